@@ -1,0 +1,93 @@
+"""What a subnet is: a frozen value, nothing but numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+SAMPLE_RATE_HZ = 16_000
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What no subnet of a space varies."""
+
+    head_dim: int = 64
+    """Channels of one attention head."""
+    conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    """Kernel of each convolution of the front-end, in samples of its input."""
+    conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    """Stride of each convolution; their product is the samples of one frame (320, so 20 ms)."""
+    conv_bias: bool = False
+    conv_norm: Literal["layer", "group"] = "layer"
+    """`layer`: over channels, after every convolution. `group`: over time, after the first one only (HuBERT-base)."""
+    norm_first: bool = False
+    """Transformer layers normalise their input (pre-norm, HuBERT-large) rather than their output."""
+    pos_conv_kernel: int = 128
+    pos_conv_groups: int = 16
+    normalize_waveform: bool = True
+    """The waveform is brought to zero mean and unit variance before the first convolution."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One Transformer layer. Its attention width is `heads * head_dim`, never stored twice."""
+
+    heads: int
+    ffn_dim: int
+
+
+@dataclass(frozen=True)
+class Subnet:
+    """One architecture in a space."""
+
+    conv_dims: tuple[int, ...]
+    """Channels of each convolution of the front-end."""
+    embed_dim: int
+    """Width of the residual stream."""
+    layers: tuple[Layer, ...]
+    kept: tuple[int, ...]
+    """`kept[i]` is the container layer that the i-th layer is; strictly increasing."""
+
+    def __post_init__(self) -> None:
+        if len(self.layers) != len(self.kept) or list(self.kept) != sorted(set(self.kept)):
+            raise ValueError(
+                f"kept must name one container layer for each of the {len(self.layers)} layers, "
+                f"in increasing order; got {list(self.kept)}"
+            )
+
+    @cached_property
+    def id(self) -> str:
+        """A short stable name: the same architecture has the same id on every machine."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "conv_dims": list(self.conv_dims),
+            "embed_dim": self.embed_dim,
+            "layers": [asdict(layer) for layer in self.layers],
+            "kept": list(self.kept),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Subnet:
+        """The subnet that `to_dict` wrote.
+
+        Raises:
+            ValueError: A field is missing, unknown or not a number.
+        """
+        try:
+            return cls(
+                conv_dims=tuple(int(c) for c in values["conv_dims"]),
+                embed_dim=int(values["embed_dim"]),
+                layers=tuple(Layer(int(v["heads"]), int(v["ffn_dim"])) for v in values["layers"]),
+                kept=tuple(int(k) for k in values["kept"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a subnet: {error}; the fields are conv_dims, embed_dim, layers, kept") from error
