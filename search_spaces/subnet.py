@@ -24,7 +24,7 @@ class Backbone:
     """Stride of each convolution; their product is the samples of one frame (320, so 20 ms)."""
     conv_bias: bool = False
     conv_norm: Literal["layer", "group"] = "layer"
-    """`layer`: over channels, after every convolution. `group`: over time, after the first one only (HuBERT-base)."""
+    """`layer`: over channels, after each convolution. `group`: over time, after the first (HuBERT-base)."""
     norm_first: bool = False
     """Transformer layers normalise their input (pre-norm, HuBERT-large) rather than their output."""
     pos_conv_kernel: int = 128

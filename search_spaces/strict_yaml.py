@@ -1,0 +1,172 @@
+"""YAML files that a person writes: read strictly, checked at once, explained in a few lines.
+
+Scalars follow YAML 1.2: `no` is a word, `1e-4` a number, `010` ten, `12:30` a word. Refused, since each hides
+a mistake or a trap: duplicate keys, aliases, custom tags, more than one document, files over 1 MB.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, cast, get_args, get_type_hints
+
+import yaml
+
+MAX_BYTES = 1_000_000
+
+Model = TypeVar("Model")
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with the scalars of YAML 1.2, and neither duplicate keys nor aliases."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - filled below
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(
+                problem="aliases are not allowed; write the value out", problem_mark=event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key must be a word or a number", problem_mark=key_node.start_mark)
+            key = self.construct_object(key_node)
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"duplicate key `{key}`", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+    def construct_decimal(self, node: yaml.ScalarNode) -> int:
+        """A whole number; leading zeros mean nothing."""
+        return int(node.value)
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+0123456789."),
+    ),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_decimal)
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds.
+
+    Raises:
+        ValueError: The file cannot be read, is over 1 MB, or is not one strict YAML mapping; names the file.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"{path}: {path.stat().st_size:,} bytes; a file may have at most {MAX_BYTES:,}")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text") from error
+    values = parse_yaml(text, source=str(path))
+    if not isinstance(values, dict):
+        got = "nothing" if values is None else f"a {type(values).__name__}"
+        raise ValueError(f"{path}: must hold a mapping of keys to values, got {got}")
+    return values
+
+
+def parse_yaml(text: str, source: str = "YAML") -> Any:
+    """The value that strict YAML text holds; a single scalar will do.
+
+    Raises:
+        ValueError: The text is not strict YAML; names `source` and the line.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"{source}{line}: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source}: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"{source}: nested too deeply") from error
+
+
+def parse_config(model: type[Model], values: Mapping[str, Any], source: str = "config") -> Model:
+    """`values` as a `model`, types taken literally: `"12"` is no number, `1` no boolean.
+
+    Args:
+        model: A dataclass or pydantic model. Unknown keys are refused where its config forbids extras.
+        values: Plain JSON values, as `load_yaml` returns them.
+        source: What to blame, usually the file.
+
+    Raises:
+        ValueError: Lists every problem; an unknown key comes with the nearest known one.
+    """
+    from pydantic import ValidationError  # noqa: PLC0415 - slow to import, and most callers load no file
+
+    try:
+        parsed: Model = _adapter(cast("Any", model)).validate_json(json.dumps(values), strict=True)
+        return parsed
+    except ValidationError as error:
+        problems = [line for each in error.errors() for line in _explain(model, each)]
+        raise ValueError(
+            "\n  ".join([f"{source}:", *problems] if len(problems) > 1 else [f"{source}: {problems[0]}"])
+        ) from error
+
+
+@cache
+def _adapter(model: Any) -> Any:
+    from pydantic import TypeAdapter  # noqa: PLC0415
+
+    return TypeAdapter(model)  # compiled once for each model
+
+
+def _explain(model: Any, error: Any) -> Iterator[str]:
+    """One of pydantic's errors in our words, a line for each problem it holds."""
+    *_, key = error["loc"] or ("",)
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        near = get_close_matches(str(key), known := _known_keys(model, error["loc"][:-1]), n=1)
+        yield f"unknown key `{where}`; " + (f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}")
+    elif error["type"] == "missing":
+        yield f"missing key `{where}`"
+    elif error["type"] == "value_error":
+        lines = str(error["ctx"]["error"]).splitlines()
+        yield from (f"`{where}`: {line}" if where else line for line in lines)
+    else:
+        got, rule = repr(error["input"]), error["msg"].removeprefix("Input ")
+        yield f"`{where}` {rule}, got {got if len(got) <= 60 else got[:57] + '...'}"
+
+
+def _known_keys(model: Any, path: tuple[int | str, ...]) -> list[str]:
+    """The keys allowed at `path` inside `model`, through lists, mappings and unions."""
+    models = _models(model)
+    for part in path:
+        inner = [m for outer in models for m in _models(_field_types(outer).get(str(part)))]
+        models = inner or models
+    return sorted({name for m in models for name in _field_types(m)})
+
+
+def _models(annotation: Any) -> list[Any]:
+    if is_dataclass(annotation) or hasattr(annotation, "model_fields"):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models(inner)]
+
+
+def _field_types(model: Any) -> dict[str, Any]:
+    names = [f.name for f in fields(model)] if is_dataclass(model) else list(model.model_fields)
+    hints = get_type_hints(model, include_extras=True)
+    return {name: hints[name] for name in names}
