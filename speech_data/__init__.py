@@ -1,0 +1,1 @@
+"""Audio in: reading, manifests, batching, the synthesised corpus."""

@@ -1,0 +1,443 @@
+"""A user's own audio: a folder of wav and flac files, or a manifest that lists files or parts of them.
+
+Opening looks at every file: the header first, then the samples. What cannot be used is left out and reported
+by name, with a reason. Audio is mixed down and resampled to 16 kHz when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from speech_data.corpus import SAMPLE_RATE_HZ, SPLITS, Utterance, Waveform, check_split, refuse_test
+
+SUFFIXES = (".wav", ".flac")
+MIN_SECONDS = 0.1
+"""Shorter recordings are skipped: 5 frames or fewer say nothing."""
+MAX_SECONDS = 30.0
+"""Longer recordings are cut into equal pieces of at most this length."""
+SAMPLE_RATES_HZ = (4_000, 384_000)
+MAX_CHANNELS = 16
+SPLIT_SHARES = {"search": 5, "dev": 5, "train": 90}
+"""Share of the files, in percent, by a hash of their names."""
+
+_UNKNOWN_LENGTH = 0x7FFF0000  # what programs write into the header when they cannot seek back to it
+_ROUNDING_SECONDS = 0.05  # by which a manifest may exceed the file
+_UNREADABLE = (OSError, ValueError, TypeError, soundfile.SoundFileError)
+
+Progress = Callable[[int, int], None]
+"""Called with the number of files looked at and the number of all."""
+
+
+@dataclass(frozen=True)
+class SkippedFile:
+    """Audio that is left out."""
+
+    path: str
+    """As the folder or the manifest names it; for a line of a manifest that cannot be read, `FILE:LINE`."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """A recording that was asked for: a file or a part of one."""
+
+    id: str
+    name: str
+    """Of the file, as the folder or the manifest has it."""
+    file: Path
+    offset_seconds: float = 0.0
+    seconds: float | None = None
+    """Length of the part; None is to the end."""
+    text: str | None = None
+    speaker: str | None = None
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a usable file holds."""
+
+    num_frames: int
+    rate_hz: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """An utterance and where it is: samples [start, stop) of a file, at the file's own rate."""
+
+    utterance: Utterance
+    name: str
+    """Of the file; decides the split."""
+    file: Path
+    start: int
+    stop: int
+
+
+class FolderCorpus:
+    """A user's audio. Made by `open_folder`."""
+
+    def __init__(
+        self,
+        name: str,
+        content_hash: str,
+        splits: Mapping[str, Sequence[Utterance]],
+        places: Mapping[str, _Piece],
+        skipped: Sequence[SkippedFile],
+        *,
+        allow_test: bool,
+    ) -> None:
+        self.name = name
+        self.hash = content_hash
+        self.skipped = tuple(skipped)
+        self.allow_test = allow_test
+        self._splits = splits
+        self._places = places
+
+    @property
+    def hours_kept(self) -> float:
+        """All that can be read, over all splits."""
+        return sum(utterance.seconds for split in self._splits.values() for utterance in split) / 3600
+
+    def utterances(self, split: str) -> Sequence[Utterance]:
+        """The utterances of a split, always in the same order.
+
+        Raises:
+            ValueError: There is no such split, or it is the test split and the corpus was not opened for it.
+        """
+        check_split(split, self._splits)
+        refuse_test(split, self.allow_test)
+        return self._splits[split]
+
+    def read(self, utterance: Utterance) -> Waveform:
+        """The waveform, (num_samples,): mono, 16 kHz, within [-1, 1].
+
+        Raises:
+            ValueError: The utterance is not of this corpus, or its file has changed since it was opened.
+        """
+        if utterance.id not in self._places:
+            raise ValueError(f"{utterance.id!r} is not an utterance of {self.name}")
+        place = self._places[utterance.id]
+        try:
+            mono, rate = _read_mono(place.file, place.start, place.stop)
+        except (OSError, soundfile.SoundFileError) as error:
+            raise ValueError(f"{place.file} could be read when it was opened, and no longer: {error}") from error
+        if len(mono) != place.stop - place.start or not np.isfinite(mono).all():
+            raise ValueError(f"{place.file} has changed since it was opened; open the folder again")
+        wave = soxr.resample(mono, rate, SAMPLE_RATE_HZ) if rate != SAMPLE_RATE_HZ else mono
+        wave = np.pad(wave, (0, max(0, utterance.num_samples - len(wave))))[: utterance.num_samples]
+        return np.asarray(wave / max(1.0, float(np.abs(wave).max())), np.float32)
+
+
+def open_folder(
+    path: Path | str | None = None,
+    *,
+    splits: Mapping[str, Path | str] | None = None,
+    allow_test: bool = False,
+    decode: bool = True,
+    on_progress: Progress | None = None,
+) -> FolderCorpus:
+    """The audio of a folder (wav and flac, at any depth) or of a manifest.
+
+    A manifest is a file of JSON lines, as NeMo's: `audio_filepath` (relative to the manifest), and optionally
+    `offset` and `duration` in seconds, `text`, `speaker`.
+
+    Args:
+        path: A folder or a manifest. A hash of its name puts a file into train, search or dev (90, 5, 5 %).
+        splits: Instead of `path`: a folder or a manifest for each split.
+        allow_test: Whether the test split, if `splits` has one, may be read. Only evaluation passes True.
+        decode: Whether to decode every file once, to find those whose samples are damaged: about a second for
+            an hour of flac. False trusts the headers; a damaged file then stops the run when it is read.
+        on_progress: Called as files are looked at.
+
+    Raises:
+        ValueError: There is no such folder or manifest, or nothing in it can be used.
+    """
+    if (path is None) == (splits is None):
+        raise ValueError("give open_folder either a path or splits")
+    given = splits if splits is not None else {"": str(path)}  # "": the splits are ours to make
+    sources = {split: Path(source) for split, source in given.items()}
+    unknown = sorted(set(sources) - {"", *SPLITS})
+    if unknown:
+        raise ValueError(f"no split is called {unknown[0]!r}; the splits are {', '.join(SPLITS)}")
+    listed: dict[str, list[_Listed]] = {}
+    skipped: list[SkippedFile] = []
+    for split, source in sources.items():
+        listed[split], unreadable = _list_source(source, f"{split}/" if split else "")
+        skipped += unreadable
+    headers = _examine_all({item.file for items in listed.values() for item in items}, decode, on_progress)
+
+    kept: dict[str, list[_Piece]] = {split: [] for split in sources}
+    for split, items in listed.items():
+        for item in _once(items, skipped):
+            pieces = _cut(item, headers[item.file])
+            if isinstance(pieces, str):
+                skipped.append(SkippedFile(item.id, pieces))
+            else:
+                kept[split] += pieces
+    if not any(kept.values()):
+        raise ValueError(_nothing_left(sources, skipped))
+    if "" in kept:
+        kept = _divide_by_name(kept[""])
+    return FolderCorpus(
+        "+".join(source.name for source in sources.values()),
+        _content_hash(kept, headers),
+        {split: [piece.utterance for piece in kept[split]] for split in SPLITS if kept.get(split)},
+        {piece.utterance.id: piece for s, pieces in kept.items() if s != "test" or allow_test for piece in pieces},
+        skipped,
+        allow_test=allow_test,
+    )
+
+
+# What is listed
+
+
+def _list_source(source: Path, prefix: str) -> tuple[list[_Listed], list[SkippedFile]]:
+    """What a folder or a manifest lists; the prefix keeps the ids of different splits apart."""
+    if source.is_dir():
+        return [replace(item, id=prefix + item.id) for item in _list_folder(source)], []
+    if source.is_file() and source.suffix.lower() in SUFFIXES:
+        return [_Listed(prefix + source.name, source.name, source)], []
+    if source.is_file():
+        listed, skipped = _list_manifest(source)
+        return [replace(item, id=prefix + item.id) for item in listed], skipped
+    raise ValueError(f"{source} is neither a folder of audio nor a manifest; it does not exist")
+
+
+def _list_folder(folder: Path) -> list[_Listed]:
+    """The wav and flac files, by name."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not names:
+        others = Counter(path.suffix.lower() or "no suffix" for path in folder.rglob("*") if path.is_file())
+        seen = ", ".join(f"{count} × {suffix}" for suffix, count in others.most_common(5)) or "no file at all"
+        raise ValueError(f"{folder} holds no wav or flac file (it holds {seen}); convert the audio to either")
+    return [_Listed(name, name, folder / name) for name in names]
+
+
+def _list_manifest(manifest: Path) -> tuple[list[_Listed], list[SkippedFile]]:
+    listed, skipped = [], []
+    for number, line in enumerate(manifest.read_text("utf-8-sig", errors="replace").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            listed.append(_parse_line(line, manifest.parent))
+        except (ValueError, RecursionError) as error:
+            skipped.append(SkippedFile(f"{manifest.name}:{number}", f"not a line of a manifest: {error}"))
+    return listed, skipped
+
+
+def _parse_line(line: str, folder: Path) -> _Listed:
+    values = json.loads(line)
+    if not isinstance(values, dict) or not isinstance(values.get("audio_filepath"), str):
+        raise ValueError("audio_filepath is missing")
+    offset, duration = _seconds(values, "offset"), _seconds(values, "duration")
+    path = values["audio_filepath"]
+    text, speaker = values.get("text"), values.get("speaker")
+    return _Listed(
+        path if offset is None else f"{path}@{offset:g}",
+        path,
+        folder / path,
+        offset_seconds=offset or 0.0,
+        seconds=duration,
+        text=None if text is None else str(text),
+        speaker=None if speaker is None else str(speaker),
+    )
+
+
+def _seconds(values: Mapping[str, object], key: str) -> float | None:
+    value = values.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ValueError(f"{key} must be a number of seconds, got {value!r}")
+    return float(value)
+
+
+def _once(items: Iterable[_Listed], skipped: list[SkippedFile]) -> Iterator[_Listed]:
+    """The items, each id once; further ones are reported."""
+    seen = set()
+    for item in items:
+        if item.id in seen:
+            skipped.append(SkippedFile(item.id, "listed twice"))
+        else:
+            seen.add(item.id)
+            yield item
+
+
+# What a file holds
+
+
+def _examine_all(files: set[Path], decode: bool, on_progress: Progress | None) -> dict[Path, _Header | str]:
+    """For each file what it holds, or why it cannot be used."""
+    ordered = sorted(files)
+    headers: dict[Path, _Header | str] = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # libsndfile works outside Python's lock
+        for file, header in zip(ordered, pool.map(lambda file: _examine(file, decode), ordered), strict=True):
+            headers[file] = header
+            if on_progress is not None:
+                on_progress(len(headers), len(ordered))
+    return headers
+
+
+def _examine(file: Path, decode: bool) -> _Header | str:
+    try:
+        if not file.is_file():
+            return "is a folder" if file.is_dir() else "does not exist"
+        if file.stat().st_size == 0:
+            return "is empty"
+        if complaint := _check_riff_size(file):
+            return complaint
+        with soundfile.SoundFile(file) as sound:
+            complaint = _check_header(sound) or (_check_samples(sound) if decode else None)
+            return complaint or _Header(sound.frames, sound.samplerate, _fingerprint(file))
+    except _UNREADABLE as error:
+        return f"cannot be decoded: {str(error).removeprefix(f'Error opening {str(file)!r}: ')}"
+
+
+def _check_riff_size(file: Path) -> str | None:
+    """A wav file that was cut short; libsndfile would take what is left for the whole."""
+    with file.open("rb") as opened:
+        head = opened.read(8)
+    promised = int.from_bytes(head[4:], "little") + 8
+    size = file.stat().st_size
+    if head[:4] == b"RIFF" and size < promised < _UNKNOWN_LENGTH:
+        return f"is cut short: {size} of {promised} bytes are there"
+    return None
+
+
+def _check_header(sound: soundfile.SoundFile) -> str | None:
+    low, high = SAMPLE_RATES_HZ
+    if not low <= sound.samplerate <= high:
+        return f"has a sample rate of {sound.samplerate} Hz; {low} to {high} can be used"
+    if sound.channels > MAX_CHANNELS:
+        return f"has {sound.channels} channels; at most {MAX_CHANNELS} can be mixed down"
+    return _check_length(sound.frames / sound.samplerate)
+
+
+def _check_length(seconds: float) -> str | None:
+    if seconds <= 0:
+        return "holds no samples"
+    if seconds < MIN_SECONDS:
+        return f"is too short: {seconds:.3f} s, the least is {MIN_SECONDS} s"
+    return None
+
+
+def _check_samples(sound: soundfile.SoundFile) -> str | None:
+    """Decodes everything, in blocks of 10 s."""
+    num_read, low, high = 0, np.inf, -np.inf
+    while len(block := sound.read(10 * sound.samplerate, dtype="float32", always_2d=True)):
+        if not np.isfinite(block).all():
+            first = (num_read + int(np.argmin(np.isfinite(block).all(axis=1)))) / sound.samplerate
+            return f"holds NaN or infinite samples, the first at {first:.2f} s"
+        num_read += len(block)
+        low, high = min(low, float(block.min())), max(high, float(block.max()))
+    if num_read != sound.frames:
+        return f"promises {sound.frames} samples and holds {num_read}"
+    return f"is constant: every sample is {low:g}" if low == high else None
+
+
+def _fingerprint(file: Path) -> str:
+    """Of the size and the first and last 4 KiB: tells recordings apart, quick for thousands of hours."""
+    with file.open("rb") as opened:
+        size = opened.seek(0, os.SEEK_END)
+        opened.seek(0)
+        head = opened.read(4096)
+        opened.seek(max(0, size - 4096))
+        return hashlib.sha256(b"%d " % size + head + opened.read()).hexdigest()
+
+
+def _read_mono(file: Path, start: int, stop: int) -> tuple[Waveform, int]:
+    with soundfile.SoundFile(file) as sound:
+        sound.seek(start)
+        samples = sound.read(stop - start, dtype="float32", always_2d=True)
+        return samples.mean(axis=1, dtype=np.float32), sound.samplerate
+
+
+# What is kept
+
+
+def _cut(item: _Listed, header: _Header | str) -> list[_Piece] | str:
+    """The pieces of a recording, each of `MAX_SECONDS` at most, or why there are none."""
+    if isinstance(header, str):
+        return header
+    length = header.num_frames / header.rate_hz
+    if item.offset_seconds >= length:
+        return f"starts at {item.offset_seconds:g} s of a file of {length:.2f} s"
+    end = length if item.seconds is None else item.offset_seconds + item.seconds
+    if end > length + _ROUNDING_SECONDS:
+        return f"ends at {end:.2f} s of a file of {length:.2f} s"
+    seconds = min(end, length) - item.offset_seconds
+    if complaint := _check_length(seconds):
+        return complaint
+    num_pieces = math.ceil(seconds / MAX_SECONDS)
+    first, last = (round(s * header.rate_hz) for s in (item.offset_seconds, item.offset_seconds + seconds))
+    edges = [first + (last - first) * i // num_pieces for i in range(num_pieces + 1)]
+    return [
+        _Piece(
+            Utterance(
+                id=item.id if num_pieces == 1 else f"{item.id}#{i}",
+                speaker=item.speaker,
+                num_samples=round((stop - start) * SAMPLE_RATE_HZ / header.rate_hz),
+                text=item.text if num_pieces == 1 else None,
+            ),
+            item.name,
+            item.file,
+            start,
+            stop,
+        )
+        for i, (start, stop) in enumerate(pairwise(edges))
+    ]
+
+
+def _divide_by_name(pieces: list[_Piece]) -> dict[str, list[_Piece]]:
+    """Splits in which all pieces of a file are together; from three files on, none is empty."""
+    order = {piece.name: int(hashlib.sha256(piece.name.encode()).hexdigest()[:8], 16) for piece in pieces}
+    names = sorted(order, key=lambda name: (order[name], name))
+    split_of = {name: _split_of_place(order[name] % 100) for name in names}
+    if len(names) >= len(SPLIT_SHARES):
+        for split in SPLIT_SHARES:
+            if split not in split_of.values():
+                counts = Counter(split_of.values())
+                split_of[next(name for name in names if counts[split_of[name]] > 1)] = split
+    divided: dict[str, list[_Piece]] = {split: [] for split in SPLIT_SHARES}
+    for piece in pieces:
+        divided[split_of[piece.name] if len(names) >= len(SPLIT_SHARES) else "train"].append(piece)
+    return divided
+
+
+def _split_of_place(place: int) -> str:
+    for split, share in SPLIT_SHARES.items():
+        if place < share:
+            return split
+        place -= share
+    raise AssertionError("the shares add up to 100")
+
+
+def _content_hash(kept: Mapping[str, Sequence[_Piece]], headers: Mapping[Path, _Header | str]) -> str:
+    """Of names, labels, splits and fingerprints; not of where the files are or when they were written."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        for piece in kept.get(split, ()):
+            header = headers[piece.file]
+            assert isinstance(header, _Header)
+            line = [split, piece.utterance.to_dict(), piece.start, piece.stop, header.fingerprint]
+            digest.update(json.dumps(line).encode())
+    return digest.hexdigest()[:16]
+
+
+def _nothing_left(sources: Mapping[str, Path], skipped: Sequence[SkippedFile]) -> str:
+    reasons = "".join(f"\n  {file.path} {file.reason}" for file in skipped[:5])
+    more = f"\n  and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+    return f"nothing in {', '.join(map(str, sources.values()))} can be used:{reasons}{more}"

@@ -1,0 +1,273 @@
+"""A user's own audio: what is bad is named with a reason, what is good is read right."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+
+from speech_data import folder as folder_module
+from speech_data.folder import open_folder
+
+
+def tone(seconds=0.5, rate=16_000, hertz=440.0):
+    return (0.3 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def write(path, wave=None, rate=16_000, **rest):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, tone(rate=rate) if wave is None else wave, rate, **rest)
+    return path
+
+
+def edited(path, position, replacement):
+    """The file with some of its bytes replaced."""
+    content = bytearray(path.read_bytes())
+    content[position : position + len(replacement)] = replacement
+    path.write_bytes(content)
+
+
+def cut(path, num_bytes):
+    path.write_bytes(path.read_bytes()[:num_bytes])
+
+
+def with_sample(value):
+    wave = tone()
+    wave[4000] = value
+    return wave
+
+
+BAD_FILES = {
+    "empty.wav": (lambda path: path.touch(), "is empty"),
+    "text.wav": (lambda path: path.write_text("hello"), "cannot be decoded: Format not recognised"),
+    "header_only.wav": (lambda path: write(path, tone(0)), "holds no samples"),
+    "cut_in_header.wav": (lambda path: (write(path), cut(path, 30)), "is cut short: 30 of 16044 bytes"),
+    "cut.wav": (lambda path: (write(path), cut(path, 9000)), "is cut short: 9000 of 16044 bytes"),
+    "cut.flac": (lambda path: (write(path), cut(path, 3000)), "cannot be decoded"),
+    "damaged.flac": (lambda path: (write(path), edited(path, 4000, bytes(200))), "cannot be decoded"),
+    "lying.flac": (lambda path: (write(path), edited(path, 22, b"\xff\xff\xff\xff")), "cannot be decoded"),
+    "nan.wav": (
+        lambda path: write(path, with_sample(np.nan), subtype="FLOAT"),
+        "holds NaN or infinite samples, the first at 0.25 s",
+    ),
+    "inf.wav": (
+        lambda path: write(path, with_sample(-np.inf), subtype="FLOAT"),
+        "holds NaN or infinite samples, the first at 0.25 s",
+    ),
+    "short.wav": (lambda path: write(path, tone(0.09)), "is too short: 0.090 s, the least is 0.1 s"),
+    "constant.wav": (lambda path: write(path, np.full(8000, 0.5)), "is constant: every sample is 0.5"),
+    "rate_0.wav": (lambda path: (write(path), edited(path, 24, struct.pack("<I", 0))), "cannot be decoded"),
+    "rate_absurd.wav": (
+        lambda path: (write(path), edited(path, 24, struct.pack("<I", 10**9))),
+        "has a sample rate of 1000000000 Hz; 4000 to 384000 can be used",
+    ),
+    "channels.wav": (
+        lambda path: (write(path), edited(path, 22, struct.pack("<H", 600))),
+        "has 600 channels; at most 16 can be mixed down",
+    ),
+    "folder.wav": (lambda path: path.mkdir(), "is a folder"),
+    "dangling.wav": (lambda path: path.symlink_to("nowhere"), "does not exist"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_file_is_skipped_with_its_reason(tmp_path, name):
+    make, reason = BAD_FILES[name]
+    make(tmp_path / name)
+    write(tmp_path / "good.wav")
+    corpus = open_folder(tmp_path)
+    assert [utterance.id for utterance in corpus.utterances("train")] == ["good.wav"]
+    (skipped,) = corpus.skipped
+    assert skipped.path == name
+    assert skipped.reason.startswith(reason)
+    assert str(tmp_path) not in skipped.reason
+
+
+def test_every_mutant_of_a_header_is_read_or_skipped(tmp_path):
+    """No header may end in another error than a reason."""
+    rng = np.random.default_rng(0)
+    for i in range(150):
+        path = write(tmp_path / f"{i}.{'flac' if i % 2 else 'wav'}", tone(0.2))
+        for position in rng.integers(0, 60, size=3):
+            edited(path, int(position), bytes([rng.integers(256)]))
+    write(tmp_path / "good.wav")
+    corpus = open_folder(tmp_path)
+    kept = [utterance for split in ("train", "search", "dev") for utterance in corpus.utterances(split)]
+    assert len({utterance.id.split("#")[0] for utterance in kept}) + len(corpus.skipped) == 151
+    for utterance in kept:
+        assert np.isfinite(corpus.read(utterance)).all()
+
+
+def test_headers_alone_are_trusted_if_asked_and_reading_then_names_the_file(tmp_path):
+    BAD_FILES["damaged.flac"][0](tmp_path / "damaged.flac")
+    corpus = open_folder(tmp_path, decode=False)
+    with pytest.raises(ValueError, match=r"damaged\.flac could be read when it was opened, and no longer"):
+        corpus.read(corpus.utterances("train")[0])
+
+
+def test_nothing_usable_says_why(tmp_path):
+    for i in range(7):
+        (tmp_path / f"{i}.wav").touch()
+    with pytest.raises(ValueError, match=r"can be used:\n  0\.wav is empty\n(.*\n){4}  and 2 more"):
+        open_folder(tmp_path)
+
+
+def test_folder_without_audio_says_what_it_holds(tmp_path):
+    (tmp_path / "a.mp3").touch()
+    (tmp_path / "b.mp3").touch()
+    with pytest.raises(ValueError, match=r"holds no wav or flac file \(it holds 2 × \.mp3\); convert"):
+        open_folder(tmp_path)
+    with pytest.raises(ValueError, match="neither a folder of audio nor a manifest"):
+        open_folder(tmp_path / "nothing")
+
+
+def test_any_rate_and_number_of_channels_becomes_16_khz_mono(tmp_path):
+    left = tone(1.0, 44_100)
+    write(tmp_path / "stereo.flac", np.stack([left, np.zeros_like(left)], axis=1), 44_100)
+    corpus = open_folder(tmp_path)
+    (utterance,) = corpus.utterances("train")
+    wave = corpus.read(utterance)
+    assert utterance.num_samples == len(wave) == 16_000
+    assert wave.dtype == np.float32
+    np.testing.assert_allclose(wave[200:-200], tone(1.0)[200:-200] / 2, atol=1e-3)
+
+
+def test_loud_float_files_are_brought_within_range(tmp_path):
+    write(tmp_path / "loud.wav", 20_000 * tone(), subtype="FLOAT")
+    corpus = open_folder(tmp_path)
+    assert np.abs(corpus.read(corpus.utterances("train")[0])).max() == pytest.approx(1)
+
+
+def test_single_file_is_a_corpus_of_one(tmp_path):
+    assert open_folder(write(tmp_path / "a.wav")).utterances("train")[0].id == "a.wav"
+
+
+def test_files_at_any_depth_and_in_capitals_are_found(tmp_path):
+    write(tmp_path / "a" / "b" / "c.WAV")
+    assert open_folder(tmp_path).utterances("train")[0].id == "a/b/c.WAV"
+
+
+def test_long_recordings_are_cut_into_pieces_of_one_split(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_module, "MAX_SECONDS", 1.0)
+    ramp = (np.arange(40_000) / 40_000).astype(np.float32)
+    for name in ("a", "b", "c", "d"):
+        write(tmp_path / f"{name}.wav", ramp, subtype="FLOAT")
+    corpus = open_folder(tmp_path)
+    for split in ("train", "search", "dev"):
+        names = [utterance.id for utterance in corpus.utterances(split)]
+        assert sorted(names) == sorted(f"{name[0]}.wav#{i}" for name in {n[0] for n in names} for i in range(3))
+        pieces = [corpus.read(utterance) for utterance in corpus.utterances(split)][:3]
+        np.testing.assert_array_equal(np.concatenate(pieces), ramp)
+    assert corpus.hours_kept == pytest.approx(4 * 2.5 / 3600)
+
+
+def test_splits_are_stable_disjoint_and_never_empty_from_three_files_on(tmp_path):
+    for i in range(3):
+        write(tmp_path / f"{i}.wav")
+    corpus = open_folder(tmp_path)
+    assert [len(corpus.utterances(split)) for split in ("train", "search", "dev")] == [1, 1, 1]
+    for i in range(3, 60):
+        write(tmp_path / f"{i}.wav")
+    first, second = open_folder(tmp_path), open_folder(tmp_path)
+    ids = {s: [u.id for u in first.utterances(s)] for s in ("train", "search", "dev")}
+    assert ids == {s: [u.id for u in second.utterances(s)] for s in ("train", "search", "dev")}
+    assert sorted(name for split in ids.values() for name in split) == sorted(f"{i}.wav" for i in range(60))
+    assert len(ids["train"]) > 45
+    with pytest.raises(ValueError, match="no split 'test' in this corpus"):
+        first.utterances("test")
+
+
+def test_given_splits_are_taken_and_test_is_refused(tmp_path):
+    for split in ("train", "test"):
+        write(tmp_path / split / "same_name.wav")
+    splits = {split: tmp_path / split for split in ("train", "test")}
+    corpus = open_folder(splits=splits)
+    assert corpus.utterances("train")[0].id == "train/same_name.wav"
+    with pytest.raises(ValueError, match="test split is read once, by evaluate"):
+        corpus.utterances("test")
+    (held_out,) = open_folder(splits=splits, allow_test=True).utterances("test")
+    with pytest.raises(ValueError, match=r"'test/same_name\.wav' is not an utterance of train\+test"):
+        corpus.read(held_out)
+    with pytest.raises(ValueError, match="no split is called 'valid'; the splits are train, search, dev, test"):
+        open_folder(splits={"valid": tmp_path / "train"})
+    with pytest.raises(ValueError, match="either a path or splits"):
+        open_folder(tmp_path, splits=splits)
+
+
+def test_hash_follows_content_and_not_place(tmp_path):
+    first = open_folder(write(tmp_path / "one" / "a.wav").parent).hash
+    assert open_folder(write(tmp_path / "two" / "a.wav").parent).hash == first
+    assert open_folder(write(tmp_path / "three" / "b.wav").parent).hash != first
+    assert open_folder(write(tmp_path / "four" / "a.wav", tone(hertz=441)).parent).hash != first
+
+
+def test_progress_counts_the_files(tmp_path):
+    for i in range(3):
+        write(tmp_path / f"{i}.wav")
+    seen = []
+    open_folder(tmp_path, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_file_changed_after_opening_is_named(tmp_path):
+    write(tmp_path / "a.wav")
+    corpus = open_folder(tmp_path)
+    write(tmp_path / "a.wav", tone(0.2))
+    with pytest.raises(ValueError, match=r"a\.wav has changed since it was opened"):
+        corpus.read(corpus.utterances("train")[0])
+
+
+# Manifests
+
+
+def manifest(tmp_path, *lines):
+    path = tmp_path / "list.jsonl"
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    return path
+
+
+def test_manifest_lists_files_and_parts_with_their_labels(tmp_path):
+    ramp = (np.arange(32_000) / 32_000).astype(np.float32)
+    write(tmp_path / "audio" / "a.wav", ramp, subtype="FLOAT")
+    listed = manifest(
+        tmp_path,
+        {"audio_filepath": "audio/a.wav", "duration": 2.0, "text": "all of it", "speaker": "ann"},
+        {"audio_filepath": "audio/a.wav", "offset": 0.5, "duration": 0.25, "text": "a part"},
+        "",
+        {"audio_filepath": str(tmp_path / "audio" / "a.wav"), "offset": 1.5},
+    )
+    corpus = open_folder(listed)
+    whole, part, rest = corpus.utterances("train")
+    assert (whole.text, whole.speaker, whole.num_samples) == ("all of it", "ann", 32_000)
+    assert (part.text, part.speaker) == ("a part", None)
+    np.testing.assert_array_equal(corpus.read(part), ramp[8000:12_000])
+    np.testing.assert_array_equal(corpus.read(rest), ramp[24_000:])
+    assert corpus.skipped == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{not json", "not a line of a manifest"),
+        ("[1, 2]", "not a line of a manifest: audio_filepath is missing"),
+        ("[" * 100_000, "not a line of a manifest"),
+        ({"path": "a.wav"}, "not a line of a manifest: audio_filepath is missing"),
+        ({"audio_filepath": "a.wav", "offset": -1}, "offset must be a number of seconds, got -1"),
+        ('{"audio_filepath": "a.wav", "offset": NaN}', "offset must be a number of seconds, got nan"),
+        ({"audio_filepath": "a.wav", "duration": "1"}, "duration must be a number of seconds, got '1'"),
+        ({"audio_filepath": "a.wav", "offset": 7}, "starts at 7 s of a file of 0.50 s"),
+        ({"audio_filepath": "a.wav", "offset": 0.1, "duration": 9}, "ends at 9.10 s of a file of 0.50 s"),
+        ({"audio_filepath": "a.wav", "offset": 0.45}, "is too short: 0.050 s"),
+        ({"audio_filepath": "missing.wav"}, "does not exist"),
+        ({"audio_filepath": "nul\0.wav"}, ""),
+        ({"audio_filepath": "list.jsonl"}, "cannot be decoded"),
+        ({"audio_filepath": "a.wav"}, "listed twice"),
+    ],
+)
+def test_bad_line_is_skipped_with_its_reason(tmp_path, line, reason):
+    write(tmp_path / "a.wav")
+    corpus = open_folder(manifest(tmp_path, {"audio_filepath": "a.wav"}, line))
+    assert [utterance.id for utterance in corpus.utterances("train")] == ["a.wav"]
+    (skipped,) = corpus.skipped
+    assert reason in skipped.reason

@@ -1,0 +1,81 @@
+"""The stored corpus: what is read back, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from speech_data.corpus import Corpus, Utterance, cache_folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A corpus of two train utterances and one test utterance."""
+    shards = {"train": ["train-000"], "search": [], "dev": [], "test": ["test-000"]}
+    manifest = {"name": "handmade", "hash": "abc", "phones": ["ah", "sil"], "shards": shards}
+    (tmp_path / "corpus.json").write_text(json.dumps(manifest))
+    for split, lengths in (("train", (5, 3)), ("test", (4,))):
+        np.save(tmp_path / f"{split}-000.npy", np.arange(sum(lengths), dtype=np.int16) * 1000)
+        lines = [json.dumps(Utterance(f"{split}-{i}", "voice", length).to_dict()) for i, length in enumerate(lengths)]
+        (tmp_path / f"{split}-000.jsonl").write_text("\n".join(lines))
+    return tmp_path
+
+
+def test_each_utterance_reads_its_own_samples(folder):
+    corpus = Corpus(folder)
+    first, second = corpus.utterances("train")
+    assert (corpus.name, corpus.hash, corpus.phones) == ("handmade", "abc", ("ah", "sil"))
+    np.testing.assert_array_equal(corpus.read(first), np.float32([0, 1000, 2000, 3000, 4000]) / 32768)
+    np.testing.assert_array_equal(corpus.read(second), np.float32([5000, 6000, 7000]) / 32768)
+    assert corpus.read(first).dtype == np.float32
+
+
+def test_test_split_is_refused_unless_the_corpus_is_opened_for_it(folder):
+    with pytest.raises(ValueError, match="test split is read once, by evaluate"):
+        Corpus(folder).utterances("test")
+    assert [u.id for u in Corpus(folder, allow_test=True).utterances("test")] == ["test-0"]
+
+
+def test_audio_of_the_test_split_is_out_of_reach(folder):
+    (held_out,) = Corpus(folder, allow_test=True).utterances("test")
+    with pytest.raises(ValueError, match="'test-0' is not among the utterances read from handmade"):
+        Corpus(folder).read(held_out)
+
+
+def test_unknown_split_names_the_known_ones(folder):
+    with pytest.raises(ValueError, match="no split 'valid' in this corpus; it has train, search, dev, test"):
+        Corpus(folder).utterances("valid")
+
+
+def test_folder_without_a_corpus_says_so(tmp_path):
+    with pytest.raises(ValueError, match="holds no corpus"):
+        Corpus(tmp_path / "nothing")
+
+
+def test_missing_shard_is_named(folder):
+    (folder / "train-000.npy").unlink()
+    with pytest.raises(ValueError, match=r"train-000\.npy is missing"):
+        Corpus(folder)
+
+
+def test_utterance_survives_json():
+    utterance = Utterance(
+        id="a",
+        speaker="b",
+        num_samples=16_000,
+        text="go on",
+        phones=(("g", 0.0, 0.5), ("sil", 0.5, 1.0)),
+        words=(("go", 0.0, 0.5),),
+        intent="play_music",
+        slots=(("room", "attic"),),
+        style="slow",
+    )
+    assert Utterance.from_dict(json.loads(json.dumps(utterance.to_dict()))) == utterance
+    assert utterance.seconds == 1.0
+
+
+def test_cache_can_be_moved(monkeypatch, tmp_path):
+    monkeypatch.setenv("NESTLING_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.delenv("NESTLING_CACHE")
+    assert cache_folder().parts[-2:] == (".cache", "nestling")

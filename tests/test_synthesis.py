@@ -1,0 +1,222 @@
+"""The synthesised corpus: repeatable, honestly split, sensibly labelled."""
+
+import dataclasses
+import random
+
+import numpy as np
+import pytest
+
+from speech_data import synthesis
+from speech_data.corpus import SPLITS, Corpus
+from speech_data.grammar import INTENTS, KEYWORDS, NO_INTENT, SLOTS, draw_sentence
+from speech_data.synthesis import (
+    CorpusRecipe,
+    corpus_folder,
+    plan_split,
+    split_of_sentence,
+    synthesise_corpus,
+)
+from speech_data.voices import STYLES, VOICES
+
+TINY = CorpusRecipe("tiny", seed=3, num_train=40, num_search=6, num_dev=6, num_test=6)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    pytest.importorskip("espeakng_loader", reason="the synthesised corpus needs the extra nestling[demo]")
+    folder = tmp_path_factory.mktemp("corpora") / "tiny"
+    synthesise_corpus(TINY, folder, workers=2)
+    return Corpus(folder, allow_test=True)
+
+
+def every_utterance(corpus):
+    return [utterance for split in SPLITS for utterance in corpus.utterances(split)]
+
+
+# Planning and grammar: no synthesiser needed
+
+
+@pytest.mark.parametrize("intent", INTENTS)
+def test_sentences_are_plain_words_that_say_their_slots(intent):
+    rng = random.Random(intent)
+    sentences = [draw_sentence(intent, rng) for _ in range(300)]
+    for sentence in sentences:
+        assert sentence.text.replace("'", "").replace(" ", "").isalpha()
+        assert sentence.text == " ".join(sentence.text.lower().split())
+        assert all(slot in SLOTS and value in sentence.text for slot, value in sentence.slots)
+        assert bool(sentence.slots) != (intent == NO_INTENT)
+    assert len({sentence.text for sentence in sentences}) > 200
+
+
+def test_there_are_a_dozen_intents_and_none():
+    assert len(INTENTS) == 13
+
+
+def test_no_word_list_is_drawn_from_twice_for_the_same_word():
+    rng = random.Random(0)
+    for _ in range(300):
+        foods = [value for slot, value in draw_sentence("buy", rng).slots if slot == "food"]
+        assert len(foods) == len(set(foods))
+
+
+def test_splits_share_neither_sentences_nor_voices():
+    plans = {split: plan_split(CorpusRecipe(num_train=600), split) for split in SPLITS}
+    for split, plan in plans.items():
+        assert len({planned.text for planned in plan}) == len(plan)
+        assert all(split_of_sentence(planned.text) == split for planned in plan)
+        others = {other.speaker for name in SPLITS if name != split for other in plans[name]}
+        assert not others & {planned.speaker for planned in plan}
+
+
+def test_another_seed_cannot_leak_a_test_sentence_into_training():
+    held_out = {planned.text for planned in plan_split(CorpusRecipe(seed=1), "test")}
+    trained_on = {planned.text for planned in plan_split(CorpusRecipe(seed=2, num_train=2000), "train")}
+    assert not held_out & trained_on
+
+
+def test_voices_are_many_and_no_variant_speaks_in_two_splits():
+    assert {split: len(voices) for split, voices in VOICES.items()} == {
+        "train": 44,
+        "search": 8,
+        "dev": 8,
+        "test": 12,
+    }
+    variants = [voice.variant for voices in VOICES.values() for voice in voices]
+    assert len(variants) == len(set(variants))
+
+
+def test_voices_take_turns_and_styles_mix():
+    plan = plan_split(CorpusRecipe(num_train=440), "train")
+    turns = [planned.speaker for planned in plan]
+    assert all(turns.count(voice.name) == 10 for voice in VOICES["train"])
+    assert {planned.style for planned in plan} == set(STYLES)
+    assert {planned.intent for planned in plan} == set(INTENTS)
+
+
+def test_keywords_occur_in_every_split():
+    for split in SPLITS:
+        words = {word for planned in plan_split(CorpusRecipe(), split) for word in planned.text.split()}
+        assert words >= set(KEYWORDS)
+
+
+def test_larger_recipe_begins_with_the_smaller_one():
+    assert plan_split(CorpusRecipe(num_train=50), "train") == plan_split(CorpusRecipe(num_train=90), "train")[:50]
+
+
+def test_cache_folder_depends_on_what_is_said(monkeypatch, tmp_path):
+    monkeypatch.setenv("NESTLING_CACHE", str(tmp_path))
+    folder = corpus_folder(TINY)
+    assert folder.parent == tmp_path / "corpora"
+    assert folder == corpus_folder(dataclasses.replace(TINY))
+    assert folder != corpus_folder(dataclasses.replace(TINY, seed=4))
+    monkeypatch.setattr(synthesis, "FORMAT", synthesis.FORMAT + 1)
+    assert folder != corpus_folder(TINY)
+
+
+def test_asking_for_more_sentences_than_there_are_says_how_many_there_are(monkeypatch):
+    sentence = draw_sentence(NO_INTENT, random.Random(0))
+    monkeypatch.setattr(synthesis, "draw_sentence", lambda *_: sentence)
+    with pytest.raises(ValueError, match="no more than 1 sentences for"):
+        plan_split(CorpusRecipe(), split_of_sentence(sentence.text))
+
+
+def test_without_espeak_the_message_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(synthesis, "find_spec", lambda _: None)
+    with pytest.raises(ValueError, match=r'pip install "nestling\[demo\]"'):
+        synthesise_corpus(TINY, tmp_path / "corpus")
+
+
+# Speaking
+
+
+def test_one_seed_gives_one_corpus_whatever_the_workers(corpus, tmp_path):
+    synthesise_corpus(TINY, tmp_path / "again", workers=1)
+    assert Corpus(tmp_path / "again").hash == corpus.hash
+
+
+def test_another_seed_gives_another_corpus(corpus, tmp_path):
+    other = CorpusRecipe("tiny", seed=4, num_train=2, num_search=1, num_dev=1, num_test=1)
+    progress = []
+    synthesise_corpus(other, tmp_path / "other", on_progress=lambda done, total: progress.append((done, total)))
+    assert Corpus(tmp_path / "other").hash != corpus.hash
+    assert progress == [(2, 5), (3, 5), (4, 5), (5, 5)]
+
+
+def test_splits_have_the_sizes_asked_for(corpus):
+    assert [len(corpus.utterances(split)) for split in SPLITS] == [40, 6, 6, 6]
+
+
+def test_phones_tile_the_audio(corpus):
+    for utterance in every_utterance(corpus):
+        edges = [0.0, *(end for _, _, end in utterance.phones)]
+        assert edges[:-1] == [start for _, start, _ in utterance.phones]
+        assert all(end > start for _, start, end in utterance.phones)
+        assert edges[-1] == pytest.approx(utterance.seconds, abs=1e-3)
+        assert {symbol for symbol, _, _ in utterance.phones} <= set(corpus.phones)
+
+
+def test_words_are_the_transcript_in_time_order_at_the_edges_of_phones(corpus):
+    for utterance in every_utterance(corpus):
+        assert [word for word, _, _ in utterance.words] == utterance.text.split()
+        times = [time for _, start, end in utterance.words for time in (start, end)]
+        assert times == sorted(times)
+        assert set(times) <= {time for _, start, end in utterance.phones for time in (start, end)}
+
+
+def test_audio_is_at_one_level_and_never_clipped(corpus):
+    for utterance in every_utterance(corpus):
+        wave = corpus.read(utterance)
+        assert len(wave) == utterance.num_samples
+        assert 0.03 < np.sqrt(np.mean(wave**2)) < 0.07
+        assert np.abs(wave).max() < 1
+
+
+def test_phone_times_fit_the_sound(corpus):
+    """Hisses are high, nasals are low, silence is silent: wrong times would blur that."""
+    heard = {"s": [], "m": [], "sil": []}
+    for utterance in corpus.utterances("train"):
+        wave = corpus.read(utterance)
+        for symbol, start, end in utterance.phones:
+            sound = wave[round(start * 16_000) : round(end * 16_000)]
+            if symbol in heard and len(sound) > 400:
+                power = np.abs(np.fft.rfft(sound)) ** 2
+                high = power[len(power) // 4 :].sum() / max(power.sum(), 1e-9)  # above 2 kHz
+                heard[symbol].append((np.sqrt(np.mean(sound**2)), high))
+    level, high = {}, {}
+    for symbol, values in heard.items():
+        level[symbol], high[symbol] = np.median(values, axis=0)
+    assert high["s"] > 0.9
+    assert high["m"] < 0.1
+    assert level["sil"] < 0.2 * min(level["s"], level["m"])
+
+
+def test_corpus_is_made_once_and_then_found(monkeypatch, tmp_path):
+    pytest.importorskip("espeakng_loader")
+    monkeypatch.setenv("NESTLING_CACHE", str(tmp_path))
+    recipe = CorpusRecipe("mini", num_train=1, num_search=1, num_dev=1, num_test=1)
+    made = synthesis.synthesised_corpus(recipe)
+    monkeypatch.setattr(synthesis, "synthesise_corpus", None)
+    assert synthesis.synthesised_corpus(recipe).hash == made.hash
+
+
+def test_failed_shard_leaves_nothing_behind(monkeypatch, tmp_path):
+    pytest.importorskip("espeakng_loader")
+    plan = [dataclasses.replace(planned, voice="nobody") for planned in plan_split(TINY, "dev")]
+    monkeypatch.setattr(synthesis, "plan_split", lambda *_: plan)
+    with pytest.raises(RuntimeError, match=r"shard train-000 failed: .*no voice 'nobody'"):
+        synthesise_corpus(TINY, tmp_path / "corpus", workers=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_folder_is_not_overwritten(tmp_path):
+    pytest.importorskip("espeakng_loader")
+    with pytest.raises(ValueError, match="exists; delete it to synthesise the corpus again"):
+        synthesise_corpus(TINY, tmp_path)
+
+
+def test_whoever_finishes_second_keeps_the_first_corpus(tmp_path):
+    for name, content in (("first", "1"), ("second", "2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "corpus.json").write_text(content)
+    synthesis._publish(tmp_path / "second", tmp_path / "first")
+    assert (tmp_path / "first" / "corpus.json").read_text() == "1"
