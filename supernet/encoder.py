@@ -1,0 +1,362 @@
+"""A plain, fixed-size speech encoder: HuBERT's network for any list of layer shapes.
+
+Every teacher, every exported subnet and every reference is this class. The file imports torch alone, because it
+travels inside exported folders. Parameter names are those of `transformers`' `HubertModel`, so no table is needed.
+
+Letters: B batch, S samples, T frames, C front-end channels, d width of the residual stream, n heads, H head
+dimension, f inner dimension of a feed-forward network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SAMPLE_RATE_HZ = 16_000
+TAPS = ("hidden", "ffn", "attention", "values", "front_end")
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The numbers that define an encoder. One entry of `heads` and `ffn_dims` for each Transformer layer."""
+
+    conv_dims: tuple[int, ...]
+    embed_dim: int
+    heads: tuple[int, ...]
+    ffn_dims: tuple[int, ...]
+    head_dim: int = 64
+    conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    conv_bias: bool = False
+    conv_norm: str = "layer"
+    norm_first: bool = False
+    pos_conv_kernel: int = 128
+    pos_conv_groups: int = 16
+    normalize_waveform: bool = True
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EncoderConfig:
+        """From plain JSON values; keys that are not fields are ignored."""
+        known = {f.name for f in fields(cls)}
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
+        return cls(**plain)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    def count_frames(self, lengths: Tensor) -> Tensor:
+        """Frames that come out of `lengths` samples; both (B,), int64."""
+        for kernel, stride in zip(self.conv_kernels, self.conv_strides, strict=True):
+            lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
+        return lengths
+
+    @property
+    def frame_rate_hz(self) -> float:
+        """Frames for each second of audio; 50 with HuBERT's strides."""
+        samples = 1
+        for stride in self.conv_strides:
+            samples *= stride
+        return SAMPLE_RATE_HZ / samples
+
+
+@dataclass
+class Trace:
+    """What a forward returns. A list is empty and a tensor None unless its tap was asked for."""
+
+    last: Tensor
+    """Output of the network, (B, T, d): that of the last layer, after one more norm where norms come first."""
+    valid: Tensor | None
+    """True where a frame comes from audio and not from padding, (B, T); None when every frame does."""
+    frame_rate_hz: float
+    hidden: list[Tensor] = field(default_factory=list)
+    """Input of the first layer, then the output of each: L + 1 tensors, (B, T, d), as in `transformers`."""
+    ffn: list[Tensor] = field(default_factory=list)
+    """Output of each feed-forward network before the residual sum: L tensors, (B, T, d)."""
+    attention: list[Tensor] = field(default_factory=list)
+    """Attention scores before the softmax: L tensors, (B, n, T, T)."""
+    values: list[Tensor] = field(default_factory=list)
+    """Value vectors: L tensors, (B, n, T, H)."""
+    front_end: Tensor | None = None
+    """Output of the last convolution, (B, T, C)."""
+
+
+class ConvLayer(nn.Module):
+    """Convolution, norm, GELU. `norm` is "layer" (over channels), "group" (each channel over time) or "none"."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int, bias: bool, norm: str) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(c_in, c_out, kernel, stride, bias=bias)
+        self.norm = norm
+        if norm == "layer":
+            self.layer_norm: nn.Module = nn.LayerNorm(c_out)
+        elif norm == "group":
+            self.layer_norm = nn.GroupNorm(c_out, c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)  # (B, C_in, T_in) -> (B, C, T)
+        if self.norm == "layer":
+            x = self.layer_norm(x.transpose(1, 2)).transpose(1, 2)
+        elif self.norm == "group":
+            x = self.layer_norm(x)
+        return F.gelu(x)
+
+
+class FrontEnd(nn.Module):
+    """The stack of convolutions from samples to frames."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.conv_layers = nn.ModuleList()
+        c_in = 1
+        for i, (c_out, kernel, stride) in enumerate(
+            zip(config.conv_dims, config.conv_kernels, config.conv_strides, strict=True)
+        ):
+            norm = "layer" if config.conv_norm == "layer" else "group" if i == 0 else "none"
+            self.conv_layers.append(ConvLayer(c_in, c_out, kernel, stride, config.conv_bias, norm))
+            c_in = c_out
+
+    def forward(self, wave: Tensor) -> Tensor:
+        x = wave.unsqueeze(1)  # (B, S) -> (B, 1, S)
+        for layer in self.conv_layers:
+            x = layer(x)
+        return x.transpose(1, 2)  # (B, C, T) -> (B, T, C)
+
+
+class FeatureProjection(nn.Module):
+    """Front-end channels to the width of the residual stream."""
+
+    def __init__(self, conv_dim: int, embed_dim: int) -> None:
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(conv_dim)
+        self.projection = nn.Linear(conv_dim, embed_dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.projection(self.layer_norm(features))  # type: ignore[no-any-return]  # (B, T, C) -> (B, T, d)
+
+
+class PositionalConv(nn.Module):
+    """A grouped, weight-normed convolution over time that tells a frame where it is.
+
+    Groups are contiguous blocks of channels. With `interleaved`, the channels of `x` arrive (and leave) with the
+    groups interleaved: channel `i * groups + g` is the i-th of group g. A supernet stores its residual stream so.
+    """
+
+    def __init__(self, embed_dim: int, kernel: int, groups: int, interleaved: bool) -> None:
+        super().__init__()
+        conv = nn.Conv1d(embed_dim, embed_dim, kernel, padding=kernel // 2, groups=groups)
+        self.conv = nn.utils.parametrizations.weight_norm(conv, dim=2)
+        self.groups, self.interleaved = groups, interleaved
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x.shape[1]
+        if self.interleaved:
+            x = deinterleave(x, self.groups)
+        x = self.conv(x.transpose(1, 2))[..., :frames]  # an even kernel yields T + 1 positions; the last one goes
+        x = F.gelu(x).transpose(1, 2)  # (B, d, T) -> (B, T, d)
+        return interleave(x, self.groups) if self.interleaved else x
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention whose inner width n * H need not be the width of the residual stream."""
+
+    def __init__(self, embed_dim: int, heads: int, head_dim: int) -> None:
+        super().__init__()
+        inner = heads * head_dim
+        self.q_proj = nn.Linear(embed_dim, inner)
+        self.k_proj = nn.Linear(embed_dim, inner)
+        self.v_proj = nn.Linear(embed_dim, inner)
+        self.out_proj = nn.Linear(inner, embed_dim)
+        self.heads, self.head_dim = heads, head_dim
+
+    def forward(self, x: Tensor, bias: Tensor | None, taps: Collection[str], trace: Trace) -> Tensor:
+        """`bias`: (B, 1, 1, T), added to the scores: 0 for valid frames, the lowest number for padding."""
+        batch, frames, _ = x.shape
+        shape = (batch, frames, self.heads, self.head_dim)
+        q, k, v = (p(x).view(shape).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
+        # (B, T, n*H) -> (B, n, T, H)
+        if "values" in taps:
+            trace.values.append(v)
+        if "attention" in taps:
+            scores = q @ k.transpose(-1, -2) * self.head_dim**-0.5
+            trace.attention.append(scores)
+            out = (scores if bias is None else scores + bias).softmax(-1) @ v
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
+        return self.out_proj(out.transpose(1, 2).reshape(batch, frames, -1))  # type: ignore[no-any-return]
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with a GELU between."""
+
+    def __init__(self, embed_dim: int, ffn_dim: int) -> None:
+        super().__init__()
+        self.intermediate_dense = nn.Linear(embed_dim, ffn_dim)
+        self.output_dense = nn.Linear(ffn_dim, embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output_dense(F.gelu(self.intermediate_dense(x)))  # type: ignore[no-any-return]
+
+
+class TransformerLayer(nn.Module):
+    """Attention and feed-forward network, each with a residual sum and a norm (after it, or before: `norm_first`)."""
+
+    def __init__(self, config: EncoderConfig, heads: int, ffn_dim: int) -> None:
+        super().__init__()
+        self.attention = Attention(config.embed_dim, heads, config.head_dim)
+        self.layer_norm = nn.LayerNorm(config.embed_dim)
+        self.feed_forward = FeedForward(config.embed_dim, ffn_dim)
+        self.final_layer_norm = nn.LayerNorm(config.embed_dim)
+        self.norm_first = config.norm_first
+
+    def forward(self, x: Tensor, bias: Tensor | None, taps: Collection[str], trace: Trace, dropout: float) -> Tensor:
+        attended = self.attention(self.layer_norm(x) if self.norm_first else x, bias, taps, trace)
+        x = x + F.dropout(attended, dropout)
+        if not self.norm_first:
+            x = self.layer_norm(x)
+        out = self.feed_forward(self.final_layer_norm(x) if self.norm_first else x)
+        if "ffn" in taps:
+            trace.ffn.append(out)
+        x = x + F.dropout(out, dropout)
+        return x if self.norm_first else self.final_layer_norm(x)
+
+
+class Transformer(nn.Module):
+    """Positional convolution, norm and layers."""
+
+    def __init__(self, config: EncoderConfig, interleaved: bool) -> None:
+        super().__init__()
+        self.pos_conv_embed = PositionalConv(
+            config.embed_dim, config.pos_conv_kernel, config.pos_conv_groups, interleaved
+        )
+        self.layer_norm = nn.LayerNorm(config.embed_dim)
+        self.layers = nn.ModuleList(
+            TransformerLayer(config, heads, ffn_dim)
+            for heads, ffn_dim in zip(config.heads, config.ffn_dims, strict=True)
+        )
+        self.norm_first = config.norm_first
+
+    def forward(self, x: Tensor, taps: Collection[str], trace: Trace, dropout: float) -> None:
+        bias = None
+        if trace.valid is not None:
+            x = x * trace.valid.unsqueeze(-1)
+            bias = torch.zeros(trace.valid.shape, dtype=x.dtype, device=x.device)
+            bias = bias.masked_fill(~trace.valid, torch.finfo(x.dtype).min)[:, None, None]
+        x = x + self.pos_conv_embed(x)
+        if not self.norm_first:
+            x = self.layer_norm(x)
+        x = F.dropout(x, dropout)
+        for layer in self.layers:
+            if "hidden" in taps:
+                trace.hidden.append(x)
+            x = layer(x, bias, taps, trace, dropout)
+        if "hidden" in taps:
+            trace.hidden.append(x)
+        trace.last = self.layer_norm(x) if self.norm_first else x
+
+
+class Encoder(nn.Module):
+    """Waveforms in, a `Trace` out.
+
+    Args:
+        config: The shape.
+        interleaved: Channels of the residual stream are stored with the positional convolution's groups
+            interleaved; see `PositionalConv`. Only a supernet asks for it.
+    """
+
+    def __init__(self, config: EncoderConfig, interleaved: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.masked_spec_embed = nn.Parameter(torch.empty(config.embed_dim))
+        self.feature_extractor = FrontEnd(config)
+        self.feature_projection = FeatureProjection(config.conv_dims[-1], config.embed_dim)
+        self.encoder = Transformer(config, interleaved)
+
+    def forward(
+        self,
+        wave: Tensor,
+        lengths: Tensor | None = None,
+        taps: Collection[str] = ("hidden",),
+        masked: Tensor | None = None,
+        dropout: float = 0.0,
+    ) -> Trace:
+        """Encodes a batch of waveforms.
+
+        Args:
+            wave: (B, S), float, 16 kHz, zero where padded.
+            lengths: Valid samples of each item, (B,), int64; None when every sample is valid. Each must yield at
+                least one frame (400 samples with HuBERT's front-end).
+            taps: Which lists of the trace to fill, of `TAPS`.
+            masked: Frames whose front-end output is replaced by the mask embedding, (B, T), bool.
+            dropout: Probability, after the positional convolution and after each attention and feed-forward block.
+
+        Returns:
+            The trace; its lists hold only what `taps` names.
+
+        Raises:
+            ValueError: An unknown tap.
+        """
+        if unknown := set(taps) - set(TAPS):
+            raise ValueError(f"unknown taps {sorted(unknown)}; the taps are {', '.join(TAPS)}")
+        if self.config.normalize_waveform:
+            wave = normalize_waveform(wave, lengths)
+        features = self.feature_extractor(wave)  # (B, S) -> (B, T, C)
+        valid = None
+        if lengths is not None:
+            positions = torch.arange(features.shape[1], device=wave.device)
+            valid = positions < self.config.count_frames(lengths).unsqueeze(1)  # (B, T)
+        trace = Trace(features, valid, self.config.frame_rate_hz)
+        if "front_end" in taps:
+            trace.front_end = features
+        x = self.feature_projection(features)  # (B, T, C) -> (B, T, d)
+        if masked is not None:
+            x = torch.where(masked.unsqueeze(-1), self.masked_spec_embed.to(x.dtype), x)
+        self.encoder(x, taps, trace, dropout)
+        return trace
+
+
+def initialize(encoder: Encoder, generator: torch.Generator) -> None:
+    """Fresh weights as HuBERT starts: normal(0, 0.02) for linear maps, He-normal convolutions, norms at identity."""
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.LayerNorm | nn.GroupNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0.0, 0.02, generator=generator)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv1d):
+            if name.endswith("pos_conv_embed.conv"):
+                std = 2.0 * (module.kernel_size[0] * module.in_channels) ** -0.5
+                module.weight = torch.empty_like(module.weight).normal_(0.0, std, generator=generator)
+            else:
+                nn.init.kaiming_normal_(module.weight, generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    nn.init.uniform_(encoder.masked_spec_embed, generator=generator)
+
+
+def normalize_waveform(wave: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """Zero mean and unit variance over the valid samples of each item, (B, S) -> (B, S); padding becomes zero."""
+    if lengths is None:
+        return (wave - wave.mean(-1, keepdim=True)) * (wave.var(-1, correction=0, keepdim=True) + 1e-7).rsqrt()
+    valid = torch.arange(wave.shape[1], device=wave.device) < lengths.unsqueeze(1)
+    count = lengths.unsqueeze(1).to(wave.dtype)
+    centred = (wave - (wave * valid).sum(-1, keepdim=True) / count) * valid
+    return centred * (centred.square().sum(-1, keepdim=True) / count + 1e-7).rsqrt()
+
+
+def interleave(x: Tensor, groups: int) -> Tensor:
+    """Blocks of channels -> interleaved, on the last axis: channel g * (d / groups) + i goes to i * groups + g."""
+    blocks: Tensor = x.unflatten(-1, (groups, -1))
+    return blocks.transpose(-1, -2).flatten(-2)
+
+
+def deinterleave(x: Tensor, groups: int) -> Tensor:
+    """The inverse of `interleave`."""
+    blocks: Tensor = x.unflatten(-1, (-1, groups))
+    return blocks.transpose(-1, -2).flatten(-2)

@@ -1,0 +1,203 @@
+"""The supernet: one set of weights that computes any subnet of its space."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from search_spaces.space import SearchSpace
+from search_spaces.subnet import Backbone, Layer, Subnet
+from supernet.encoder import Encoder, EncoderConfig, Trace, deinterleave, initialize, interleave
+from supernet.slicing import Axis, axes, axis_size, container_name, take
+
+CACHED_SUBNETS = 64
+_POSITIONAL = "encoder.pos_conv_embed.conv"
+
+
+def encoder_config(backbone: Backbone, subnet: Subnet) -> EncoderConfig:
+    """The shape of the plain encoder that computes `subnet`."""
+    return EncoderConfig(
+        conv_dims=subnet.conv_dims,
+        embed_dim=subnet.embed_dim,
+        heads=tuple(layer.heads for layer in subnet.layers),
+        ffn_dims=tuple(layer.ffn_dim for layer in subnet.layers),
+        **asdict(backbone),
+    )
+
+
+def shape_of(config: EncoderConfig) -> tuple[Backbone, Subnet]:
+    """The inverse of `encoder_config`: what costs are counted from, for an encoder of any origin."""
+    backbone = Backbone(**{f.name: getattr(config, f.name) for f in fields(Backbone)})
+    layers = tuple(Layer(heads, ffn_dim) for heads, ffn_dim in zip(config.heads, config.ffn_dims, strict=True))
+    return backbone, Subnet(config.conv_dims, config.embed_dim, layers, tuple(range(len(layers))))
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """Where one view goes in a plain encoder, and how it is cut from the container."""
+
+    parameters: dict[str, Tensor | None]
+    name: str
+    source: str
+    sizes: tuple[tuple[Axis, int | None], ...]
+
+
+@dataclass
+class _Plan:
+    """A plain encoder without weights of its own, and the slots to fill before it runs."""
+
+    encoder: Encoder
+    slots: tuple[_Slot, ...]
+    filled_from: tuple[int, ...] = ()
+    """What the slots hold views of, when no gradient is recorded: such views stay good while the weights do."""
+
+
+class Supernet(nn.Module):
+    """Weights shared by every subnet of a space.
+
+    A subnet is computed by the plain encoder's own code, running on views of the container's weights: so what the
+    supernet computes and what `extract` returns cannot drift apart.
+
+    Args:
+        space: What may vary.
+        generator: Source of the fresh weights.
+    """
+
+    def __init__(self, space: SearchSpace, generator: torch.Generator) -> None:
+        super().__init__()
+        self.space = space
+        self.container = Encoder(encoder_config(space.backbone, space.container), interleaved=True)
+        initialize(self.container, generator)
+        self.residual_order: Tensor
+        """Channel j of the container's outputs was channel `residual_order[j]` of the encoder it started from, (D,)."""
+        self.register_buffer("residual_order", torch.arange(space.container.embed_dim))
+        self._weights = dict(self.container.named_parameters())
+        self._plans: OrderedDict[Subnet, _Plan] = OrderedDict()
+
+    def forward(
+        self,
+        wave: Tensor,
+        lengths: Tensor | None,
+        subnet: Subnet,
+        taps: Collection[str] = ("hidden",),
+        masked: Tensor | None = None,
+        dropout: float = 0.0,
+    ) -> Trace:
+        """Computes one subnet; arguments, trace and errors are those of `Encoder.forward`.
+
+        Residual channels come out in the extracted encoder's order.
+
+        Raises:
+            ValueError: The subnet is not in the space.
+        """
+        plan = self._plan(subnet)
+        groups = self.space.backbone.pos_conv_groups
+        weights = () if torch.is_grad_enabled() else self._identify_weights()
+        if not weights or plan.filled_from != weights:
+            for slot in plan.slots:
+                slot.parameters[slot.name] = take(self._weights[slot.source], slot.sizes, groups)
+            plan.filled_from = weights
+        trace: Trace = plan.encoder(wave, lengths, taps, masked, dropout)
+        if not weights:
+            for slot in plan.slots:
+                slot.parameters[slot.name] = None  # the views hold the graph
+        trace.last = deinterleave(trace.last, groups)
+        trace.hidden = [deinterleave(x, groups) for x in trace.hidden]
+        trace.ffn = [deinterleave(x, groups) for x in trace.ffn]
+        return trace
+
+    def extract(self, subnet: Subnet) -> Encoder:
+        """The subnet as a plain encoder with weights of its own."""
+        encoder = Encoder(encoder_config(self.space.backbone, subnet))
+        encoder.load_state_dict(self.weights_of(subnet))
+        return encoder
+
+    @torch.no_grad()
+    def weights_of(self, subnet: Subnet) -> dict[str, Tensor]:
+        """Copies of the subnet's weights, named and ordered as the extracted encoder has them."""
+        groups = self.space.backbone.pos_conv_groups
+        weights = {}
+        for name, source, sizes in self._cuts(subnet):
+            weight = take(self._weights[source], sizes, groups)
+            for dim, (axis, _) in enumerate(sizes):
+                if axis.kind == "width":
+                    weight = deinterleave(weight.movedim(dim, -1), groups).movedim(-1, dim)
+            weights[name] = weight.clone(memory_format=torch.contiguous_format)
+        return weights
+
+    @torch.no_grad()
+    def load_encoder(self, weights: Mapping[str, Tensor]) -> list[str]:
+        """Copies the weights of a plain encoder (a teacher's, say) into the container, where the shapes allow.
+
+        Along an axis where the encoder is larger its first entries are taken, group by group for the residual stream;
+        where it is smaller its entries fill the first places and the rest keep the values they have. A parameter is
+        left alone when it is missing in `weights` or when an axis that never varies differs.
+
+        Returns:
+            The names of the parameters that were left alone.
+        """
+        groups = self.space.backbone.pos_conv_groups
+        num_convs = len(self.space.container.conv_dims)
+        skipped = []
+        for name, target in self._weights.items():
+            weight = weights.get(name)
+            kinds = axes(name, num_convs)
+            fixed = [dim for dim, axis in enumerate(kinds) if axis.kind == "fixed"]
+            if weight is None or any(weight.shape[dim] != target.shape[dim] for dim in fixed):
+                skipped.append(name)
+                continue
+            for dim, axis in enumerate(kinds):
+                if axis.kind == "width":
+                    weight = interleave(weight.movedim(dim, -1), groups).movedim(-1, dim)
+            sizes = tuple((axis, min(a, b)) for axis, a, b in zip(kinds, weight.shape, target.shape, strict=True))
+            part = take(weight, sizes, groups)
+            if any(axis.kind == "grouped" for axis, _ in sizes):
+                blocks = target.unflatten(0, (groups, -1))  # a grouped axis is always the first
+                place = blocks[:, : sizes[0][1] // groups]
+                for dim, (_, size) in enumerate(sizes[1:], start=2):
+                    place = place.narrow(dim, 0, size)
+                place.copy_(part.unflatten(0, (groups, -1)))
+            else:
+                take(target, sizes, groups).copy_(part)
+        return skipped
+
+    def _identify_weights(self) -> tuple[int, ...]:
+        """Changes when views go stale: when weights move, or when the gathered ones (they are copies) are written."""
+        gathered = [self._weights[f"{_POSITIONAL}.{name}"] for name in ("bias", "parametrizations.weight.original1")]
+        return tuple(number for weight in gathered for number in (weight.data_ptr(), weight._version))
+
+    def _cuts(self, subnet: Subnet) -> list[tuple[str, str, tuple[tuple[Axis, int | None], ...]]]:
+        """For each parameter of the subnet: its name, its name in the container, and how much of each axis it takes."""
+        with torch.device("meta"):
+            names = [name for name, _ in Encoder(encoder_config(self.space.backbone, subnet)).named_parameters()]
+        return [self._cut(name, subnet) for name in names]
+
+    def _cut(self, name: str, subnet: Subnet) -> tuple[str, str, tuple[tuple[Axis, int | None], ...]]:
+        kinds = axes(name, len(subnet.conv_dims))
+        sizes = tuple((axis, axis_size(axis, self.space.backbone, subnet)) for axis in kinds)
+        return name, container_name(name, subnet.kept), sizes
+
+    def _plan(self, subnet: Subnet) -> _Plan:
+        if subnet in self._plans:
+            self._plans.move_to_end(subnet)
+            return self._plans[subnet]
+        if problem := self.space.explain(subnet):
+            raise ValueError(problem)
+        with torch.device("meta"):
+            encoder = Encoder(encoder_config(self.space.backbone, subnet), interleaved=True)
+        slots = []
+        for path, module in encoder.named_modules():
+            for name in module._parameters:
+                if module._parameters[name] is not None:
+                    _, source, sizes = self._cut(f"{path}.{name}" if path else name, subnet)
+                    parameters: dict[str, Tensor | None] = module._parameters
+                    slots.append(_Slot(parameters, name, source, sizes))
+        plan = _Plan(encoder, tuple(slots))
+        self._plans[subnet] = plan
+        if len(self._plans) > CACHED_SUBNETS:
+            self._plans.popitem(last=False)
+        return plan

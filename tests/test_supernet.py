@@ -1,0 +1,332 @@
+"""A subnet computed by the supernet is the plain encoder that the written rule describes."""
+
+import random
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from search_spaces.costs import count_macs, count_params
+from search_spaces.space import SearchSpace
+from search_spaces.subnet import Subnet
+from supernet.encoder import Encoder, Trace, deinterleave, interleave
+from supernet.importance import WIDTH, reorder, taylor_importance
+from supernet.model import Supernet, encoder_config
+from supernet.slicing import Axis
+from tests.spaces import NAMES, small
+
+SUBNETS_PER_SPACE = 40
+TOLERANCE = 1e-5  # of the RMS: the two sides add the same fp32 numbers in another order
+
+
+def randomize(module: torch.nn.Module, seed: int) -> None:
+    """Every tensor at unit scale, so that each one matters; attention sharp enough to tell frames apart."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            fan_in = parameter[0].numel() if parameter.dim() > 1 else 1
+            parameter.normal_(0.0, fan_in**-0.5, generator=generator)
+            if name.endswith("bias"):
+                parameter.mul_(0.2)
+            if "norm.weight" in name:
+                parameter.mul_(0.3).add_(1.0)
+            if "q_proj.weight" in name or "k_proj.weight" in name:
+                parameter.mul_(1.5)
+
+
+def make(space: SearchSpace, seed: int = 0) -> Supernet:
+    supernet = Supernet(space, torch.Generator().manual_seed(seed))
+    randomize(supernet, seed)
+    return supernet
+
+
+def subnets(space: SearchSpace, count: int) -> list[Subnet]:
+    rng = random.Random(0)
+    return [space.smallest(), space.container, *(space.sample(rng) for _ in range(count))]
+
+
+def batch(seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Two utterances of unequal length, zero where padded."""
+    wave = torch.randn(2, 4000, generator=torch.Generator().manual_seed(seed))
+    lengths = torch.tensor([4000, 2700])
+    wave[1, 2700:] = 0
+    return wave, lengths
+
+
+def assert_equal(got: Tensor, expected: Tensor, valid: Tensor | None = None, tolerance: float = TOLERANCE) -> None:
+    assert got.shape == expected.shape
+    if valid is not None:
+        got, expected = got[valid], expected[valid]
+    rms = expected.square().mean().sqrt()
+    error = (got - expected).abs().max() / rms
+    assert error <= tolerance, f"differs by {error:.1e} of the RMS {rms:.3g}"
+
+
+def assert_traces_equal(got: Trace, expected: Trace, tolerance: float = TOLERANCE) -> None:
+    assert len(got.hidden) == len(expected.hidden)
+    for a, b in zip([*got.hidden, *got.ffn, got.last], [*expected.hidden, *expected.ffn, expected.last], strict=True):
+        assert_equal(a, b, expected.valid, tolerance)
+
+
+def sliced_by_the_rule(weights: dict[str, Tensor], space: SearchSpace, subnet: Subnet) -> dict[str, Tensor]:
+    """A subnet's weights from a container's, by index sets written out from the rule; knows nothing of slicing.py.
+
+    Residual channels: the first d / G of each group. Heads, inner units, front-end channels: the first. The i-th
+    layer: the container's `kept[i]`.
+    """
+    groups, head_dim = space.backbone.pos_conv_groups, space.backbone.head_dim
+    full, part = space.container.embed_dim // groups, subnet.embed_dim // groups
+    width = torch.tensor([g * full + i for g in range(groups) for i in range(part)])
+    in_group = torch.arange(part)
+    conv = [torch.arange(c) for c in subnet.conv_dims]
+    out: dict[str, Tensor] = {"masked_spec_embed": weights["masked_spec_embed"][width]}
+    for i, channels in enumerate(conv):
+        base = f"feature_extractor.conv_layers.{i}"
+        kernel = weights[f"{base}.conv.weight"][channels]
+        out[f"{base}.conv.weight"] = kernel if i == 0 else kernel[:, conv[i - 1]]
+        for name in ("conv.bias", "layer_norm.weight", "layer_norm.bias"):
+            if f"{base}.{name}" in weights:
+                out[f"{base}.{name}"] = weights[f"{base}.{name}"][channels]
+    for name in ("weight", "bias"):
+        out[f"feature_projection.layer_norm.{name}"] = weights[f"feature_projection.layer_norm.{name}"][conv[-1]]
+        out[f"encoder.layer_norm.{name}"] = weights[f"encoder.layer_norm.{name}"][width]
+    projection = weights["feature_projection.projection.weight"]
+    out["feature_projection.projection.weight"] = projection[width][:, conv[-1]]
+    out["feature_projection.projection.bias"] = weights["feature_projection.projection.bias"][width]
+    pos = "encoder.pos_conv_embed.conv"
+    out[f"{pos}.bias"] = weights[f"{pos}.bias"][width]
+    out[f"{pos}.parametrizations.weight.original0"] = weights[f"{pos}.parametrizations.weight.original0"]
+    kernel = weights[f"{pos}.parametrizations.weight.original1"]
+    out[f"{pos}.parametrizations.weight.original1"] = kernel[width][:, in_group]
+    for i, (layer, source) in enumerate(zip(subnet.layers, subnet.kept, strict=True)):
+        old, new = f"encoder.layers.{source}", f"encoder.layers.{i}"
+        inner, units = torch.arange(layer.heads * head_dim), torch.arange(layer.ffn_dim)
+        for p in "qkv":
+            out[f"{new}.attention.{p}_proj.weight"] = weights[f"{old}.attention.{p}_proj.weight"][inner][:, width]
+            out[f"{new}.attention.{p}_proj.bias"] = weights[f"{old}.attention.{p}_proj.bias"][inner]
+        out[f"{new}.attention.out_proj.weight"] = weights[f"{old}.attention.out_proj.weight"][width][:, inner]
+        out[f"{new}.attention.out_proj.bias"] = weights[f"{old}.attention.out_proj.bias"][width]
+        ffn = "feed_forward"
+        out[f"{new}.{ffn}.intermediate_dense.weight"] = weights[f"{old}.{ffn}.intermediate_dense.weight"][units][
+            :, width
+        ]
+        out[f"{new}.{ffn}.intermediate_dense.bias"] = weights[f"{old}.{ffn}.intermediate_dense.bias"][units]
+        out[f"{new}.{ffn}.output_dense.weight"] = weights[f"{old}.{ffn}.output_dense.weight"][width][:, units]
+        out[f"{new}.{ffn}.output_dense.bias"] = weights[f"{old}.{ffn}.output_dense.bias"][width]
+        for norm in ("layer_norm", "final_layer_norm"):
+            for name in ("weight", "bias"):
+                out[f"{new}.{norm}.{name}"] = weights[f"{old}.{norm}.{name}"][width]
+    return out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_subnet_equals_the_written_rule_and_its_extraction(name: str) -> None:
+    space = small(name)
+    plain = Encoder(encoder_config(space.backbone, space.container))
+    randomize(plain, 1)
+    weights = plain.state_dict()
+    supernet = Supernet(space, torch.Generator().manual_seed(0))
+    assert supernet.load_encoder(weights) == []
+    wave, lengths = batch()
+    taps = ("hidden", "ffn")
+    for subnet in subnets(space, SUBNETS_PER_SPACE):
+        expected = Encoder(encoder_config(space.backbone, subnet))
+        expected.load_state_dict(sliced_by_the_rule(weights, space, subnet))
+        extracted = supernet.extract(subnet)
+        with torch.no_grad():
+            reference = expected(wave, lengths, taps)
+            assert_traces_equal(supernet(wave, lengths, subnet, taps), reference)
+            assert_traces_equal(extracted(wave, lengths, taps), reference)
+        for key, value in expected.state_dict().items():
+            assert torch.equal(extracted.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [{"norm_first": True}, {"conv_norm": "group"}, {"conv_bias": True}, {"normalize_waveform": False}],
+    ids=str,
+)
+def test_structural_options_slice_as_well(backbone: dict[str, object]) -> None:
+    space = small("tiny", **backbone)
+    supernet = make(space)
+    wave, _ = batch()
+    for subnet in subnets(space, 10):
+        with torch.no_grad():
+            assert_traces_equal(
+                supernet(wave, None, subnet, ("hidden", "ffn")),
+                supernet.extract(subnet)(wave, None, ("hidden", "ffn")),
+            )
+
+
+def test_slicing_the_first_channels_instead_is_noticed() -> None:
+    """The reference must be able to fail: LightHuBERT's contiguous rule is another function."""
+    space = small("tiny")
+    supernet = make(space)
+    subnet = space.smallest()
+    weights = supernet.weights_of(space.container)
+    wrong = supernet.extract(subnet)
+    kernel = "encoder.pos_conv_embed.conv.parametrizations.weight.original1"
+    state = supernet.weights_of(subnet)
+    state[kernel] = weights[kernel][: subnet.embed_dim, : subnet.embed_dim // 16]
+    wrong.load_state_dict(state)
+    wave, lengths = batch()
+    with torch.no_grad(), pytest.raises(AssertionError, match="differs by"):
+        assert_traces_equal(wrong(wave, lengths), supernet(wave, lengths, subnet))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_costs_are_exact(name: str) -> None:
+    space = small(name)
+    supernet = make(space)
+    for subnet in subnets(space, SUBNETS_PER_SPACE):
+        encoder = supernet.extract(subnet)
+        assert count_params(space.backbone, subnet) == sum(p.numel() for p in encoder.parameters())
+    for subnet in subnets(space, 20):
+        encoder = supernet.extract(subnet)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            encoder(torch.randn(1, 8000), None, ("attention",))  # this tap computes attention by plain matmuls
+        assert counter.get_total_flops() == 2 * count_macs(space.backbone, subnet, 0.5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_masked_padding_changes_no_valid_frame(name: str) -> None:
+    space = small(name)
+    supernet = make(space)
+    wave, lengths = batch()
+    for subnet in subnets(space, 20):
+        with torch.no_grad():
+            together = supernet(wave, lengths, subnet)
+            alone = supernet(wave[1:, : int(lengths[1])], None, subnet)
+        assert together.valid is not None
+        for a, b in zip(together.hidden, alone.hidden, strict=True):
+            # The waveform's mean and variance are sums over other lengths, so they round otherwise.
+            assert_equal(a[1][together.valid[1]], b[0], tolerance=5 * TOLERANCE)
+
+
+def test_padding_would_show_if_it_were_not_masked() -> None:
+    space = small("tiny")
+    supernet = make(space)
+    wave, lengths = batch()
+    with torch.no_grad():
+        unmasked = supernet(wave, None, space.container).last[1]
+        alone = supernet(wave[1:, : int(lengths[1])], None, space.container).last[0]
+    with pytest.raises(AssertionError, match="differs by"):
+        assert_equal(unmasked[: len(alone)], alone)
+
+
+def random_importance(space: SearchSpace, seed: int) -> dict[Axis, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    container, groups = space.container, space.backbone.pos_conv_groups
+
+    def scores(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    return {
+        WIDTH: scores(groups, container.embed_dim // groups),
+        **{Axis("conv", i): scores(c) for i, c in enumerate(container.conv_dims)},
+        **{Axis("heads", i): scores(layer.heads) for i, layer in enumerate(container.layers)},
+        **{Axis("ffn", i): scores(layer.ffn_dim) for i, layer in enumerate(container.layers)},
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reorder_changes_nothing_once_undone(name: str) -> None:
+    space = small(name)
+    supernet = make(space)
+    wave, lengths = batch()
+    with torch.no_grad():
+        before = supernet(wave, lengths, space.container)
+        small_before = supernet(wave, lengths, space.smallest()).last
+    for seed in range(3):
+        reorder(supernet, random_importance(space, seed))
+    with torch.no_grad():
+        after = supernet(wave, lengths, space.container)
+        small_after = supernet(wave, lengths, space.smallest()).last
+    undo = supernet.residual_order.argsort()
+    for a, b in zip(after.hidden, before.hidden, strict=True):
+        assert_equal(a[..., undo], b, before.valid)
+    with pytest.raises(AssertionError, match="differs by"):  # and yet a prefix is now another part
+        assert_equal(small_after, small_before, before.valid)
+
+
+def test_the_most_important_units_come_first() -> None:
+    space = small("tiny")
+    supernet = make(space)
+    wave, lengths = batch()
+
+    def scores() -> dict[Axis, Tensor]:
+        supernet.zero_grad()
+        trace = supernet(wave, lengths, space.container, ("hidden",))
+        sum(h.square().mean() for h in trace.hidden).backward()
+        return taylor_importance(supernet)
+
+    shuffled = scores()
+    assert any((score[..., :-1] < score[..., 1:]).any() for score in shuffled.values())
+    reorder(supernet, shuffled)
+    for axis, score in scores().items():
+        assert (score[..., :-1] >= score[..., 1:] * (1 - 1e-3)).all(), axis
+
+
+def test_a_unit_without_weights_has_no_importance() -> None:
+    space = small("tiny")
+    supernet = make(space)
+    layer = supernet.container.encoder.layers[2].feed_forward
+    with torch.no_grad():
+        layer.intermediate_dense.weight[5] = 0
+        layer.intermediate_dense.bias[5] = 0
+        layer.output_dense.weight[:, 5] = 0
+    trace = supernet(*batch(), space.container)
+    trace.last.square().mean().backward()
+    score = taylor_importance(supernet)[Axis("ffn", 2)]
+    assert score[5] == 0
+    assert (score[:5] > 0).all()
+
+
+def test_gradients_reach_only_what_a_subnet_uses() -> None:
+    space = small("tiny")
+    supernet = make(space)
+    subnet = space.smallest()
+    supernet(*batch(), subnet).last.square().mean().backward()
+    for i in range(len(space.container.layers)):
+        weight = supernet.container.encoder.layers[i].feed_forward.intermediate_dense.weight
+        if i in subnet.kept:
+            ffn_dim = subnet.layers[subnet.kept.index(i)].ffn_dim
+            assert weight.grad[:ffn_dim, : subnet.embed_dim].abs().sum() > 0
+            assert weight.grad[ffn_dim:].abs().sum() == 0
+            assert weight.grad[:, subnet.embed_dim :].abs().sum() == 0
+        else:
+            assert weight.grad is None
+
+
+def test_interleaving_is_undone() -> None:
+    x = torch.arange(48.0).expand(2, 48)
+    assert interleave(x, 16)[0, :3].tolist() == [0, 3, 6]
+    assert torch.equal(deinterleave(interleave(x, 16), 16), x)
+
+
+def test_a_larger_teacher_fills_the_container_with_its_first_units() -> None:
+    teacher_space, space = small("base"), small("tiny")
+    teacher = Encoder(encoder_config(teacher_space.backbone, teacher_space.container))
+    randomize(teacher, 3)
+    supernet = make(space)
+    skipped = supernet.load_encoder(teacher.state_dict())
+    assert skipped == []
+    weight = supernet.extract(space.container).state_dict()["encoder.layers.1.attention.q_proj.weight"]
+    width = teacher_space.container.embed_dim
+    block, kept = width // 16, space.container.embed_dim // 16
+    columns = [g * block + i for g in range(16) for i in range(min(kept, block))]
+    expected = teacher.state_dict()["encoder.layers.1.attention.q_proj.weight"][: weight.shape[0]][:, columns]
+    assert torch.equal(weight[: expected.shape[0], : expected.shape[1]], expected)
+
+
+def test_a_subnet_of_another_space_is_refused_by_name() -> None:
+    supernet = make(small("tiny"))
+    with pytest.raises(ValueError, match="12 layers are not in the space; choices are"):
+        supernet(*batch(), SearchSpace.load("base").container)
+
+
+def test_an_unknown_tap_is_refused() -> None:
+    supernet = make(small("tiny"))
+    with pytest.raises(ValueError, match=r"unknown taps \['hiden'\]; the taps are hidden, ffn"):
+        supernet(*batch(), supernet.space.container, ("hiden",))
