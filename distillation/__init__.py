@@ -1,0 +1,1 @@
+"""How a supernet learns: sources, terms, views, stages, and one loop."""

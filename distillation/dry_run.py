@@ -1,0 +1,86 @@
+"""What a recipe would take, from one step of each of its stages on noise."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from distillation.factory import SIGNAL_DIM, describe_signal
+from distillation.sources import CodeSource, SignalSource, Source, TeacherSource
+from distillation.stages import Recipe, Stage
+from distillation.trainer import Precision, Trainer, generator
+from search_spaces.space import SearchSpace
+from speech_data.batching import HOP, Batch
+from speech_data.corpus import SAMPLE_RATE_HZ, Utterance
+from supernet.encoder import Encoder
+from supernet.model import Supernet
+
+STEPS = 3
+"""Steps that are run; the last two are timed."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of one training run on this machine."""
+
+    step_seconds: tuple[float, ...]
+    """For each stage."""
+    memory_bytes: int
+    """The most this process has held, which is what the largest stage needs."""
+
+
+def estimate_training(
+    space: SearchSpace, recipe: Recipe, teacher: Encoder | None, precision: Precision, device: str
+) -> Estimate:
+    """Runs a few steps of each stage on noise and times them. Time to read audio is not in it."""
+    times: list[float] = []
+    for stage in recipe.stages:
+        short = stage.model_copy(update={"steps": STEPS, "reorder": False})
+        clock: list[float] = []
+        trainer = Trainer(
+            Supernet(space, generator("dry run")),
+            recipe.model_copy(update={"stages": (short,), "save_every": STEPS + 1}),
+            _noise,
+            lambda stage, supernet, _: _sources(stage, supernet, teacher),
+            on_step=lambda _, clock=clock: clock.append(time.perf_counter()),  # type: ignore[misc]
+            on_stage=lambda *_: None,
+            on_checkpoint=lambda _: None,
+            precision=precision,
+            device=device,
+        )
+        trainer.run()
+        times.append((clock[-1] - clock[0]) / (len(clock) - 1))
+    unit = 1 if sys.platform == "darwin" else 1024  # kilobytes on Linux
+    return Estimate(tuple(times), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
+def _noise(stage: Stage, first: int, stop: int) -> Iterator[Batch]:
+    num_samples = round(stage.crop_seconds * SAMPLE_RATE_HZ)
+    for step in range(first, stop):
+        wave = np.random.default_rng(step).standard_normal((stage.batch_size, num_samples), np.float32)
+        lengths = np.full(len(wave), num_samples)
+        utterances = tuple(Utterance(f"noise-{i}", None, num_samples) for i in range(len(wave)))
+        yield Batch(wave, wave, lengths, utterances, np.zeros(len(wave), np.int64))
+
+
+def _sources(stage: Stage, supernet: Supernet, teacher: Encoder | None) -> dict[str, Source]:
+    """Sources of the same cost as the real ones."""
+    count_frames = supernet.container.config.count_frames
+    sources: dict[str, Source] = {}
+    for name, spec in stage.sources.items():
+        match spec.kind:
+            case "teacher" if teacher is not None:
+                teacher = teacher.to(supernet.residual_order.device)
+                sources[name] = TeacherSource(teacher, spec.tap, spec.normalization)
+            case "signal":
+                sources[name] = SignalSource(describe_signal, SIGNAL_DIM, count_frames)
+            case "codes":
+                frames = round(stage.crop_seconds * SAMPLE_RATE_HZ) // HOP
+                codes = {f"noise-{i}": np.zeros(frames, np.int16) for i in range(stage.batch_size)}
+                sources[name] = CodeSource(codes, spec.num_codes, count_frames, HOP)
+    return sources

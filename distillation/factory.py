@@ -1,0 +1,95 @@
+"""Builds the sources that a stage names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distillation.codes import Describe, code_corpus, load_codes
+from distillation.sources import SignalSource, Source, TeacherSource
+from distillation.stages import SourceSpec, Stage
+from distillation.trainer import number
+from speech_data.batching import HOP, evaluation_batches
+from speech_data.corpus import SpeechCorpus
+from speech_data.features import log_mel, mfcc
+from supernet.encoder import Encoder
+from supernet.model import Supernet
+
+SIGNAL_DIM = 40 + 13
+CODE_BATCH = 16
+
+
+class SourceFactory:
+    """Makes a stage's sources from a corpus and a teacher.
+
+    Args:
+        corpus: Where codes are computed.
+        teacher: The frozen encoder; None when a recipe has no such source.
+        seed: Of the clustering.
+    """
+
+    def __init__(self, corpus: SpeechCorpus, teacher: Encoder | None, seed: int) -> None:
+        self.corpus = corpus
+        self.teacher = teacher
+        self.seed = seed
+
+    def __call__(self, stage: Stage, supernet: Supernet, saved: Mapping[str, Any]) -> dict[str, Source]:
+        """The sources of `stage` by name.
+
+        Args:
+            stage: The stage.
+            supernet: As it stands when the stage starts; codes may be made from its layers.
+            saved: States of sources, by name, when the stage is resumed.
+
+        Raises:
+            ValueError: The stage wants a teacher and there is none.
+        """
+        return {name: self._make(spec, stage, supernet, saved.get(name)) for name, spec in stage.sources.items()}
+
+    def _make(self, spec: SourceSpec, stage: Stage, supernet: Supernet, saved: Any | None) -> Source:
+        config = supernet.container.config
+        match spec.kind:
+            case "teacher":
+                if self.teacher is None:
+                    raise ValueError(f"stage {stage.name} learns from a teacher, and none was given; add --teacher")
+                teacher = self.teacher.to(supernet.residual_order.device)
+                return TeacherSource(teacher, spec.tap, spec.normalization)
+            case "signal":
+                return SignalSource(describe_signal, SIGNAL_DIM, config.count_frames)
+            case "codes":
+                if saved is not None:
+                    return load_codes(saved, spec.num_codes, config.count_frames, HOP)
+                return code_corpus(
+                    describe_mfcc if spec.layer is None else _describe_layer(supernet, spec.layer),
+                    evaluation_batches(self.corpus, "train", batch_size=CODE_BATCH, augment=False),
+                    evaluation_batches(self.corpus, "search", batch_size=CODE_BATCH, augment=False),
+                    config.count_frames,
+                    spec.num_codes,
+                    HOP,
+                    number(self.seed, stage.name) % 2**31,
+                )
+
+
+def describe_signal(wave: Tensor, num_frames: int) -> Tensor:
+    """Log-mel energies and MFCC of every frame, (B, S) -> (B, T, 53)."""
+    return torch.cat([log_mel(wave, num_frames), mfcc(wave, num_frames, deltas=False)], dim=-1)
+
+
+def describe_mfcc(wave: Tensor, lengths: Tensor) -> Tensor:
+    """MFCC less the mean of each utterance, which takes its channel and much of its speaker away, (B, T, 13)."""
+    num_frames = (wave.shape[1] - 400) // 320 + 1
+    x = mfcc(wave, num_frames, deltas=False)
+    valid = (torch.arange(num_frames) < ((lengths - 400) // 320 + 1).unsqueeze(1)).unsqueeze(-1)
+    return x - (x * valid).sum(1, keepdim=True) / valid.sum(1, keepdim=True)
+
+
+def _describe_layer(supernet: Supernet, layer: int) -> Describe:
+    def describe(wave: Tensor, lengths: Tensor) -> Tensor:
+        device = supernet.residual_order.device
+        trace = supernet(wave.to(device), lengths.to(device), supernet.space.container, ("hidden",))
+        return trace.hidden[layer]  # type: ignore[no-any-return]
+
+    return describe

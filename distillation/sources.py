@@ -1,0 +1,235 @@
+"""Sources turn a batch into targets.
+
+A source says what it may read, so that leakage can be tested: `audio` alone, or `text` and `labels` as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from speech_data.batching import Batch
+from supernet.encoder import Encoder, Trace
+
+Normalization = Literal["channel", "instance", "none"]
+
+
+class Source(Protocol):
+    """Anything that turns a batch into targets."""
+
+    reads: frozenset[str]
+
+    @property
+    def dim(self) -> int:
+        """Channels of a target, or the size of its code book."""
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must keep to make the same source again; plain values and tensors."""
+
+    def calibrate(self, wave: Tensor, lengths: Tensor | None) -> None:
+        """Measures what it needs on one of the stage's first batches, (B, S)."""
+
+    def __call__(self, wave: Tensor, lengths: Tensor | None, batch: Batch) -> list[Tensor]:
+        """Targets for `wave` (B, S), the rendition the view gives to targets: (B, T, dim), or codes (B, T)."""
+
+
+class ChannelStatistics:
+    """Mean and deviation of every channel of every layer, measured once over some audio."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._sums: list[Tensor] = []
+        self._squares: list[Tensor] = []
+
+    def add(self, layers: Sequence[Tensor], valid: Tensor | None) -> None:
+        """Counts the valid frames of one batch; layers (B, T, d)."""
+        frames = [(x.flatten(0, 1) if valid is None else x[valid]).double() for x in layers]
+        if not self._sums:
+            self._sums = [torch.zeros_like(x[0]) for x in frames]
+            self._squares = [torch.zeros_like(x[0]) for x in frames]
+        self._count += len(frames[0])
+        self._sums = [s + x.sum(0) for s, x in zip(self._sums, frames, strict=True)]
+        self._squares = [s + x.square().sum(0) for s, x in zip(self._squares, frames, strict=True)]
+
+    def standardize(self, layers: Sequence[Tensor]) -> list[Tensor]:
+        """Layers with zero mean and unit variance in every channel.
+
+        Raises:
+            ValueError: Nothing was measured.
+        """
+        if not self._count:
+            raise ValueError("the channels of these targets were not measured; call calibrate first")
+        out = []
+        for x, total, square in zip(layers, self._sums, self._squares, strict=True):
+            mean = total / self._count
+            std = (square / self._count - mean.square()).clamp_min(1e-10).sqrt()
+            out.append((x - mean.float()) / std.float())
+        return out
+
+
+class TeacherSource:
+    """A frozen encoder's layers.
+
+    Args:
+        teacher: The encoder; put into evaluation mode and frozen.
+        tap: `hidden` (outputs of layers) or `ffn` (feed-forward outputs before the residual sum, LightHuBERT's).
+        normalization: How each channel of each layer is standardised: with statistics measured once by `calibrate`
+            (`channel`), over the time of each utterance as data2vec does (`instance`), or not at all.
+    """
+
+    reads = frozenset({"audio"})
+
+    def __init__(self, teacher: Encoder, tap: Literal["hidden", "ffn"], normalization: Normalization) -> None:
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.tap: Literal["hidden", "ffn"] = tap
+        self.normalization = normalization
+        self.state: dict[str, Any] = {}
+        self._statistics = ChannelStatistics()
+
+    @property
+    def dim(self) -> int:
+        """Channels of a target."""
+        return self.teacher.config.embed_dim
+
+    @torch.no_grad()
+    def calibrate(self, wave: Tensor, lengths: Tensor | None) -> None:
+        """Adds one batch to the statistics of `channel` normalisation."""
+        self._statistics.add(*self._layers(wave, lengths))
+
+    @torch.no_grad()
+    def __call__(self, wave: Tensor, lengths: Tensor | None, batch: Batch) -> list[Tensor]:
+        """Standardised layers 1 .. L, each (B, T, d)."""
+        del batch  # a teacher hears; it reads no labels
+        layers, valid = self._layers(wave, lengths)
+        match self.normalization:
+            case "channel":
+                return self._statistics.standardize(layers)
+            case "instance":
+                return [_instance_norm(x, valid) for x in layers]
+            case _:
+                return layers
+
+    def _layers(self, wave: Tensor, lengths: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
+        if lengths is not None and self.teacher.config.conv_norm == "group":
+            return self._one_by_one(wave, lengths)
+        trace = self.teacher(wave, lengths, (self.tap,))
+        return self._pick(trace), trace.valid
+
+    def _one_by_one(self, wave: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
+        """A group-norm front-end normalises over time, so padding would change what it hears."""
+        frames = int(self.teacher.config.count_frames(torch.tensor(wave.shape[1])))
+        out = [wave.new_zeros(len(wave), frames, self.dim) for _ in self.teacher.config.heads]
+        valid = torch.zeros(len(wave), frames, dtype=torch.bool, device=wave.device)
+        for i, length in enumerate(lengths.tolist()):
+            layers = self._pick(self.teacher(wave[i : i + 1, :length], None, (self.tap,)))
+            for place, x in zip(out, layers, strict=True):
+                place[i, : x.shape[1]] = x[0]
+            valid[i, : layers[0].shape[1]] = True
+        return out, valid
+
+    def _pick(self, trace: Trace) -> list[Tensor]:
+        return [x.float() for x in (trace.hidden[1:] if self.tap == "hidden" else trace.ffn)]
+
+
+def _instance_norm(x: Tensor, valid: Tensor | None) -> Tensor:
+    """Zero mean and unit variance of every channel over the valid frames of each utterance, (B, T, d)."""
+    weight = torch.ones_like(x[..., :1]) if valid is None else valid.unsqueeze(-1).to(x.dtype)
+    count = weight.sum(1, keepdim=True)
+    centred = x - (x * weight).sum(1, keepdim=True) / count
+    return centred * ((centred.square() * weight).sum(1, keepdim=True) / count + 1e-5).rsqrt()
+
+
+class SignalSource:
+    """Descriptors of the waveform itself, frame by frame, standardised.
+
+    Args:
+        describe: Waveforms (B, S) and a number of frames -> descriptors (B, T, F).
+        dim: F.
+        count_frames: Samples -> frames of the student's front-end.
+    """
+
+    reads = frozenset({"audio"})
+
+    def __init__(
+        self, describe: Callable[[Tensor, int], Tensor], dim: int, count_frames: Callable[[Tensor], Tensor]
+    ) -> None:
+        self.describe = describe
+        self.dim = dim
+        self.count_frames = count_frames
+        self.state: dict[str, Any] = {}
+        self._statistics = ChannelStatistics()
+
+    def calibrate(self, wave: Tensor, lengths: Tensor | None) -> None:
+        """Adds one batch to the statistics."""
+        layers = self._layers(wave)
+        valid = None
+        if lengths is not None:
+            frames = torch.arange(layers[0].shape[1], device=wave.device)
+            valid = frames < self.count_frames(lengths).unsqueeze(1)
+        self._statistics.add(layers, valid)
+
+    def __call__(self, wave: Tensor, lengths: Tensor | None, batch: Batch) -> list[Tensor]:
+        """Standardised descriptors, (B, T, F)."""
+        del lengths, batch
+        return self._statistics.standardize(self._layers(wave))
+
+    def _layers(self, wave: Tensor) -> list[Tensor]:
+        return [self.describe(wave, int(self.count_frames(torch.tensor(wave.shape[1]))))]
+
+
+class CodeSource:
+    """A discrete code for each frame, found once for the whole corpus: HuBERT's hidden units.
+
+    Args:
+        codes: Utterance id -> code of every frame, (T,).
+        num_codes: Size of the code book.
+        count_frames: Samples -> frames of the student's front-end.
+        hop: Samples from one frame to the next; crops start at its multiples.
+    """
+
+    reads = frozenset({"audio"})
+
+    def __init__(
+        self,
+        codes: Mapping[str, NDArray[np.int16]],
+        num_codes: int,
+        count_frames: Callable[[Tensor], Tensor],
+        hop: int,
+    ) -> None:
+        self.codes = codes
+        self.dim = num_codes
+        self.count_frames = count_frames
+        self.hop = hop
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The codes, so that a resumed run learns the same ones."""
+        return {"codes": {name: torch.from_numpy(codes) for name, codes in self.codes.items()}}
+
+    def calibrate(self, wave: Tensor, lengths: Tensor | None) -> None:
+        """Nothing to measure."""
+
+    def __call__(self, wave: Tensor, lengths: Tensor | None, batch: Batch) -> list[Tensor]:
+        """Codes of each utterance's crop, (B, T), zero where padded."""
+        del lengths
+        pieces = [
+            torch.from_numpy(self.codes[u.id][offset // self.hop :].astype(np.int64))
+            for u, offset in zip(batch.utterances, batch.offsets, strict=True)
+        ]
+        num_frames = int(self.count_frames(torch.tensor(wave.shape[1])))
+        out = torch.zeros(len(pieces), num_frames, dtype=torch.int64)
+        for i, piece in enumerate(pieces):
+            out[i, : len(piece[:num_frames])] = piece[:num_frames]
+        return [out.to(wave.device)]
+
+
+def mean_of_last_two_thirds(layers: Sequence[Tensor]) -> Tensor:
+    """Mean of the last two thirds of the layers (the last 8 of 12): LightHuBERT's target."""
+    chosen = layers[len(layers) - round(2 * len(layers) / 3) :]
+    return torch.stack(list(chosen)).mean(0)

@@ -1,0 +1,129 @@
+"""Stages and recipes: training as values. Shipped recipes are `recipes/*.yaml`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from distillation.terms import Term
+from distillation.views import View
+from search_spaces.strict_yaml import load_yaml, parse_config, parse_yaml
+
+Which = Literal["container", "sandwich"]
+
+
+class SourceSpec(BaseModel):
+    """How to make one source of targets."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["teacher", "signal", "codes"]
+    tap: Literal["hidden", "ffn"] = "hidden"
+    """teacher: outputs of layers, or feed-forward outputs before the residual sum."""
+    normalization: Literal["channel", "instance", "none"] = "channel"
+    """teacher: how targets are standardised."""
+    num_codes: int = Field(100, ge=2)
+    """codes: clusters."""
+    layer: int | None = None
+    """codes: cluster this layer of the network as it stands when the stage starts; MFCC when absent."""
+
+
+class Stage(BaseModel):
+    """Data, view, objective, what is trained and for how long."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    subnets: Which = "container"
+    """`container`: the largest alone. `sandwich`: the largest, the smallest and `num_random` drawn uniformly."""
+    num_random: int = Field(1, ge=0)
+    reorder: bool = False
+    """Sort heads, inner units and channels by importance before the stage, so that prefixes are the best part."""
+    steps: int = Field(ge=1)
+    batch_size: int = Field(16, ge=1)
+    crop_seconds: float = Field(2.0, gt=0.1)
+    view: View = View()
+    sources: dict[str, SourceSpec]
+    objective: tuple[Term, ...] = Field(min_length=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    warmup_share: float = Field(0.1, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises; then it falls linearly to zero."""
+    weight_decay: float = Field(0.01, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """For the largest subnet alone; smaller ones are regularised by sharing."""
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        warmup = max(1, round(self.warmup_share * self.steps))
+        if step < warmup:
+            return self.learning_rate * (step + 1) / warmup
+        return self.learning_rate * max(0.0, (self.steps - step) / max(1, self.steps - warmup))
+
+
+class Recipe(BaseModel):
+    """An ordered list of stages."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    description: str = ""
+    seed: int = 0
+    save_every: int = Field(50, ge=1)
+    """Steps between checkpoints."""
+    stages: tuple[Stage, ...] = Field(min_length=1)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def load_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
+    """A shipped recipe by its name, or your own from a YAML file, with single values changed.
+
+    Args:
+        name: `demo`, `hubert`, `lighthubert`, or a path.
+        changes: Each `path.to.key=value`; a stage is addressed by its name, as in `stage-1.steps=100`.
+
+    Raises:
+        ValueError: No such recipe, a change that fits nowhere, or a value that is not allowed; lists every problem.
+    """
+    shipped = {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
+    path = shipped.get(str(name), Path(name))
+    if not path.is_file():
+        near = get_close_matches(str(name), shipped, n=1)
+        hint = f"did you mean `{near[0]}`? " if near else ""
+        raise ValueError(f"no recipe `{name}`; {hint}shipped: {', '.join(shipped)}; or give a .yaml file")
+    values = load_yaml(path)
+    for change in changes:
+        _change(values, change)
+    return parse_config(Recipe, values, source=str(name))
+
+
+def _change(values: dict[str, Any], change: str) -> None:
+    """Sets one value in place; unknown keys are left to the model's own check."""
+    key, sign, text = change.partition("=")
+    if not sign or not key:
+        raise ValueError(f"--set {change}: want path.to.key=value, such as stage-1.steps=100")
+    *path, last = key.split(".")
+    target: Any = values
+    stages = {stage.get("name"): stage for stage in values.get("stages", ()) if isinstance(stage, dict)}
+    for depth, part in enumerate(path):
+        if depth == 0 and part in stages:
+            target = stages[part]
+        elif isinstance(target, list) and part.isdigit() and int(part) < len(target):
+            target = target[int(part)]
+        elif isinstance(target, dict) and not isinstance(target.get(part, {}), str | int | float | bool):
+            target = target.setdefault(part, {})
+        else:
+            raise ValueError(f"--set {change}: there is nothing at `{part}`; stages are {', '.join(map(str, stages))}")
+    if not isinstance(target, dict):
+        raise ValueError(f"--set {change}: `{last}` has no place there")
+    target[last] = parse_yaml(text, source=f"--set {change}")

@@ -1,0 +1,304 @@
+"""One loop for every stage of every recipe."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distillation.sources import Source
+from distillation.stages import Recipe, Stage
+from distillation.terms import Objective
+from distillation.views import Rendition, draw_mask
+from search_spaces.subnet import Subnet
+from speech_data.batching import Batch
+from supernet.importance import reorder, taylor_importance
+from supernet.model import Supernet
+
+Precision = Literal["fp32", "bf16"]
+IMPORTANCE_BATCHES = 4
+CALIBRATION_BATCHES = 8
+
+BatchSource = Callable[[Stage, int, int], Iterator[Batch]]
+"""(stage, first step, last step + 1) -> its batches; the batch of a step is a pure function of stage and step."""
+SourceFactory = Callable[[Stage, Supernet, Mapping[str, Any]], dict[str, Source]]
+"""(stage, supernet at the start of the stage, saved states of sources or nothing) -> the stage's sources by name."""
+
+
+class TrainingError(ValueError):
+    """Training cannot go on."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step did: the row that goes into the record."""
+
+    stage: str
+    step: int
+    """Counted over all stages, from 0."""
+    learning_rate: float
+    losses: dict[str, float]
+    """By role of the subnet: `largest`, `smallest`, `random` (their mean)."""
+
+
+class Trainer:
+    """Trains a supernet by a recipe.
+
+    It knows no file format and draws nothing on a screen: it is handed batches, sources and callbacks. What happens at
+    a step depends on the recipe, the step and the weights alone, so a run that resumes at a checkpoint goes on as if
+    it had never stopped.
+
+    Args:
+        supernet: Trained in place.
+        recipe: What to do.
+        batches: Where batches come from.
+        make_sources: Builds a stage's sources.
+        on_step: Called after every step.
+        on_stage: Called with a stage's name and the supernet before its first step, and with "done" after the last.
+        on_checkpoint: Called with a state that `resume` takes, every `recipe.save_every` steps and at the end of
+            every stage.
+        precision: `bf16` runs forwards under autocast; weights, losses and the optimiser stay in fp32.
+        device: Where to compute.
+
+    Raises:
+        TrainingError: There is no such device here.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        recipe: Recipe,
+        batches: BatchSource,
+        make_sources: SourceFactory,
+        *,
+        on_step: Callable[[Step], None],
+        on_stage: Callable[[str, Supernet], None],
+        on_checkpoint: Callable[[dict[str, Any]], None],
+        precision: Precision = "fp32",
+        device: str = "cpu",
+    ) -> None:
+        try:
+            self.supernet = supernet.to(device)
+        except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA asserts
+            raise TrainingError(f"cannot compute on {device!r}: {str(error).splitlines()[0]}") from error
+        self.device = torch.device(device)
+        self.recipe = recipe
+        self.batches = batches
+        self.make_sources = make_sources
+        self.on_step, self.on_stage, self.on_checkpoint = on_step, on_stage, on_checkpoint
+        self.precision = precision
+        self._saved: dict[str, Any] | None = None
+        self._heads: Mapping[str, Tensor] = {}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Goes on from what `on_checkpoint` was given.
+
+        Raises:
+            TrainingError: The state is of another recipe.
+        """
+        if state["recipe"] != self.recipe.model_dump(mode="json"):
+            raise TrainingError("the checkpoint was made by another recipe; resume with the recipe of the run folder")
+        self.supernet.load_state_dict(state["supernet"])
+        self._saved = state
+        self._heads = state["heads"]
+
+    def run(self) -> None:
+        """Runs every stage that is not done.
+
+        Raises:
+            TrainingError: A loss is not a finite number.
+        """
+        first = self._saved["step"] if self._saved else 0
+        stage_start = 0
+        for stage in self.recipe.stages:
+            stage_end = stage_start + stage.steps
+            if first < stage_end:
+                self._run_stage(stage, stage_start, max(first, stage_start))
+            stage_start = stage_end
+        self.on_stage("done", self.supernet)
+
+    def _run_stage(self, stage: Stage, stage_start: int, first: int) -> None:
+        """Runs the steps `first` .. of a stage whose first step is `stage_start`."""
+        saved = self._saved if first > stage_start else None  # a checkpoint inside this stage
+        if saved is None:
+            self.on_stage(stage.name, self.supernet)
+        sources, objective = self._open(stage, saved["sources"] if saved else {})
+        own = objective.state_dict()
+        if {k: v.shape for k, v in self._heads.items()} == {k: v.shape for k, v in own.items()}:
+            objective.load_state_dict(self._heads)  # the stage before predicted the same things
+        if saved is None and stage.reorder:
+            self._sort_by_importance(stage, sources, objective)
+        optimizer = torch.optim.AdamW(
+            [
+                {
+                    "params": [p for p in self._trainable(objective) if p.dim() > 1],
+                    "weight_decay": stage.weight_decay,
+                },
+                {"params": [p for p in self._trainable(objective) if p.dim() <= 1], "weight_decay": 0.0},
+            ],
+            lr=stage.learning_rate,
+            betas=(0.9, 0.98),
+            eps=1e-6,
+        )
+        if saved is not None:
+            optimizer.load_state_dict(saved["optimizer"])
+        end = stage_start + stage.steps
+        for step, batch in enumerate(self.batches(stage, first - stage_start, stage.steps), start=first):
+            rate = stage.learning_rate_at(step - stage_start)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            losses = self._step(stage, step, batch, sources, objective, optimizer)
+            self.on_step(Step(stage.name, step, rate, losses))
+            if (step + 1) % self.recipe.save_every == 0 or step + 1 == end:
+                self.on_checkpoint(self._state(step + 1, objective, optimizer, sources))
+        self._heads = {k: v.clone() for k, v in objective.state_dict().items()}
+
+    def restore(self, state: Mapping[str, Any]) -> tuple[Stage, dict[str, Source], Objective]:
+        """The last stage that a state was in, with its sources and its trained heads: what subnets are scored by."""
+        start = 0
+        for stage in self.recipe.stages:
+            start += stage.steps
+            if state["step"] <= start:
+                break
+        sources, objective = self._open(stage, state["sources"])
+        objective.load_state_dict(state["heads"])
+        return stage, sources, objective
+
+    def _open(self, stage: Stage, saved: Mapping[str, Any]) -> tuple[dict[str, Source], Objective]:
+        """A stage's sources, calibrated, and its objective with fresh heads."""
+        sources = self.make_sources(stage, self.supernet, saved)
+        for batch in self.batches(stage, 0, min(CALIBRATION_BATCHES, stage.steps)):
+            with torch.no_grad(), self._autocast():
+                for source in sources.values():
+                    source.calibrate(*self._audio(batch, stage.view.target))
+        objective = Objective(
+            stage.objective,
+            sources,
+            self.supernet.space.container,
+            self.supernet.space.backbone.pos_conv_groups,
+            generator(self.recipe.seed, stage.name, "heads"),
+        )
+        return sources, objective.to(self.device)
+
+    def _step(
+        self,
+        stage: Stage,
+        step: int,
+        batch: Batch,
+        sources: Mapping[str, Source],
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+    ) -> dict[str, float]:
+        """One update from one batch: every subnet sees the same audio, mask and targets."""
+        wave, lengths, masked, targets = self._prepare(stage, step, batch, sources)
+        subnets = draw_subnets(stage, self.supernet, self.recipe.seed, step)
+        optimizer.zero_grad(set_to_none=True)
+        losses: dict[str, list[float]] = {}
+        for role, subnet in subnets:
+            torch.manual_seed(number(self.recipe.seed, step, "dropout"))
+            with self._autocast():
+                dropout = stage.dropout if role == "largest" else 0.0
+                trace = self.supernet(wave, lengths, subnet, objective.taps, masked, dropout)
+                loss = objective(trace, targets, subnet, masked)
+            (loss / len(subnets)).backward()
+            losses.setdefault(role, []).append(loss.item())
+        means = {role: sum(values) / len(values) for role, values in losses.items()}
+        if not all(np.isfinite(value) for value in means.values()):
+            raise TrainingError(
+                f"the loss of step {step} ({stage.name}) is not a finite number: {means}; "
+                "resume with a lower learning_rate, or look at the audio of that step"
+            )
+        torch.nn.utils.clip_grad_norm_(self._trainable(objective), stage.clip_norm)
+        optimizer.step()
+        return means
+
+    def _prepare(
+        self, stage: Stage, step: int, batch: Batch, sources: Mapping[str, Source]
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, dict[str, list[Tensor]]]:
+        wave, lengths = self._audio(batch, stage.view.student)
+        target_wave, _ = self._audio(batch, stage.view.target)
+        config = self.supernet.container.config
+        masked = None
+        if stage.view.mask_share:
+            frames = int(config.count_frames(torch.tensor(wave.shape[1])))
+            valid = config.count_frames(torch.from_numpy(batch.lengths)).tolist()
+            masks = np.zeros((len(wave), frames), dtype=bool)
+            for i, utterance in enumerate(batch.utterances):
+                rng = np.random.default_rng(number(self.recipe.seed, step, "mask", utterance.id))
+                masks[i, : valid[i]] = draw_mask(valid[i], stage.view, rng)
+            masked = torch.from_numpy(masks).to(self.device)
+        with torch.no_grad(), self._autocast():
+            targets = {name: source(target_wave, lengths, batch) for name, source in sources.items()}
+        return wave, lengths, masked, targets
+
+    def _audio(self, batch: Batch, rendition: Rendition) -> tuple[Tensor, Tensor | None]:
+        """Waveforms (B, S) and lengths (B,), the latter None when nothing is padded."""
+        samples = batch.wave if rendition == "noisy" else batch.clean
+        padded = bool((batch.lengths < samples.shape[1]).any())
+        lengths = torch.from_numpy(batch.lengths).to(self.device) if padded else None
+        return torch.from_numpy(samples).to(self.device), lengths
+
+    def _sort_by_importance(self, stage: Stage, sources: Mapping[str, Source], objective: Objective) -> None:
+        self.supernet.zero_grad(set_to_none=True)
+        for step, batch in enumerate(self.batches(stage, 0, min(IMPORTANCE_BATCHES, stage.steps))):
+            wave, lengths, masked, targets = self._prepare(stage, step, batch, sources)
+            subnet = self.supernet.space.container
+            with self._autocast():
+                trace = self.supernet(wave, lengths, subnet, objective.taps, masked)
+                objective(trace, targets, subnet, masked).backward()
+        order = reorder(self.supernet, taylor_importance(self.supernet))
+        objective.reorder(order)
+        self.supernet.zero_grad(set_to_none=True)
+        objective.zero_grad(set_to_none=True)
+
+    def _trainable(self, objective: Objective) -> list[torch.nn.Parameter]:
+        return [*self.supernet.parameters(), *objective.parameters()]
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def _state(
+        self, step: int, objective: Objective, optimizer: torch.optim.Optimizer, sources: Mapping[str, Source]
+    ) -> dict[str, Any]:
+        return {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "step": step,
+            "supernet": self.supernet.state_dict(),
+            "heads": objective.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "sources": {name: source.state for name, source in sources.items()},
+        }
+
+
+def draw_subnets(stage: Stage, supernet: Supernet, seed: int, step: int) -> list[tuple[str, Subnet]]:
+    """The subnets of one step by role, the same for every rank and every resumed run.
+
+    Source: the sandwich rule of slimmable networks (arXiv 1903.05134).
+    """
+    space = supernet.space
+    chosen = [("largest", space.container)]
+    if stage.subnets == "sandwich":
+        rng = random.Random(number(seed, step, "subnets"))
+        chosen.append(("smallest", space.smallest()))
+        chosen += [("random", space.sample(rng)) for _ in range(stage.num_random)]
+    return chosen
+
+
+def number(*key: int | str) -> int:
+    """A 63-bit seed from a key, the same on every machine."""
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def generator(*key: int | str) -> torch.Generator:
+    """A generator seeded by `number(*key)`."""
+    return torch.Generator().manual_seed(number(*key))

@@ -1,0 +1,98 @@
+"""Quality against size: subnets of one supernet beside their teacher and a baseline that never learnt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from search_spaces.budget import Bound, Budget
+from search_spaces.costs import PARAMS, count_params
+from search_spaces.space import SearchSpace
+from search_spaces.subnet import Subnet
+from speech_tasks.phone_probe import Encode, PhoneProbe, hidden_states, stacked_mfcc
+from supernet.encoder import Encoder
+from supernet.model import Supernet
+
+CURVE = "curve.json"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One encoder's phone error."""
+
+    label: str
+    kind: str
+    """`subnet`, `teacher` or `reference`."""
+    params: int | None
+    error: float
+    half_interval: float
+    layer: int
+    compute_share: float | None = None
+    """Of the supernet's training compute; None where it does not apply."""
+
+
+def sizes_between(space: SearchSpace, count: int) -> list[Subnet]:
+    """The smallest subnet, `count` in between at equal ratios of parameters, and the largest."""
+    least, most = (count_params(space.backbone, s) for s in (space.smallest(), space.container))
+    bounds = [round(least * (most / least) ** (i / (count + 1))) for i in range(1, count + 1)]
+    middle = [space.largest(Budget((Bound(PARAMS, high=bound),))) for bound in bounds]
+    return [space.smallest(), *middle, space.container]
+
+
+def measure_curve(
+    supernet: Supernet,
+    teacher: Encoder,
+    probe: PhoneProbe,
+    chosen: Sequence[Subnet],
+    *,
+    num_middle: int,
+    on_progress: Callable[[str], None],
+) -> list[Point]:
+    """Probes the smallest, some middle and the largest subnet, those chosen, the teacher and stacked MFCC."""
+    space = supernet.space
+
+    def measure(label: str, kind: str, params: int | None, encode: Encode) -> Point:
+        score = probe.score(encode)
+        on_progress(f"{label}  {score.error:.1%}")
+        return Point(label, kind, params, score.error, score.half_interval, score.layer)
+
+    subnets = dict.fromkeys([*sizes_between(space, num_middle), *chosen])
+    points = [measure("stacked MFCC", "reference", None, stacked_mfcc)]
+    for subnet in sorted(subnets, key=lambda s: count_params(space.backbone, s)):
+        label = {space.smallest(): "smallest", space.container: "largest"}.get(subnet, f"subnet {subnet.id}")
+        if subnet in chosen:
+            label = f"chosen {subnet.id}"
+        params = count_params(space.backbone, subnet)
+        points.append(measure(label, "subnet", params, hidden_states(supernet.extract(subnet))))
+    params = sum(p.numel() for p in teacher.parameters())
+    return [*points, measure("teacher", "teacher", params, hidden_states(teacher))]
+
+
+def describe_spread(points: Sequence[Point]) -> str:
+    """A warning when the sizes differ by less than twice their intervals; empty when they separate."""
+    subnets = [p for p in points if p.kind == "subnet"]
+    if len(subnets) < 2:
+        return ""
+    spread = max(p.error for p in subnets) - min(p.error for p in subnets)
+    noise = 2 * max(p.half_interval for p in subnets)
+    if spread > noise:
+        return ""
+    return (
+        f"The sizes differ by {100 * spread:.1f} points of phone error, which is no more than the intervals allow "
+        "by chance: this curve says little about size."
+    )
+
+
+def save_curve(folder: Path, points: Sequence[Point]) -> None:
+    """Keeps a curve in a run folder."""
+    (folder / CURVE).write_text(json.dumps([asdict(p) for p in points], indent=2) + "\n", encoding="utf-8")
+
+
+def load_curve(folder: Path) -> list[Point]:
+    """The curve of a run folder; empty when none was measured."""
+    path = folder / CURVE
+    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return [Point(**row) for row in rows]
