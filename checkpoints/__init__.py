@@ -1,0 +1,1 @@
+"""Teachers in, run state, exports out."""

@@ -1,0 +1,176 @@
+"""Proof that a folder is the subnet it says it is: recounted, reopened and run beside the supernet."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from checkpoints.teachers import load_encoder
+from search_spaces.costs import count_params
+from search_spaces.subnet import SAMPLE_RATE_HZ, Subnet
+from supernet.encoder import Trace
+from supernet.model import Supernet
+
+TOLERANCE = 1e-5
+"""Largest relative error of an output: RMS of the difference over RMS of the output, in fp32.
+
+A network that makes more than that of one rounding of its input is allowed ten times what it makes of it.
+"""
+MAX_TOLERANCE = 1e-3
+"""But never more than this."""
+SECONDS = ((0.21, 0.5, 0.37), (1.0,))
+"""Durations of the random audio in each batch."""
+SEED = 2203
+
+Reader = Callable[[list[Tensor]], Tensor]
+"""Waveforms, each (S,) -> every hidden state and then the output of the network, (L + 2, B, T, d)."""
+
+
+class ProofError(ValueError):
+    """A folder is not what it should be."""
+
+
+def prove_params(folder: Path, supernet: Supernet, subnet: Subnet) -> None:
+    """Counts the numbers in the written weights.
+
+    Raises:
+        ProofError: They are not as many as were counted for the subnet.
+    """
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 - not a mapping
+    found, counted = sum(torch.Size(s).numel() for s in shapes), count_params(supernet.space.backbone, subnet)
+    if found != counted:
+        raise ProofError(f"the written weights hold {found:,} numbers, but {counted:,} were counted")
+
+
+@torch.no_grad()
+def prove_outputs(folder: Path, supernet: Supernet, subnet: Subnet) -> dict[str, float]:
+    """Reopens the folder and compares all it computes with what the supernet computes.
+
+    Random audio of unequal lengths goes through the supernet, through our own reader of the folder, and
+    through `transformers` where it is installed.
+
+    Returns:
+        For each reader, the largest relative error.
+
+    Raises:
+        ProofError: The folder cannot be read, or an error is above what `TOLERANCE` says.
+    """
+    device = supernet.residual_order.device
+    readers = {"nestling": _read_with_encoder(folder, device)}
+    if importlib.util.find_spec("transformers"):
+        readers["transformers"] = _read_with_transformers(folder, device)
+    errors = dict.fromkeys(readers, 0.0)
+    for waves in _batches(together=supernet.space.backbone.conv_norm == "layer"):
+        wave, lengths = _pad(waves, device)
+        wanted = _outputs(supernet(wave, lengths, subnet))
+        num_frames = supernet.container.config.count_frames(lengths).tolist()
+        rounded = _outputs(supernet(torch.nextafter(wave, torch.zeros_like(wave)), lengths, subnet))
+        allowed = min(max(TOLERANCE, 10 * relative_error(rounded, wanted, num_frames)), MAX_TOLERANCE)
+        for name, read in readers.items():
+            error = relative_error(read(waves), wanted, num_frames)
+            if not error <= allowed:
+                raise ProofError(
+                    f"opened with {name}, it does not compute what the supernet computes: "
+                    f"relative error {error:.1e}, allowed {allowed:.0e}"
+                )
+            errors[name] = max(errors[name], error)
+    return errors
+
+
+def relative_error(got: Tensor, wanted: Tensor, num_frames: list[int]) -> float:
+    """The largest error of any output of any utterance, each relative to its RMS; NaN if anything is NaN.
+
+    Args:
+        got: (outputs, B, T, d).
+        wanted: The same.
+        num_frames: Valid frames of each utterance; what lies beyond is not compared.
+    """
+    if got.shape != wanted.shape:
+        return float("inf")
+    errors = [
+        _rms(got[:, i, :valid] - wanted[:, i, :valid]) / _rms(wanted[:, i, :valid]).clamp(min=1e-12)
+        for i, valid in enumerate(num_frames)
+    ]
+    return float(torch.stack(errors).max())
+
+
+def _rms(x: Tensor) -> Tensor:
+    return x.square().mean((1, 2)).sqrt()  # (outputs, T, d) -> (outputs,)
+
+
+def _batches(together: bool) -> Iterator[list[Tensor]]:
+    """Batches of waveforms, or one at a time: a group norm lets padding into valid frames."""
+    generator = torch.Generator().manual_seed(SEED)
+    for seconds in SECONDS:
+        waves = [0.1 * torch.randn(round(s * SAMPLE_RATE_HZ), generator=generator) for s in seconds]
+        yield from [waves] if together else [[wave] for wave in waves]
+
+
+def _pad(waves: list[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    """One batch, (B, S), and the lengths in it, (B,)."""
+    lengths = torch.tensor([len(wave) for wave in waves], device=device)
+    return torch.nn.utils.rnn.pad_sequence(waves, batch_first=True).to(device), lengths
+
+
+def _outputs(trace: Trace) -> Tensor:
+    return torch.stack([*trace.hidden, trace.last])
+
+
+def _read_with_encoder(folder: Path, device: torch.device) -> Reader:
+    try:
+        encoder = load_encoder(folder).to(device)
+    except ValueError as error:
+        raise ProofError(f"it cannot be read back: {error}") from error
+    return lambda waves: _outputs(encoder(*_pad(waves, device)))
+
+
+def _read_with_transformers(folder: Path, device: torch.device) -> Reader:
+    """Opens the folder as its users will, preprocessor included."""
+    import transformers  # noqa: PLC0415 - slow to import
+
+    with _silence(transformers):
+        try:
+            prepare = transformers.AutoFeatureExtractor.from_pretrained(folder)  # type: ignore[no-untyped-call]
+            model, faults = transformers.AutoModel.from_pretrained(
+                folder,
+                trust_remote_code="auto_map" in (folder / "config.json").read_text("utf-8"),  # our own code
+                output_loading_info=True,
+            )
+        except Exception as error:  # whatever it is, users would meet it too
+            raise ProofError(f"transformers cannot open it: {error}") from error
+    if found := {kind: sorted(map(str, names)) for kind, names in faults.items() if names}:
+        raise ProofError(f"transformers does not find the weights it wants: {found}")
+    model.to(device)
+
+    def read(waves: list[Tensor]) -> Tensor:
+        arrays = [wave.numpy() for wave in waves]
+        inputs = prepare(arrays, sampling_rate=SAMPLE_RATE_HZ, padding=True, return_tensors="pt").to(device)
+        outputs = model(**inputs, output_hidden_states=True)
+        return torch.stack([*outputs.hidden_states, outputs.last_hidden_state])
+
+    return read
+
+
+@contextmanager
+def _silence(transformers: ModuleType) -> Iterator[None]:
+    """Keeps `transformers` off the screen."""
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,435 @@
+"""One run on disk: configuration, record, checkpoints and supernet, safe against a kill at any moment.
+
+A file is never written in place: it is written beside its destination, forced to disk, and renamed.
+Checkpoints and the supernet come with a SHA-256, so a damaged file is found before it is used.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import socket
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+import numpy as np
+import safetensors.torch
+import torch
+import yaml
+
+from search_spaces.space import SearchSpace
+from search_spaces.strict_yaml import load_yaml
+from supernet.model import Supernet
+
+SCHEMA_VERSION = 1
+KEPT_STATES = 2
+MADE_WITH = "made_with"
+
+
+class RunError(ValueError):
+    """A run folder is not what it should be."""
+
+
+@dataclass(frozen=True)
+class SupernetRecord:
+    """Where a supernet comes from."""
+
+    teacher: str | None = None
+    """Name of the teacher, as `load_teacher` took it."""
+    license: str | None = None
+    """The teacher's licence, as its model card names it."""
+    data: str | None = None
+    """Hash of the audio it was trained on."""
+
+
+class RunFolder:
+    """A run at `path`; `create` starts one and `open` finds one.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_path = path / "config.yaml"
+        self.metrics_path = path / "metrics.jsonl"
+        self.state_path = path / "state"
+        self.supernet_path = path / "supernet.safetensors"
+        self.supernet_record_path = path / "supernet.json"
+        self.search_path = path / "search"
+        self.report_path = path / "report.html"
+        self.lock_path = path / "lock"
+
+    @classmethod
+    def create(cls, path: str | Path, config: Mapping[str, Any], seed: int) -> RunFolder:
+        """Starts a run and writes its configuration.
+
+        Args:
+            path: A folder that does not exist yet, or is empty.
+            config: Fully resolved, plain JSON values.
+            seed: Written beside them.
+
+        Raises:
+            RunError: The folder already holds a run, or anything else.
+        """
+        run = cls(Path(path))
+        if run.config_path.exists():
+            raise RunError(f"{path} already holds a run; resume it, or name another folder")
+        run.path.mkdir(parents=True, exist_ok=True)
+        if strays := [p.name for p in run.path.iterdir() if p.name not in (".writing", "lock")]:
+            raise RunError(f"{path} is not empty ({strays[0]} …) and not a run; name another folder")
+        text = dump_yaml({"seed": seed, **config, MADE_WITH: made_with()})
+        _write(run.config_path, lambda f: f.write(text.encode()))
+        return cls.open(run.path)
+
+    @classmethod
+    def open(cls, path: str | Path | None, root: str | Path = "runs") -> RunFolder:
+        """The run at `path`, or without one the newest under `root`.
+
+        Raises:
+            RunError: There is no run.
+        """
+        if path is None:
+            path = newest_run(root).path
+        run = cls(Path(path))
+        if not run.path.is_dir():
+            raise RunError(f"there is no run at {path}; train one first, or check the name")
+        if not run.config_path.is_file():
+            raise RunError(f"{path} is not a run: it has no config.yaml")
+        run.state_path.mkdir(exist_ok=True)
+        run.search_path.mkdir(exist_ok=True)
+        return run
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration the run was started with, seed included; `made_with` is left out.
+
+        Raises:
+            ValueError: The file was edited into something that is not strict YAML.
+        """
+        values = load_yaml(self.config_path)
+        values.pop(MADE_WITH, None)
+        return values
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Lets one process at a time write the run.
+
+        The operating system frees the lock of a process that dies, so a stale one is simply taken over.
+
+        Raises:
+            RunError: Another process holds it, or one on another machine never gave it back.
+        """
+        with open(self.lock_path, "a+", encoding="utf-8") as file:  # noqa: PTH123 - flock wants a descriptor
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(f"{self.path} is being written by {_read_owner(file)}; wait for it or stop it") from None
+            owner = _read_owner(file)
+            if owner and not owner.endswith(f" on {socket.gethostname()}"):  # no lock crosses machines reliably
+                raise RunError(
+                    f"{self.path} was being written by {owner}, which never gave it back; "
+                    f"if it is gone, delete {self.lock_path}"
+                )
+            _write_owner(file, f"process {os.getpid()} on {socket.gethostname()}")
+            try:
+                yield
+            finally:
+                _write_owner(file, "")
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Adds one row to the record; a kill right after it does not lose it.
+
+        Args:
+            row: Plain JSON values with a whole number under `step`.
+
+        Raises:
+            ValueError: The row has no step, or a number that is not finite.
+        """
+        if not isinstance(step := row.get("step"), int):
+            raise ValueError(f"a row of the record needs a whole number under `step`, got {step!r}")
+        with self.metrics_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of the record; a torn last line is left out.
+
+        Raises:
+            RunError: A line before the last is not a row.
+        """
+        return [row for _, row in self._metrics_lines()]
+
+    def cut_metrics(self, step: int) -> None:
+        """Cuts away the rows at or beyond `step`, and a torn last line: a resumed run goes on from there."""
+        kept = b"".join(line for line, row in self._metrics_lines() if row["step"] < step)
+        _write(self.metrics_path, lambda f: f.write(kept))
+
+    def _metrics_lines(self) -> list[tuple[bytes, dict[str, Any]]]:
+        if not self.metrics_path.exists():
+            return []
+        lines = self.metrics_path.read_bytes().splitlines(keepends=True)
+        rows = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                if not line.endswith(b"\n") or not isinstance(row["step"], int):
+                    raise ValueError(line)
+                rows.append((line, row))
+            except (ValueError, KeyError, TypeError) as error:
+                if number < len(lines):
+                    raise RunError(f"{self.metrics_path}, line {number}: not a row of the record") from error
+        return rows
+
+    def save_state(self, state: Mapping[str, Any]) -> None:
+        """Writes a checkpoint and, once it is safe, deletes all but the last two.
+
+        Args:
+            state: Tensors and plain values; `step` says how many steps are done.
+
+        Raises:
+            RunError: The disk refused; earlier checkpoints are untouched.
+        """
+        self.state_path.mkdir(exist_ok=True)
+        path = self.state_path / f"step-{state['step']:08d}.pt"
+        digest = _write(path, lambda f: torch.save(dict(state), f))
+        _write(path.with_suffix(".sha256"), lambda f: f.write(_manifest_line(path, digest)))
+        # A checkpoint beyond this step is one that `load_state` passed over.
+        finished = [p for p in self._states() if p <= path and p.with_suffix(".sha256").exists()]
+        kept = finished[-KEPT_STATES:]
+        for old in self.state_path.glob("step-*"):
+            if old.with_suffix(".pt") not in kept:
+                old.unlink()
+
+    def load_state(self, say: Callable[[str], None]) -> dict[str, Any] | None:
+        """The newest checkpoint that is whole, or None when none was ever written.
+
+        Args:
+            say: Told of every checkpoint that had to be passed over.
+
+        Raises:
+            RunError: There are checkpoints, but none is whole.
+        """
+        damaged: list[str] = []
+        for path in reversed(self._states()):
+            manifest = path.with_suffix(".sha256")
+            if not manifest.exists():
+                continue  # killed before the checkpoint was finished
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                if manifest.read_bytes() == _manifest_line(path, digest):
+                    for name in damaged:
+                        say(f"checkpoint {name} is damaged; going back to {path.name}")
+                    file.seek(0)
+                    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+                    return state
+            damaged.append(path.name)
+        if damaged:
+            raise RunError(
+                f"no checkpoint in {self.state_path} is whole ({', '.join(damaged)} fail their SHA-256); "
+                f"start again, or delete {self.state_path} to train from step 0"
+            )
+        return None
+
+    def _states(self) -> list[Path]:
+        """Checkpoints, oldest first, finished or not."""
+        return sorted(self.state_path.glob("step-*.pt"))
+
+    def save_supernet(self, supernet: Supernet, record: SupernetRecord) -> None:
+        """Writes the supernet's weights and space, replacing those of an earlier step.
+
+        Raises:
+            RunError: The disk refused; the earlier supernet is untouched.
+        """
+        data = safetensors.torch.save(supernet.state_dict(), metadata={"format": "pt"})
+        entry = {
+            "schema_version": SCHEMA_VERSION,
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "space": supernet.space.to_dict(),
+            "space_hash": supernet.space.hash,
+            **asdict(record),
+        }
+        # Until the weights are renamed, the record describes both the old ones and the new ones.
+        try:
+            old = self._supernet_entry()
+        except RunError:  # there is none, or none worth keeping
+            old = None
+        self._write_supernet_entry({**entry, "replaces": old})
+        _write(self.supernet_path, lambda f: f.write(data))
+        self._write_supernet_entry(entry)
+
+    def load_supernet(self) -> Supernet:
+        """The supernet that `save_supernet` wrote.
+
+        Raises:
+            RunError: There is none, it is damaged, or another version wrote it.
+        """
+        entry = self._supernet_entry()
+        supernet = Supernet(SearchSpace.from_dict(entry["space"]), torch.Generator())
+        supernet.load_state_dict(safetensors.torch.load(self.supernet_path.read_bytes()))
+        return supernet
+
+    @property
+    def supernet_record(self) -> SupernetRecord:
+        """Where the run's supernet comes from; raises as `load_supernet` does."""
+        entry = self._supernet_entry()
+        return SupernetRecord(entry["teacher"], entry["license"], entry["data"])
+
+    def _supernet_entry(self) -> dict[str, Any]:
+        """The part of supernet.json that describes the weights that are there."""
+        if not self.supernet_path.exists():
+            raise RunError(f"{self.path} has no supernet yet; finish its training, or name another run")
+        with self.supernet_path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        path = self.supernet_record_path
+        try:
+            newest = json.loads(path.read_bytes())
+            version = newest["schema_version"]
+            entries = {entry["sha256"]: entry for entry in (newest, newest.pop("replaces", None)) if entry}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"{path} is missing or not the record of a supernet") from error
+        if version != SCHEMA_VERSION:
+            raise RunError(f"{path} has schema version {version}; this Nestling reads version {SCHEMA_VERSION}")
+        if digest not in entries:
+            raise RunError(f"{self.supernet_path} is damaged: it fails the SHA-256 of supernet.json")
+        return dict(entries[digest])
+
+    def _write_supernet_entry(self, entry: Mapping[str, Any]) -> None:
+        _write(self.supernet_record_path, lambda f: f.write((json.dumps(entry, indent=2) + "\n").encode()))
+
+
+def newest_run(root: str | Path = "runs") -> RunFolder:
+    """The run under `root` that was written last.
+
+    Raises:
+        RunError: There is none.
+    """
+    runs = [RunFolder(config.parent) for config in Path(root).glob("*/config.yaml")]
+    if not runs:
+        raise RunError(f"there is no run under {root}; train one first, or name its folder")
+
+    def written(run: RunFolder) -> int:
+        paths = (run.config_path, run.metrics_path)
+        return max(path.stat().st_mtime_ns for path in paths if path.exists())
+
+    return max(runs, key=written)
+
+
+def made_with() -> dict[str, str | None]:
+    """The versions that a run's numbers depend on, and the commit of this code if it is tracked by git."""
+    return {
+        "nestling": importlib.metadata.version("nestling"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "commit": git_commit(),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of this code, with `-dirty` if files differ from it; None outside a git checkout."""
+    here = Path(__file__)
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # installed inside somebody else's checkout?
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def dump_yaml(values: Mapping[str, Any]) -> str:
+    """Plain JSON values as YAML that `load_yaml` reads back unchanged."""
+    plain = json.loads(json.dumps(values, allow_nan=False))  # no aliases: nothing is shared any more
+    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's, but every text that YAML 1.2 could take for a number is quoted (`1e-4`, `08`)."""
+
+
+_NUMBER_LIKE = re.compile(r"[-+.]*[0-9][-+.eE0-9]*$")
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER_LIKE, list("-+.0123456789"))
+
+
+def _read_owner(file: TextIO) -> str:
+    file.seek(0)
+    return file.read().strip()
+
+
+def _write_owner(file: TextIO, text: str) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(text)
+    file.flush()
+
+
+def _manifest_line(path: Path, digest: str) -> bytes:
+    """What `sha256sum --check` reads."""
+    return f"{digest}  {path.name}\n".encode()
+
+
+class _DigestingFile:
+    """Passes on what is written, and hashes it on the way."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.sha256 = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _write(path: Path, write: Callable[[Any], object]) -> str:
+    """Writes a file so that at every moment the old one or the new one is there, whole.
+
+    Args:
+        path: The destination.
+        write: Handed an open binary file.
+
+    Returns:
+        The SHA-256 of what was written.
+
+    Raises:
+        RunError: The disk refused; the old file is untouched.
+    """
+    temporary = path.parent / ".writing"
+    try:
+        digest = _write_temporary(temporary, write)
+        _publish(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch turns a failed write into a RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise RunError(f"could not write {path}: {error}; free space or check permissions") from error
+    return digest
+
+
+def _write_temporary(temporary: Path, write: Callable[[Any], object]) -> str:
+    with temporary.open("wb") as file:
+        digesting = _DigestingFile(file)
+        write(digesting)
+        file.flush()
+        os.fsync(file.fileno())
+    return digesting.sha256.hexdigest()
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    os.replace(temporary, path)  # noqa: PTH105 - the system call is the point
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

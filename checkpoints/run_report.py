@@ -1,0 +1,265 @@
+"""Reads a run folder into the values a report is made of: whatever is known by now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from checkpoints.results import RESULT, Result, load_result
+from checkpoints.run_folder import MADE_WITH, RunFolder
+from checkpoints.teachers import TeacherError, load_teacher
+from nas.report import (
+    LARGEST,
+    SEARCHED,
+    UNIFORM,
+    BudgetUse,
+    CandidateRow,
+    Chosen,
+    Counted,
+    CurvePoint,
+    Facts,
+    FinalistRow,
+    Measure,
+    Part,
+    Report,
+    Series,
+    StageSummary,
+    TeacherRow,
+    Usage,
+)
+from search_spaces.budget import Budget
+from search_spaces.costs import breakdown, count_macs, count_params
+from search_spaces.space import SearchSpace
+from search_spaces.strict_yaml import load_yaml
+from search_spaces.subnet import Subnet
+from speech_tasks.curve import Point, describe_spread, load_curve
+from supernet.model import shape_of
+
+Row = dict[str, Any]
+SMOOTHED_STEPS = 10
+"""A loss "after" is the mean of so many last steps, since one batch is noisy."""
+NAMES = {"largest": "largest", "random": "middle (random)", "smallest": "smallest"}
+SYNTHETIC = "Synthesised speech: these are sanity figures, never SUPERB."
+COUNTED = (
+    "Parameters are those of the exported encoder, as transformers counts a HubertModel: weight-norm gains and mask "
+    "embedding included, prediction heads not. MACs are those of convolutions, linear maps and attention for 1 s of "
+    "audio; norms, activations and softmax are left out. FLOPs = 2 × MACs."
+)
+
+
+def collect_report(run: RunFolder) -> Report:
+    """All that a run knows.
+
+    Raises:
+        ValueError: The run's own files cannot be read.
+    """
+    config = load_yaml(run.config_path)
+    space = SearchSpace.from_dict(config["space"])
+    points = load_curve(run.path)
+    result = load_result(run.search_path) if (run.search_path / RESULT).is_file() else None
+    return Report(
+        title=f"Nestling: {space.name} from {config['teacher'] or 'scratch'}",
+        facts=_facts(config, result),
+        container=space.container,
+        chosen=_chosen(result, space, points) if result else None,
+        budget=_budget_uses(result, space) if result else (),
+        teacher=_teacher(config["teacher"], points),
+        candidates=_candidates(run, space, result) if result else (),
+        finalists=_finalists(result) if result else (),
+        latency_note="PyTorch on this machine, one thread, batch 1; medians of interleaved rounds."
+        if result and result["latency_seconds"]
+        else "",
+        curve=tuple(_curve_point(p) for p in points),
+        stages=tuple(summarize_stages(run.metrics())),
+        counted=_counted(result, space),
+        usage=_usage(run) if result else (),
+        notes=(SYNTHETIC,) if config["audio"].startswith("demo") else (),
+        spread_note=describe_spread(points),
+    )
+
+
+def summarize_stages(rows: Sequence[Row]) -> list[StageSummary]:
+    """What each stage of a record did to the container; a stage without a step yet is left out."""
+    names = list(dict.fromkeys(row["stage"] for row in rows if "stage" in row))
+    phones = {row["before"]: row["phone_error"] for row in rows if "before" in row}
+    stages = []
+    for name, following in zip(names, [*names[1:], "done"], strict=True):
+        steps = [row for row in rows if row.get("stage") == name]
+        roles = [role for role in NAMES if role in steps[0]["losses"]]
+        largest = [row["losses"]["largest"] for row in steps]
+        last = largest[-SMOOTHED_STEPS:]
+        stages.append(
+            StageSummary(
+                name,
+                len(steps),
+                tuple(
+                    Series(
+                        NAMES[role],
+                        tuple(row["step"] for row in steps),
+                        tuple(row["losses"][role] for row in steps),
+                    )
+                    for role in roles
+                ),
+                loss_before=largest[0],
+                loss_after=sum(last) / len(last),
+                phone_error_before=phones.get(name),
+                phone_error_after=phones.get(following),
+            )
+        )
+    return stages
+
+
+def _facts(config: Row, result: Result | None) -> Facts:
+    versions = tuple((k, str(v)) for k, v in config[MADE_WITH].items() if v)
+    commands = [f"nestling {config['command']}", *([result["command"]] if result else [])]
+    return Facts(
+        teacher=config["teacher"] or "none",
+        data=config["audio"],
+        data_hash=config["data"],
+        hours=config["hours"],
+        seeds=(config["seed"],),
+        commands=tuple(dict.fromkeys(commands)),
+        versions=versions,
+        date=datetime.now(UTC).strftime("%Y-%m-%d"),
+    )
+
+
+def _chosen(result: Result, space: SearchSpace, points: Sequence[Point]) -> Chosen:
+    row = result["finalists"][0]
+    subnet = Subnet.from_dict(row["subnet"])
+    point = next((p for p in points if p.label == f"chosen {subnet.id}"), None)
+    return Chosen(
+        subnet,
+        count_params(space.backbone, subnet),
+        count_macs(space.backbone, subnet, 1.0),
+        loss=Measure(row["loss"]),
+        phone_error=Measure.around(point.error, point.half_interval) if point else None,
+        latency_ms=_latency(row),
+    )
+
+
+def _latency(row: Row) -> Measure | None:
+    if not row["latency_ms"]:
+        return None
+    first = row["latency_ms"][0]
+    return Measure(first["median"], first["low"], first["high"])
+
+
+def _budget_uses(result: Result, space: SearchSpace) -> tuple[BudgetUse, ...]:
+    budget = Budget.parse(result["budget"], space)
+    row = result["finalists"][0]
+    subnet = Subnet.from_dict(row["subnet"])
+    uses = []
+    for bound in budget.bounds:
+        kind: Literal["params", "macs", "size"] = bound.cost.kind
+        used = bound.cost.count(space.backbone, subnet)
+        uses.append(BudgetUse(str(bound), kind, bound.high, used, bound.cost.seconds or 1.0))
+    for latency, time in zip(budget.latency, row["latency_ms"], strict=True):
+        uses.append(BudgetUse(str(latency), "latency", latency.high_ms, time["median"], latency.seconds))
+    return tuple(uses)
+
+
+def _teacher(name: str | None, points: Sequence[Point]) -> TeacherRow | None:
+    if not name:
+        return None
+    try:
+        teacher = load_teacher(name)
+    except TeacherError:
+        return None  # it may have moved since; the report can do without
+    backbone, shape = shape_of(teacher.encoder.config)
+    point = next((p for p in points if p.kind == "teacher"), None)
+    return TeacherRow(
+        name,
+        count_params(backbone, shape),
+        count_macs(backbone, shape, 1.0),
+        phone_error=Measure.around(point.error, point.half_interval) if point else None,
+    )
+
+
+def _candidates(run: RunFolder, space: SearchSpace, result: Result) -> tuple[CandidateRow, ...]:
+    lines = (run.search_path / "candidates.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [row for row in map(json.loads, lines) if row.get("loss") is not None]
+    newest = rows[-1]["fingerprint"] if rows else ""
+    budget = Budget.parse(result["budget"], space)
+    largest = space.largest(budget)
+    found = [
+        (Subnet.from_dict(row["subnet"]), row["params"], row["loss"]) for row in rows if row["fingerprint"] == newest
+    ]
+    return tuple(
+        CandidateRow(
+            subnet,
+            params,
+            count_macs(space.backbone, subnet, 1.0),
+            loss,
+            origin=LARGEST if subnet == largest else UNIFORM if len(set(subnet.layers)) == 1 else SEARCHED,
+            feasible=budget.holds(space.backbone, subnet),
+            is_front=not any((p <= params and q < loss) or (p < params and q <= loss) for _, p, q in found),
+        )
+        for subnet, params, loss in found
+    )
+
+
+def _finalists(result: Result) -> tuple[FinalistRow, ...]:
+    rows = list(result["finalists"])
+    known = {row["id"] for row in rows}
+    rows += [row for row in (result["uniform"], result["largest"]) if row and row["id"] not in known]
+    unique = {row["id"]: row for row in rows}
+    return tuple(
+        FinalistRow(
+            Subnet.from_dict(row["subnet"]),
+            row["params"],
+            row["macs_1s"],
+            Measure(row["loss"]),
+            origin=row["origin"],
+            tied=row["tied"],
+            excess=tuple(row["excess_loss"]),
+            latency_ms=_latency(row),
+        )
+        for row in unique.values()
+    )
+
+
+def _curve_point(point: Point) -> CurvePoint:
+    kinds: dict[str, Literal["subnet", "teacher", "reference"]] = {
+        "teacher": "teacher",
+        "reference": "reference",
+    }
+    return CurvePoint(
+        point.label,
+        Measure.around(point.error, point.half_interval),
+        kinds.get(point.kind, "subnet"),
+        point.params,
+        point.compute_share,
+    )
+
+
+def _counted(result: Result | None, space: SearchSpace) -> Counted:
+    if not result:
+        return Counted(COUNTED)
+    subnet = Subnet.from_dict(result["finalists"][0]["subnet"])
+    parts = breakdown(space.backbone, subnet, 1.0)
+    return Counted(COUNTED, tuple(Part(name, params, macs) for name, (params, macs) in parts.items()))
+
+
+def _usage(run: RunFolder) -> tuple[Usage, ...]:
+    folder = run.path / "encoder"
+    if not folder.is_dir():
+        return (Usage("write it", f"nestling export subnet --run {run.path} --out my-encoder"),)
+    trust = ", trust_remote_code=True" if (folder / "modeling_nestling.py").is_file() else ""
+    return (
+        Usage(
+            "transformers",
+            "from transformers import AutoModel\n\n"
+            f'model = AutoModel.from_pretrained("{folder}"{trust})\n'
+            "output = model(input_values, attention_mask=attention_mask, output_hidden_states=True)",
+        ),
+        Usage(
+            "plain PyTorch",
+            "from checkpoints.teachers import load_encoder\n"
+            "from pathlib import Path\n\n"
+            f'encoder = load_encoder(Path("{folder}"))\n'
+            "trace = encoder(wave, lengths)  # wave (B, samples) at 16 kHz; trace.hidden, trace.last",
+        ),
+    )

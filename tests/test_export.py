@@ -1,0 +1,512 @@
+"""An export stands alone and equals the supernet's subnet, or is not written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import transformers
+import transformers.dynamic_module_utils
+from torch import Tensor
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, HubertModel
+
+import checkpoints.export
+import checkpoints.proof
+from checkpoints.export import ExportError, ExportRecord, ExportReport, export_subnet, write_encoder
+from checkpoints.teachers import load_teacher
+from search_spaces.budget import Budget
+from search_spaces.costs import count_params
+from search_spaces.strict_yaml import parse_yaml
+from search_spaces.subnet import Layer, Subnet
+from supernet.encoder import Encoder
+from supernet.importance import WIDTH, reorder
+from supernet.model import Supernet
+from tests.encoders import TOLERANCE, error_of, randomize
+from tests.spaces import small
+
+RECORD = ExportRecord(
+    teacher="facebook/hubert-base-ls960",
+    license="apache-2.0",
+    datasets=("openslr/librispeech_asr", "my audio"),
+    language="en",
+    scores={"phone error rate, test | 3 voices": "21.3 %"},
+)
+NO_BUDGET = Budget()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps the modules that `transformers` makes of exported code out of the user's cache."""
+    path = list(sys.path)
+    with pytest.MonkeyPatch.context() as patch:
+        cache = str(tmp_path_factory.mktemp("modules"))
+        patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", cache)
+        yield
+    sys.path[:] = path
+
+
+def make_supernet(**backbone: Any) -> Supernet:
+    supernet = Supernet(small("tiny", **backbone), torch.Generator())
+    randomize(supernet.container)
+    return supernet
+
+
+def uneven(supernet: Supernet) -> Subnet:
+    """A subnet that no HubertModel can be."""
+    subnet = supernet.space.sample(random.Random(5))
+    assert len(set(subnet.layers)) > 1
+    return subnet
+
+
+def even(supernet: Supernet) -> Subnet:
+    """A subnet that is a HubertModel: width 16 = 4 heads of 4."""
+    smallest = supernet.space.smallest()
+    return replace(smallest, embed_dim=16, layers=(Layer(4, 24),) * len(smallest.layers))
+
+
+SHAPES = {"wrapper": uneven, "plain": even}
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def export(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Supernet, ExportReport]:
+    supernet = make_supernet()
+    folder = tmp_path_factory.mktemp("exports") / f"my-{request.param}.v1"
+    subnet = SHAPES[request.param](supernet)
+    budget = Budget.parse("params<=1M, latency<=5ms@1s", supernet.space)
+    report = export_subnet(supernet, subnet, folder, budget=budget, card=RECORD)
+    assert report.plain == (request.param == "plain")
+    return supernet, report
+
+
+def make_waves(*sizes: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [(0.2 * rng.standard_normal(size) + 0.1).astype(np.float32) for size in sizes]
+
+
+@torch.no_grad()
+def outputs_of(supernet: Supernet, subnet: Subnet, waves: list[np.ndarray]) -> list[list[Tensor]]:
+    """Every hidden state and the last output, of each utterance on its own."""
+    traces = [supernet(torch.from_numpy(wave)[None], None, subnet) for wave in waves]
+    return [[x[0] for x in (*trace.hidden, trace.last)] for trace in traces]
+
+
+def rms_error_of(got: list[Tensor], wanted: list[Tensor]) -> float:
+    """The largest RMS error of any tensor, relative to its RMS.
+
+    Not of any element: a norm over the four channels that these front-ends may have blows up a few of them.
+    """
+    assert [x.shape for x in got] == [x.shape for x in wanted]
+    return max(((a - b).norm() / b.norm()).item() for a, b in zip(got, wanted, strict=True))
+
+
+def assert_computes(folder: Path, supernet: Supernet, subnet: Subnet) -> None:
+    """The preprocessor and `AutoModel` make of a padded batch what the supernet makes of each utterance."""
+    waves = make_waves(6000, 4001, 9000)
+    prepare = AutoFeatureExtractor.from_pretrained(folder)
+    model, faults = AutoModel.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
+    assert not any(faults.values())
+    if supernet.space.backbone.conv_norm == "group":
+        waves = waves[:1]
+    with torch.no_grad():
+        inputs = prepare(waves, sampling_rate=16000, padding=True, return_tensors="pt")
+        out = model(**inputs, output_hidden_states=True)
+    for i, wanted in enumerate(outputs_of(supernet, subnet, waves)):
+        got = [x[i, : len(wanted[0])] for x in (*out.hidden_states, out.last_hidden_state)]
+        assert rms_error_of(got, wanted) <= TOLERANCE
+
+
+# What is written
+
+
+def test_export_computes_what_the_supernet_computes(export: tuple[Supernet, ExportReport]) -> None:
+    supernet, report = export
+    assert_computes(report.folder, supernet, report.subnet)
+    assert report.errors.keys() == {"nestling", "transformers"}
+    assert 0 < max(report.errors.values()) <= checkpoints.proof.TOLERANCE
+
+
+def test_export_holds_what_was_counted(export: tuple[Supernet, ExportReport]) -> None:
+    supernet, report = export
+    weights = safetensors.torch.load_file(report.folder / "model.safetensors")
+    params = count_params(supernet.space.backbone, report.subnet)
+    assert sum(weight.numel() for weight in weights.values()) == params == report.params
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    assert report.size_bytes == 4 * params
+    model = AutoModel.from_pretrained(report.folder, trust_remote_code=True)
+    assert sum(parameter.numel() for parameter in model.parameters()) == params
+
+
+def test_export_loads_as_a_teacher(export: tuple[Supernet, ExportReport]) -> None:
+    supernet, report = export
+    teacher = load_teacher(report.folder)
+    wanted = supernet.extract(report.subnet)
+    assert teacher.encoder.config == wanted.config
+    for name, weight in wanted.state_dict().items():
+        assert torch.equal(teacher.encoder.state_dict()[name], weight)
+    assert teacher.license == "apache-2.0"
+
+
+def test_subnet_json(export: tuple[Supernet, ExportReport]) -> None:
+    supernet, report = export
+    values = json.loads((report.folder / "subnet.json").read_text())
+    assert values["schema_version"] == 1
+    assert Subnet.from_dict(values["subnet"]).id == report.subnet.id == values["id"]
+    assert values["space"] == {"name": supernet.space.name, "hash": supernet.space.hash}
+    assert values["costs"]["params"] == report.params
+    assert values["budget"] == "params<=1M, latency<=5ms@1s"
+    files = {path.name for path in report.folder.iterdir()}
+    assert values["sha256"].keys() == files - {"subnet.json", "README.md"}
+    for name, digest in values["sha256"].items():
+        assert hashlib.sha256((report.folder / name).read_bytes()).hexdigest() == digest
+
+
+def test_model_card(export: tuple[Supernet, ExportReport]) -> None:
+    supernet, report = export
+    _, head, text = (report.folder / "README.md").read_text().split("---\n", 2)
+    values = parse_yaml(head)
+    assert values["library_name"] == "transformers"
+    assert values["pipeline_tag"] == "feature-extraction"
+    assert values["base_model"] == "facebook/hubert-base-ls960"
+    assert values["license"] == "apache-2.0"
+    assert values["datasets"] == ["openslr/librispeech_asr"]
+    assert values["language"] == "en"
+    for wanted in (
+        f"**{report.params:,} parameters**",
+        f"| multiply-accumulates, 1 s of audio | {report.macs:,} |",
+        "| budget | params<=1M, latency<=5ms@1s (latency is measured, not counted) |",
+        f"subnet `{report.subnet.id}` of the space `{supernet.space.name}`",
+        "trained on `openslr/librispeech_asr`, `my audio`",
+        "bidirectional and does not stream",
+        "400 samples at least, and gives 50 frames a second",
+        "| phone error rate, test \\| 3 voices | 21.3 % |",
+        f"| width | {report.subnet.embed_dim} |",
+    ):
+        assert wanted in text, wanted
+    digest = hashlib.sha256((report.folder / "config.json").read_bytes()).hexdigest()
+    assert digest not in text
+    if report.plain:
+        assert "trust_remote_code" not in text
+        assert "The feature extractor sees to that" in text
+    else:
+        assert f'AutoModel.from_pretrained("{report.folder.name}", trust_remote_code=True)' in text
+        assert "so the feature extractor does not" in text
+        code = report.folder / "encoder.py"
+        assert f"- `encoder.py` {hashlib.sha256(code.read_bytes()).hexdigest()}" in text
+
+
+def test_a_sparse_card(tmp_path: Path) -> None:
+    supernet = make_supernet()
+    folder = tmp_path / "x"
+    export_subnet(
+        supernet,
+        even(supernet),
+        folder,
+        budget=NO_BUDGET,
+        card=ExportRecord(teacher="models", datasets=("a b",)),
+    )
+    _, head, text = (folder / "README.md").read_text().split("---\n", 2)
+    assert parse_yaml(head).keys() == {"library_name", "pipeline_tag", "tags"}
+    assert "distilled from `models`" in text
+    assert "That licence is not known here" in text
+    assert "| budget | none |" in text
+    assert "Scores" not in text
+
+
+OUTSIDE = """
+import importlib.abc, json, sys, warnings
+import numpy as np
+
+PACKAGES = "search_spaces speech_data supernet distillation speech_tasks nas checkpoints cli".split()
+
+class Blocker(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in PACKAGES:
+            raise ModuleNotFoundError(f"No module named {name!r}")
+
+sys.meta_path.insert(0, Blocker())
+for package in PACKAGES:
+    try:
+        __import__(package)
+    except ModuleNotFoundError:
+        continue
+    raise SystemExit(f"{package} can be imported")
+
+import torch
+from transformers import AutoFeatureExtractor, AutoModel
+
+folder, plain = sys.argv[1], sys.argv[2] == "True"
+model, faults = AutoModel.from_pretrained(folder, trust_remote_code=not plain, output_loading_info=True)
+prepare = AutoFeatureExtractor.from_pretrained(folder)
+wave = np.load(sys.argv[3])
+with torch.no_grad():
+    out = model(**prepare(wave, sampling_rate=16000, return_tensors="pt"), output_hidden_states=True)
+    torch.save([*out.hidden_states, out.last_hidden_state], sys.argv[4])
+model.save_pretrained(sys.argv[5])
+again = AutoModel.from_pretrained(sys.argv[5], trust_remote_code=not plain)
+assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+faults = {kind: sorted(map(str, names)) for kind, names in faults.items()}
+print(json.dumps({"type": type(model).__name__, "faults": faults}))
+"""
+
+
+def test_export_needs_no_nestling(export: tuple[Supernet, ExportReport], tmp_path: Path) -> None:
+    supernet, report = export
+    (wave,) = make_waves(5000)
+    np.save(tmp_path / "wave.npy", wave)
+    arguments = [report.folder, str(report.plain), "wave.npy", "out.pt", "saved"]
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", OUTSIDE, *arguments],
+        cwd=tmp_path,
+        env={"HF_HOME": str(tmp_path / "hf"), "OMP_NUM_THREADS": "1", "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    said = json.loads(result.stdout.splitlines()[-1])
+    assert said["type"] == ("HubertModel" if report.plain else "NestlingModel")
+    assert not any(said["faults"].values())
+    got = [x[0] for x in torch.load(tmp_path / "out.pt")]
+    assert rms_error_of(got, outputs_of(supernet, report.subnet, [wave])[0]) <= TOLERANCE
+
+
+def test_wrapper_answers_as_hubert_does(tmp_path: Path) -> None:
+    """The same network as a HubertModel and behind the wrapper: same arguments, same outputs."""
+    supernet = make_supernet(normalize_waveform=False, norm_first=True)
+    encoder = supernet.extract(even(supernet))
+    write_encoder(encoder, tmp_path / "plain")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints.export, "hubert_config", lambda _: None)
+        write_encoder(encoder, tmp_path / "wrapper")
+    plain = HubertModel.from_pretrained(tmp_path / "plain")
+    wrapper = AutoModel.from_pretrained(tmp_path / "wrapper", trust_remote_code=True)
+    wave = torch.from_numpy(np.stack([*make_waves(5000, 5000)]))
+    mask = torch.ones(2, 5000, dtype=torch.int64)
+    mask[1, 3000:] = 0
+    assert wrapper.config.hidden_size == plain.config.hidden_size
+    assert wrapper.config.num_hidden_layers == plain.config.num_hidden_layers
+    for arguments in (
+        {},
+        {"attention_mask": mask},
+        {"attention_mask": mask.bool(), "output_hidden_states": True},
+        {"output_hidden_states": True, "return_dict": False},
+        {"return_dict": False},
+    ):
+        with torch.no_grad():
+            got, wanted = wrapper(wave, **arguments), plain(wave, **arguments)
+        assert type(got) is type(wanted)
+        assert len(got) == len(wanted)
+        assert error_of([got[0]], [wanted[0]]) <= TOLERANCE
+        if "output_hidden_states" in arguments:
+            assert type(got[1]) is type(wanted[1]) is tuple
+            assert error_of(list(got[1]), list(wanted[1])) <= TOLERANCE
+            assert error_of([got[1][-1]], [got[0]]) > TOLERANCE  # before the last norm
+    fresh = AutoModel.from_config(
+        AutoConfig.from_pretrained(tmp_path / "wrapper", trust_remote_code=True), trust_remote_code=True
+    )
+    assert all(parameter.isfinite().all() for parameter in fresh.parameters())
+    embedding = fresh.nestling.masked_spec_embed
+    assert 0 <= embedding.min() < embedding.max() <= 1
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        {"conv_norm": "group"},
+        {"norm_first": True, "conv_bias": True},
+        {"normalize_waveform": False, "conv_bias": True},
+        {"conv_norm": "group", "norm_first": True, "normalize_waveform": False},
+    ],
+    ids="-".join,
+)
+def test_every_backbone_exports(tmp_path: Path, shape: str, backbone: dict[str, Any]) -> None:
+    supernet = make_supernet(**backbone)
+    subnet = SHAPES[shape](supernet)
+    report = export_subnet(supernet, subnet, tmp_path / "x", budget=NO_BUDGET, card=RECORD)
+    assert_computes(report.folder, supernet, subnet)
+    prepare = AutoFeatureExtractor.from_pretrained(report.folder)
+    normalize = backbone.get("normalize_waveform", True)
+    assert prepare.do_normalize == (normalize and report.plain)
+    assert prepare.return_attention_mask == (backbone.get("conv_norm") != "group")
+    text = (report.folder / "README.md").read_text()
+    assert ("Its group norm averages over time" in text) == (backbone.get("conv_norm") == "group")
+    assert ("It takes the waveform as it is" in text) == (not normalize)
+
+
+def test_a_reordered_supernet_exports(tmp_path: Path) -> None:
+    supernet = make_supernet()
+    groups, width = supernet.space.backbone.pos_conv_groups, supernet.space.container.embed_dim
+    reorder(supernet, {WIDTH: torch.rand(groups, width // groups, generator=torch.Generator().manual_seed(0))})
+    subnet = uneven(supernet)
+    export_subnet(supernet, subnet, tmp_path / "x", budget=NO_BUDGET, card=RECORD)
+    assert_computes(tmp_path / "x", supernet, subnet)
+
+
+# What is refused, leaving nothing behind
+
+
+def refusal(supernet: Supernet, subnet: Subnet, folder: Path, budget: str = "") -> str:
+    before = sorted(folder.parent.rglob("*"))
+    with pytest.raises(ExportError) as caught:
+        export_subnet(supernet, subnet, folder, budget=Budget.parse(budget, supernet.space), card=RECORD)
+    assert sorted(folder.parent.rglob("*")) == before
+    return str(caught.value)
+
+
+def test_what_the_space_or_the_budget_does_not_hold(tmp_path: Path) -> None:
+    supernet = make_supernet()
+    subnet = uneven(supernet)
+    params = count_params(supernet.space.backbone, subnet)
+    assert "embed_dim=17 is not in the space" in refusal(supernet, replace(subnet, embed_dim=17), tmp_path / "x")
+    message = refusal(supernet, subnet, tmp_path / "x", f"params<={params - 1}, size<=1GB")
+    assert f"subnet {subnet.id} does not hold the budget params<={params - 1:_}, size<=1GB" in message
+    assert f"it has params {params:,}, size {4 * params:,}" in message
+    export_subnet(
+        supernet,
+        subnet,
+        tmp_path / "deep" / "x",
+        budget=Budget.parse(f"params<={params}", supernet.space),
+        card=RECORD,
+    )
+
+
+def test_folders_of_others_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    supernet = make_supernet()
+    folder = tmp_path / "x"
+    folder.touch()
+    assert "x is a file; name another folder" in refusal(supernet, even(supernet), folder)
+    folder.unlink()
+    folder.mkdir()
+    (folder / "thesis.tex").touch()
+    assert "holds thesis.tex, which is no part of an export" in refusal(supernet, even(supernet), folder)
+    (folder / "thesis.tex").unlink()
+    (folder / "config.json").touch()  # a model, but not ours
+    assert "holds config.json, which is no part of an export" in refusal(supernet, even(supernet), folder)
+    (folder / "config.json").unlink()
+    monkeypatch.chdir(tmp_path)
+    for choose in (uneven, even, uneven):  # an empty folder, then earlier exports
+        report = export_subnet(supernet, choose(supernet), "x", budget=NO_BUDGET, card=RECORD)
+        assert (folder / "encoder.py").exists() == (not report.plain)
+        assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    (folder / "thesis.tex").touch()
+    assert "holds thesis.tex" in refusal(supernet, even(supernet), folder)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_wrong_number_in_any_tensor_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: str) -> None:
+    supernet = make_supernet(conv_bias=True, normalize_waveform=False)
+    subnet = SHAPES[shape](supernet)
+    names = [name for name, _ in supernet.extract(subnet).named_parameters()]
+    ineffective = [name for name in names if name.endswith(".k_proj.bias") or name == "masked_spec_embed"]
+    rng = random.Random(0)
+    chosen = rng.sample(sorted(set(names) - set(ineffective)), 12)
+    for wrong in chosen:
+
+        def write_wrongly(encoder: Encoder, folder: Path, wrong: str = wrong) -> None:
+            weight = dict(encoder.named_parameters())[wrong].detach().flatten()
+            weight[len(weight) // 2] += 0.05
+            write_encoder(encoder, folder)
+
+        monkeypatch.setattr(checkpoints.export, "write_encoder", write_wrongly)
+        message = refusal(supernet, subnet, tmp_path / "x")
+        assert "x was not written: opened with nestling, it does not compute what the supernet computes" in message
+        assert "allowed 1e-05" in message
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_faults_of_the_written_folder_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: str) -> None:
+    supernet = make_supernet()
+    subnet = SHAPES[shape](supernet)
+
+    def spoil(name: str, old: str, new: str) -> str:
+        def write(encoder: Encoder, folder: Path) -> None:
+            write_encoder(encoder, folder)
+            text = (folder / name).read_text()
+            assert old in text
+            (folder / name).write_text(text.replace(old, new))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints.export, "write_encoder", write)
+            return refusal(supernet, subnet, tmp_path / "x")
+
+    def drop(removed: str, added: dict[str, Tensor]) -> str:
+        def write(encoder: Encoder, folder: Path) -> None:
+            write_encoder(encoder, folder)
+            weights = safetensors.torch.load_file(folder / "model.safetensors")
+            weights = {name: weight for name, weight in weights.items() if not name.endswith(removed)} | added
+            (folder / "model.safetensors").write_bytes(safetensors.torch.save(weights))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints.export, "write_encoder", write)
+            return refusal(supernet, subnet, tmp_path / "x")
+
+    params, width = count_params(supernet.space.backbone, subnet), subnet.embed_dim
+    message = drop("masked_spec_embed", {})
+    assert f"the written weights hold {params - width:,} numbers, but {params:,} were counted" in message
+    assert "missing masked_spec_embed" in drop("masked_spec_embed", {"other": torch.ones(width)})
+    opened = "opened with transformers, it does not compute what the supernet computes"
+    if shape == "plain":
+        assert opened in spoil("preprocessor_config.json", '"return_attention_mask": true', '"other": true')
+        message = spoil("preprocessor_config.json", '"do_normalize": true', '"do_normalize": false')
+        assert opened.replace("transformers", "nestling") in message
+        assert "it cannot be read back" in spoil("config.json", '"hidden_size": 16', '"hidden_size": 32')
+    else:
+        assert opened in spoil("encoder.py", "return F.gelu(x)", "return F.relu(x)")
+        assert "transformers cannot open it" in spoil("modeling_nestling.py", "NestlingModel", "OtherModel")
+        assert "it cannot be read back" in spoil("config.json", '"head_dim"', '"headdim"')
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(encoder: Encoder, folder: Path) -> None:
+        write_encoder(encoder, folder)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.export, "write_encoder", write)
+    supernet = make_supernet()
+    message = refusal(supernet, even(supernet), tmp_path / "x")
+    assert "x was not written: [Errno 28] No space left on device" in message
+
+
+def test_a_network_that_blows_up_roundings_is_allowed_as_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    supernet = make_supernet()
+    monkeypatch.setattr(checkpoints.proof, "TOLERANCE", 1e-9)  # as if every network did
+    report = export_subnet(supernet, even(supernet), tmp_path / "x", budget=NO_BUDGET, card=RECORD)
+    assert max(report.errors.values()) > 1e-9
+    monkeypatch.setattr(checkpoints.proof, "MAX_TOLERANCE", 1e-9)
+    assert "opened with transformers" in refusal(supernet, even(supernet), tmp_path / "y")
+
+
+def test_errors_that_are_not_numbers_fail_the_proof() -> None:
+    wanted = torch.randn(3, 2, 5, 4, generator=torch.Generator().manual_seed(0))
+    error = checkpoints.proof.relative_error
+    assert error(wanted, wanted, [5, 3]) == 0
+    got = wanted.clone()
+    got[2, 1, 3] = torch.nan
+    assert error(got, wanted, [5, 3]) == 0  # beyond the valid frames
+    assert not error(got, wanted, [5, 4]) <= 1
+    assert error(wanted[:2], wanted, [5, 3]) == float("inf")
+    got = wanted.clone()
+    got[0, 0] *= 1.5
+    assert error(got, wanted, [5, 3]) == pytest.approx(0.5)
+
+
+def test_the_proof_draws_nothing(export: tuple[Supernet, ExportReport], tmp_path: Path, capfd: Any) -> None:
+    supernet, report = export
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    export_subnet(supernet, report.subnet, tmp_path / "x", budget=NO_BUDGET, card=RECORD)
+    assert capfd.readouterr() == ("", "")
+    assert transformers.utils.logging.is_progress_bar_enabled() == bars

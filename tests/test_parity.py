@@ -1,0 +1,102 @@
+"""The encoder computes what `transformers`' HubertModel does, in every hidden state, under every option."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import HubertModel, Wav2Vec2FeatureExtractor
+
+from checkpoints.teachers import preprocessor_config
+from supernet.encoder import Encoder, normalize_waveform
+from tests.encoders import TOLERANCE, error_of, make_batch, make_encoder, make_hubert
+
+OPTIONS = {
+    "conv_norm": ("layer", "group"),
+    "norm_first": (False, True),
+    "conv_bias": (False, True),
+    "pos_conv_kernel": (8, 7, 1),
+}
+CASES = [dict(zip(OPTIONS, values, strict=True)) for values in product(*OPTIONS.values())]
+KEY_BIAS = ".k_proj.bias"  # adds the same number to every score of a frame, which the softmax takes out again
+FIRST_BIAS = "feature_extractor.conv_layers.0.conv.bias"  # a group norm takes it out again
+
+
+def name_case(case: dict[str, object]) -> str:
+    return "-".join(f"{value}" for value in case.values())
+
+
+@torch.no_grad()
+def run_encoder(encoder: Encoder, wave: Tensor, lengths: Tensor | None, masked: Tensor | None) -> list[Tensor]:
+    trace = encoder(wave, lengths, ("hidden",), masked)
+    return [*trace.hidden, trace.last]
+
+
+@torch.no_grad()
+def run_hubert(model: HubertModel, wave: Tensor, lengths: Tensor | None, masked: Tensor | None) -> list[Tensor]:
+    mask = None if lengths is None else (torch.arange(wave.shape[1]) < lengths.unsqueeze(1)).long()
+    out = model(wave, attention_mask=mask, mask_time_indices=masked, output_hidden_states=True)
+    return [*out.hidden_states, out.last_hidden_state]
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_case)
+def test_every_hidden_state_is_that_of_transformers(case: dict[str, object]) -> None:
+    encoder = make_encoder(normalize_waveform=False, **case)
+    model = make_hubert(encoder)
+    wave, lengths = make_batch()
+    frames = encoder.config.count_frames(lengths)
+    masked = torch.rand(2, int(frames[0]), generator=torch.Generator().manual_seed(1)) < 0.3
+    valid = torch.arange(int(frames[0])) < frames.unsqueeze(1)
+    for seen, mask in product((None, lengths), (None, masked)):
+        wanted = run_hubert(model, wave, seen, mask)
+        got = run_encoder(encoder, wave, seen, mask)
+        assert len(wanted) == len(encoder.config.heads) + 2
+        assert error_of(got, wanted, None if seen is None else valid) <= TOLERANCE
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_the_waveform_is_normalised_as_the_feature_extractor_does(normalize: bool) -> None:
+    encoder = make_encoder(normalize_waveform=normalize)
+    wave, lengths = make_batch()
+    prepare = Wav2Vec2FeatureExtractor(**preprocessor_config(encoder.config, normalize))
+    inputs = prepare(
+        [w[:n].numpy() for w, n in zip(wave, lengths, strict=True)],
+        sampling_rate=16000,
+        padding=True,
+        return_tensors="pt",
+    )
+    assert inputs["attention_mask"].sum(-1).tolist() == lengths.tolist()
+    if normalize:
+        assert error_of([normalize_waveform(wave, lengths)], [inputs["input_values"]]) <= TOLERANCE
+    wanted = run_hubert(make_hubert(encoder), inputs["input_values"], lengths, None)
+    got = run_encoder(encoder, wave, lengths, None)
+    frames = encoder.config.count_frames(lengths)
+    valid = torch.arange(int(frames[0])) < frames.unsqueeze(1)
+    assert error_of(got, wanted, valid) <= TOLERANCE
+    other = make_encoder(normalize_waveform=not normalize)
+    assert error_of(run_encoder(other, wave, lengths, None), wanted, valid) > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("conv_norm", ["layer", "group"])
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_one_wrong_number_in_any_tensor_is_noticed(conv_norm: str, norm_first: bool) -> None:
+    encoder = make_encoder(conv_norm=conv_norm, norm_first=norm_first, conv_bias=True, normalize_waveform=False)
+    model = make_hubert(encoder)
+    wave, lengths = make_batch()
+    masked = torch.zeros(2, int(encoder.config.count_frames(lengths)[0]), dtype=torch.bool)
+    masked[:, 3:6] = True
+    wanted = run_hubert(model, wave, None, masked)
+    assert error_of(run_encoder(encoder, wave, None, masked), wanted) <= TOLERANCE
+    unnoticed = []
+    for name, parameter in encoder.named_parameters():
+        number = parameter.detach().flatten()[parameter.numel() // 2 :][:1]
+        kept = number.clone()
+        number += 0.5
+        if error_of(run_encoder(encoder, wave, None, masked), wanted) < 100 * TOLERANCE:
+            unnoticed.append(name)
+        number.copy_(kept)
+    key_biases = [name for name, _ in encoder.named_parameters() if name.endswith(KEY_BIAS)]
+    assert len(key_biases) == len(encoder.config.heads)
+    assert unnoticed == [FIRST_BIAS] * (conv_norm == "group") + key_biases

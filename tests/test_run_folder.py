@@ -1,0 +1,366 @@
+"""A run survives kills, damage, full disks and a second process."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import checkpoints.run_folder
+from checkpoints.run_folder import RunError, RunFolder, SupernetRecord, dump_yaml, newest_run
+from search_spaces.strict_yaml import load_yaml, parse_yaml
+from supernet.model import Supernet
+from tests.kill_driver import SAVES, state_at
+from tests.spaces import small
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path / "runs" / "a", {"space": "tiny"}, seed=3)
+
+
+def never(text: str) -> None:
+    pytest.fail(f"said {text!r}")
+
+
+# Creating and finding
+
+
+def test_config_is_resolved_and_says_what_it_was_made_with(run: RunFolder) -> None:
+    assert run.config == {"seed": 3, "space": "tiny"}
+    made_with = load_yaml(run.config_path)["made_with"]
+    assert made_with["torch"] == torch.__version__
+    assert made_with.keys() == {"nestling", "python", "torch", "numpy", "commit"}
+
+
+TRAPS = [
+    "1e-4",
+    "08",
+    "-.5",
+    "12:30",
+    "no",
+    "true",
+    "null",
+    "~",
+    "",
+    "0x1f",
+    "1_000",
+    "2024-01-01",
+    "é",
+    "a: b",
+    "\n",
+]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"rate": 1e-5, "big": 3e20, "count": 7, "on": True, "none": None},
+        {"texts": TRAPS, **{f"key {text}": text for text in TRAPS}},
+        {"nested": [{"a": [1, [2.5]]}, {}], "shared": (shared := [1, 2]), "again": shared},
+    ],
+)
+def test_yaml_is_read_back_unchanged(values: dict[str, Any]) -> None:
+    assert parse_yaml(dump_yaml(values)) == json.loads(json.dumps(values))
+
+
+def test_create_keeps_its_hands_off_other_folders(run: RunFolder, tmp_path: Path) -> None:
+    assert run.search_path.is_dir()
+    with pytest.raises(RunError, match=r"already holds a run; resume it, or name another folder"):
+        RunFolder.create(run.path, {}, seed=0)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").touch()
+    with pytest.raises(RunError, match=r"is not empty \(chapter\.tex …\) and not a run"):
+        RunFolder.create(tmp_path / "thesis", {}, seed=0)
+    assert os.listdir(tmp_path / "thesis") == ["chapter.tex"]  # noqa: PTH208
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / ".writing").touch()  # left by a kill
+    RunFolder.create(tmp_path / "empty", {}, seed=0)
+
+
+def test_open_takes_the_newest(run: RunFolder) -> None:
+    root = run.path.parent
+    other = RunFolder.create(root / "b", {}, seed=0)
+    (root / "not a run").mkdir()
+    os.utime(run.config_path, (1, 1))
+    assert newest_run(root).path == other.path
+    os.utime(other.config_path, (2, 2))
+    run.append_metrics({"step": 0})
+    assert RunFolder.open(None, root).path == run.path
+    other.search_path.rmdir()  # as a kill right after the config was written leaves it
+    assert RunFolder.open(str(other.path)).path == other.path
+    assert other.search_path.is_dir()
+
+
+def test_open_without_a_run(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path / "runs" / "a")
+    with pytest.raises(RunError, match=r"^there is no run under runs; train one first"):
+        RunFolder.open(None)
+    with pytest.raises(RunError, match=r"there is no run at .*nowhere; train one first"):
+        RunFolder.open(tmp_path / "nowhere")
+    with pytest.raises(RunError, match=r"runs is not a run: it has no config\.yaml"):
+        RunFolder.open(run.path.parent)
+
+
+def test_commit_is_that_of_this_code_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    (tmp_path / "code.py").touch()
+    monkeypatch.setattr(checkpoints.run_folder, "__file__", str(tmp_path / "code.py"))
+    assert checkpoints.run_folder.git_commit() is None  # inside a checkout, but not of it
+    subprocess.run([*git, "add", "code.py"], check=True)
+    subprocess.run([*git, "commit", "-qm", "a"], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    assert checkpoints.run_folder.git_commit() == head
+    (tmp_path / "code.py").write_text("changed")
+    assert checkpoints.run_folder.git_commit() == f"{head}-dirty"
+
+
+# The record
+
+
+def test_record_grows_by_rows(run: RunFolder) -> None:
+    assert run.metrics() == []
+    rows = [{"step": step, "loss": 0.1 * step} for step in range(5)]
+    for row in rows:
+        run.append_metrics(row)
+    assert run.metrics() == rows
+    for row in ({"loss": 1.0}, {"step": "1"}):
+        with pytest.raises(ValueError, match="needs a whole number under `step`"):
+            run.append_metrics(row)
+    with pytest.raises(ValueError, match="Out of range float"):
+        run.append_metrics({"step": 5, "loss": float("nan")})
+    assert run.metrics() == rows
+
+
+@pytest.mark.parametrize("torn", ["", '{"step": 5, "lo', '{"step": 5}', "null\n", "\0\0\0"])
+def test_resuming_cuts_the_record(run: RunFolder, torn: str) -> None:
+    lines = [f'{{"step": {step},  "odd":"spacing"}}\n' for step in range(5)]
+    run.metrics_path.write_text("".join(lines) + torn)
+    assert [row["step"] for row in run.metrics()] == [0, 1, 2, 3, 4]
+    run.cut_metrics(3)
+    assert run.metrics_path.read_text() == "".join(lines[:3])
+    run.append_metrics({"step": 3})
+    assert [row["step"] for row in run.metrics()] == [0, 1, 2, 3]
+    run.cut_metrics(0)
+    assert run.metrics() == []
+
+
+def test_a_bad_line_inside_the_record_is_named(run: RunFolder) -> None:
+    run.metrics_path.write_text('{"step": 0}\n{"step":\n{"step": 2}\n')
+    with pytest.raises(RunError, match=r"metrics\.jsonl, line 2: not a row of the record"):
+        run.cut_metrics(1)
+    assert len(run.metrics_path.read_text().splitlines()) == 3
+
+
+# Checkpoints
+
+
+def test_the_last_two_states_are_kept(run: RunFolder) -> None:
+    assert run.load_state(never) is None
+    for step in (1, 2, 3, 10, 9_000):
+        run.save_state(state_at(step))
+        state = run.load_state(never)
+        assert state is not None
+        assert state["step"] == step
+    assert sorted(path.name for path in run.state_path.iterdir()) == [
+        "step-00000010.pt",
+        "step-00000010.sha256",
+        "step-00009000.pt",
+        "step-00009000.sha256",
+    ]
+    subprocess.run("sha256sum --check --strict *.sha256", shell=True, check=True, cwd=run.state_path)
+
+
+def damage(path: Path, change: Callable[[bytearray], object]) -> bytes:
+    before = path.read_bytes()
+    data = bytearray(before)
+    change(data)
+    path.write_bytes(data)
+    return before
+
+
+def flip(bit: int) -> Callable[[bytearray], object]:
+    def change(data: bytearray) -> None:
+        data[bit // 8] ^= 1 << bit % 8
+
+    return change
+
+
+def truncate(size: int) -> Callable[[bytearray], object]:
+    def change(data: bytearray) -> None:
+        del data[size:]
+
+    return change
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".sha256"])
+@pytest.mark.parametrize("kind", ["flip", "truncate"])
+def test_every_damage_is_found_and_the_last_good_state_loads(run: RunFolder, suffix: str, kind: str) -> None:
+    run.save_state(state_at(1))
+    run.save_state(state_at(2))
+    path = run.state_path / f"step-00000002{suffix}"
+    size = path.stat().st_size
+    rng = random.Random(0)
+    for _ in range(100):
+        change = flip(rng.randrange(8 * size)) if kind == "flip" else truncate(rng.randrange(size))
+        before = damage(path, change)
+        said: list[str] = []
+        state = run.load_state(said.append)
+        assert state is not None
+        assert state["step"] == 1
+        assert said == ["checkpoint step-00000002.pt is damaged; going back to step-00000001.pt"]
+        path.write_bytes(before)
+    assert (run.load_state(never) or {})["step"] == 2
+
+
+def test_no_good_state_is_an_error(run: RunFolder) -> None:
+    for step in (1, 2):
+        run.save_state(state_at(step))
+        damage(run.state_path / f"step-0000000{step}.pt", flip(999))
+    with pytest.raises(RunError) as caught:
+        run.load_state(never)
+    assert "no checkpoint in " in str(caught.value)
+    assert "(step-00000002.pt, step-00000001.pt fail their SHA-256); start again" in str(caught.value)
+
+
+def test_going_on_after_damage_drops_the_damaged_state(run: RunFolder) -> None:
+    for step in (100, 200):
+        run.save_state(state_at(step))
+    damage(run.state_path / "step-00000200.pt", flip(999))
+    run.save_state(state_at(150))  # resumed from 100
+    assert [path.name for path in run._states()] == ["step-00000100.pt", "step-00000150.pt"]
+    assert (run.load_state(never) or {})["step"] == 150
+
+
+def test_kills_at_every_point_of_a_save_lose_nothing(tmp_path: Path) -> None:
+    driver = Path(__file__).with_name("kill_driver.py")
+    root = Path(__file__).parent.parent
+    env = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, driver, tmp_path], env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    kills = [row for row in rows if row["killed"]]
+    for row in rows:  # what was finished is there, or what came after it
+        assert row["loaded"] in (row["done"], row["done"] + 1), row
+    assert all(row["done"] == SAVES for row in rows if not row["killed"])
+    # Two files for a state, three for a supernet: each is forced to disk, renamed, its folder forced to disk.
+    points = Counter(row["at"] for row in kills)
+    assert points["fsync"] == SAVES * 10
+    assert points["replace"] == SAVES * 5
+    assert points["write"] >= SAVES * 5
+
+
+def test_a_full_disk_leaves_the_earlier_state(run: RunFolder) -> None:
+    run.save_state(state_at(1))
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(RunError, match=r"could not write .*step-00000002\.pt: .*; free space or check"):
+            run.save_state({"step": 2, "weight": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (run.load_state(never) or {})["step"] == 1
+    assert {path.name for path in run.state_path.iterdir()} == {"step-00000001.pt", "step-00000001.sha256"}
+
+
+# The supernet
+
+
+def test_supernet_round_trip(run: RunFolder) -> None:
+    with pytest.raises(RunError, match="has no supernet yet"):
+        run.load_supernet()
+    space = small("tiny")
+    for seed in (1, 2):
+        supernet = Supernet(space, torch.Generator().manual_seed(seed))
+        supernet.residual_order.copy_(supernet.residual_order.flip(0))
+        record = SupernetRecord("demo", "mit", f"hash {seed}")
+        run.save_supernet(supernet, record)
+        loaded = run.load_supernet()
+        assert loaded.space == space
+        assert loaded.space.hash == space.hash
+        for name, weight in supernet.state_dict().items():
+            assert torch.equal(loaded.state_dict()[name], weight), name
+        assert run.supernet_record == record
+    assert "replaces" not in json.loads(run.supernet_record_path.read_text())
+
+
+def test_a_damaged_supernet_is_refused(run: RunFolder) -> None:
+    run.save_supernet(Supernet(small("tiny"), torch.Generator()), SupernetRecord())
+    rng = random.Random(0)
+    for _ in range(20):
+        before = damage(run.supernet_path, flip(rng.randrange(8 * run.supernet_path.stat().st_size)))
+        with pytest.raises(RunError, match=r"is damaged: it fails the SHA-256 of supernet\.json"):
+            run.load_supernet()
+        run.supernet_path.write_bytes(before)
+    damage(run.supernet_path, flip(99))
+    run.save_supernet(Supernet(small("tiny"), torch.Generator()), SupernetRecord())  # and can be replaced
+    run.load_supernet()
+    record = json.loads(run.supernet_record_path.read_text())
+    for text in ("", "[]", "{", '{"schema_version": 1, "replaces": 3}'):
+        run.supernet_record_path.write_text(text)
+        with pytest.raises(RunError, match=r"supernet\.json is missing or not the record of a supernet"):
+            run.load_supernet()
+    run.supernet_record_path.write_text(json.dumps(record | {"schema_version": 2}))
+    with pytest.raises(RunError, match="has schema version 2; this Nestling reads version 1"):
+        run.load_supernet()
+
+
+# The lock
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from checkpoints.run_folder import RunFolder
+with RunFolder(Path(sys.argv[1])).lock():
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_process_writes_a_run(run: RunFolder) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, run.path], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout
+    with holder:
+        assert holder.stdout.readline() == "locked\n"
+        start = time.monotonic()
+        with pytest.raises(RunError) as caught, run.lock():
+            pass
+        assert time.monotonic() - start < 1
+        owner = f"process {holder.pid} on {socket.gethostname()}"
+        assert str(caught.value) == f"{run.path} is being written by {owner}; wait for it or stop it"
+        holder.kill()
+    assert run.lock_path.read_text() == owner  # it had no time to give the lock back
+    with run.lock():
+        assert run.lock_path.read_text() == f"process {os.getpid()} on {socket.gethostname()}"
+        with pytest.raises(RunError, match="is being written by process"), run.lock():
+            pass
+    assert run.lock_path.read_text() == ""
+    with run.lock():
+        pass
+
+
+def test_a_lock_of_another_machine_is_respected(run: RunFolder) -> None:
+    run.lock_path.write_text("process 12 on elsewhere")
+    with pytest.raises(RunError) as caught, run.lock():
+        pass
+    assert "was being written by process 12 on elsewhere, which never gave it back" in str(caught.value)
+    assert f"delete {run.lock_path}" in str(caught.value)
+    run.lock_path.unlink()
+    with run.lock():
+        pass

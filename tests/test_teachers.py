@@ -1,0 +1,376 @@
+"""Teachers load exactly as `transformers` would load them, or are refused with the reason."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import safetensors.torch
+import torch
+from transformers import (
+    HubertConfig,
+    HubertForCTC,
+    HubertForSequenceClassification,
+    HubertModel,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Processor,
+)
+
+import checkpoints.teachers
+from checkpoints.teachers import (
+    DEMO_TEACHER,
+    TeacherError,
+    hubert_config,
+    load_encoder,
+    load_teacher,
+    save_hubert,
+)
+from supernet.encoder import Encoder
+from tests.encoders import SMALL, TOLERANCE, error_of, make_batch, make_encoder, randomize
+
+Tensors = dict[str, torch.Tensor]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_hubert(make_encoder(), tmp_path / "teacher")
+    return tmp_path / "teacher"
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    values = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(values))
+
+
+def edit_weights(folder: Path, changes: Tensors, removed: tuple[str, ...] = ()) -> None:
+    weights = safetensors.torch.load_file(folder / "model.safetensors") | changes
+    weights = {name: weight for name, weight in weights.items() if name not in removed}
+    (folder / "model.safetensors").write_bytes(safetensors.torch.save(weights))
+
+
+def assert_same(got: Encoder, wanted: Encoder) -> None:
+    assert got.config == wanted.config
+    state = got.state_dict()
+    assert state.keys() == wanted.state_dict().keys()
+    for name, weight in wanted.state_dict().items():
+        assert state[name].dtype == torch.float32
+        assert torch.equal(state[name], weight), name
+
+
+@torch.no_grad()
+def outputs(encoder: Encoder) -> list[torch.Tensor]:
+    trace = encoder(make_batch()[0])
+    return [*trace.hidden, trace.last]
+
+
+# What must load
+
+
+@pytest.mark.parametrize("conv_norm", ["layer", "group"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_round_trip(tmp_path: Path, conv_norm: str, normalize: bool) -> None:
+    encoder = make_encoder(conv_norm=conv_norm, norm_first=normalize, normalize_waveform=normalize)
+    save_hubert(encoder, tmp_path)
+    teacher = load_teacher(tmp_path)
+    assert_same(teacher.encoder, encoder)
+    assert teacher.folder == tmp_path
+    assert teacher.name == tmp_path.name
+    assert not any(parameter.requires_grad for parameter in teacher.encoder.parameters())
+
+
+def test_transformers_reads_what_save_hubert_writes(tmp_path: Path) -> None:
+    encoder = make_encoder(normalize_waveform=False)
+    save_hubert(encoder, tmp_path)
+    model, faults = HubertModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(faults.values())
+    assert model.dtype == torch.float32
+    with torch.no_grad():
+        out = model(make_batch()[0], output_hidden_states=True)
+    wanted = [*out.hidden_states, out.last_hidden_state]
+    assert error_of(outputs(encoder), wanted) <= TOLERANCE
+    prepare = Wav2Vec2FeatureExtractor.from_pretrained(tmp_path)
+    assert (prepare.do_normalize, prepare.return_attention_mask, prepare.sampling_rate) == (
+        False,
+        True,
+        16000,
+    )
+
+
+def test_halves_are_stored_and_read_back_as_fp32(tmp_path: Path) -> None:
+    encoder = make_encoder()
+    save_hubert(encoder, tmp_path, torch.float16)
+    stored = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    assert {weight.dtype for weight in stored.values()} == {torch.float16}
+    assert HubertModel.from_pretrained(tmp_path).dtype == torch.float16
+    loaded = load_teacher(tmp_path).encoder
+    assert_same(loaded, encoder.half().float())
+
+
+@pytest.mark.parametrize("head", [HubertForCTC, HubertForSequenceClassification])
+def test_models_under_a_head_as_transformers_saves_them(tmp_path: Path, head: Any) -> None:
+    values = hubert_config(SMALL)
+    assert values
+    model = head(HubertConfig(**values, use_weighted_layer_sum=True, pad_token_id=0))
+    randomize(model)
+    model.eval().save_pretrained(tmp_path)
+    assert any(name.startswith("hubert.") for name in safetensors.torch.load_file(tmp_path / "model.safetensors"))
+    with torch.no_grad():
+        out = model.hubert(make_batch()[0], output_hidden_states=True)
+    encoder = load_teacher(tmp_path).encoder
+    assert error_of(outputs(encoder), [*out.hidden_states, out.last_hidden_state]) <= TOLERANCE
+
+
+def test_old_pickled_files_with_old_names(folder: Path) -> None:
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    names = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    old = {}
+    for name, weight in weights.items():
+        for new, before in names.items():
+            name = name.replace(new, before)  # noqa: PLW2901
+        old[name] = weight
+    assert "encoder.pos_conv_embed.conv.weight_g" in old
+    (folder / "model.safetensors").unlink()
+    torch.save(old, folder / "pytorch_model.bin")
+    assert_same(load_teacher(folder).encoder, make_encoder())
+
+
+def test_no_mask_embedding_where_the_config_has_none(folder: Path) -> None:
+    edit_weights(folder, {}, removed=("masked_spec_embed",))
+    edit_config(folder, mask_time_prob=0.0, mask_feature_prob=0.0)
+    assert not load_encoder(folder).masked_spec_embed.any()
+
+
+@pytest.mark.parametrize(
+    ("files", "normalizes"),
+    [
+        ({}, False),
+        ({"preprocessor_config.json": {"do_normalize": False}}, False),
+        ({"preprocessor_config.json": {"do_normalize": True}}, True),
+        ({"preprocessor_config.json": {"feature_size": 1}}, True),  # transformers' own default
+        (
+            {
+                "preprocessor_config.json": {"do_normalize": False},
+                "processor_config.json": {"feature_extractor": {"do_normalize": True}},
+            },
+            True,
+        ),
+    ],
+)
+def test_normalisation_is_the_preprocessors(folder: Path, files: dict[str, Any], normalizes: bool) -> None:
+    (folder / "preprocessor_config.json").unlink()
+    for name, values in files.items():
+        (folder / name).write_text(json.dumps(values))
+    assert load_encoder(folder).config.normalize_waveform == normalizes
+    if files:
+        assert Wav2Vec2FeatureExtractor.from_pretrained(folder).do_normalize == normalizes
+
+
+def test_processors_as_transformers_saves_them(folder: Path, tmp_path: Path) -> None:
+    (folder / "preprocessor_config.json").unlink()
+    (tmp_path / "vocab.json").write_text(json.dumps({"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4}))
+    tokenizer = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"))
+    Wav2Vec2Processor(Wav2Vec2FeatureExtractor(do_normalize=True), tokenizer).save_pretrained(folder)
+    assert load_encoder(folder).config.normalize_waveform
+
+
+def test_licence_comes_from_the_model_card(folder: Path) -> None:
+    assert load_teacher(folder).license is None
+    (folder / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\n---\n# A\nlicense: mit\n")
+    assert load_teacher(folder).license == "apache-2.0"
+
+
+def test_demo_teacher(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints.teachers, "DEMO_TEACHER", folder)
+    teacher = load_teacher("demo")
+    assert (teacher.name, teacher.folder) == ("demo", folder)
+    monkeypatch.setattr(checkpoints.teachers, "DEMO_TEACHER", folder / "missing")
+    with pytest.raises(TeacherError, match=r"has no demo teacher; name a folder"):
+        load_teacher("demo")
+    assert Path(checkpoints.teachers.__file__).with_name("demo_teacher") == DEMO_TEACHER
+
+
+def test_hub_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    def snapshot_download(name: str, allow_patterns: list[str]) -> str:
+        asked.append((name, allow_patterns))
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    teacher = load_teacher("facebook/hubert-tiny")
+    assert teacher.name == "facebook/hubert-tiny"
+    assert "model.safetensors" in asked[0][1]
+    assert len(asked) == 1
+    torch.save(safetensors.torch.load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    load_teacher("facebook/hubert-tiny")
+    assert "pytorch_model.bin" in asked[2][1]
+
+
+def test_loading_needs_no_transformers() -> None:
+    code = "import sys, checkpoints.teachers; sys.exit('transformers' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+# What must be refused
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(TeacherError) as caught:
+        load_teacher(folder)
+    message = str(caught.value)
+    assert str(folder) in message
+    assert len(message.splitlines()) <= 5
+    return message
+
+
+def test_hub_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def snapshot_download(name: str, **_: Any) -> str:
+        raise huggingface_hub.errors.LocalEntryNotFoundError(f"{name}: a page of advice")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(TeacherError) as caught:
+        load_teacher("facebook/hubert-tiny")
+    assert str(caught.value) == (
+        "there is no folder facebook/hubert-tiny, and the Hugging Face hub gave no model of that name "
+        "(LocalEntryNotFoundError); check the name and the connection"
+    )
+    for name in ("./nowhere", "/no/such/folder", "a/b/c", "", "../x"):
+        with pytest.raises(TeacherError, match=r"^there is no folder"):
+            load_teacher(name or str(tmp_path / "empty"))
+    file = tmp_path / "model.pt"
+    file.touch()
+    with pytest.raises(TeacherError, match=r"model\.pt is a file; name the folder that holds it"):
+        load_teacher(file)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "wavlm"}, "model_type is 'wavlm'; only 'hubert' can be loaded"),
+        ({"model_type": None}, "model_type is None; only 'hubert' can be loaded"),
+        ({"conv_pos_batch_norm": True}, "conv_pos_batch_norm=true is not supported, only false"),
+        ({"feat_proj_layer_norm": False}, "feat_proj_layer_norm=false is not supported, only true"),
+        ({"hidden_act": "relu"}, 'hidden_act="relu" is not supported, only "gelu"'),
+        ({"feat_extract_activation": "selu"}, 'feat_extract_activation="selu" is not supported, only "gelu"'),
+        ({"layer_norm_eps": 1e-6}, "layer_norm_eps=1e-06 is not supported, only 1e-05"),
+        ({"adapter_attn_dim": 16}, "adapter_attn_dim=16 is not supported, only null"),
+        ({"add_adapter": True}, "add_adapter=true is not supported, only false"),
+        ({"quantization_config": {"bits": 4}}, 'quantization_config={"bits": 4} is not supported, only null'),
+        ({"feat_extract_norm": "batch"}, "feat_extract_norm='batch' is not 'group' or 'layer'"),
+        ({"conv_dim": [8, 12]}, "conv_dim, conv_kernel and conv_stride must be equally long"),
+        ({"conv_dim": 16}, "conv_dim=16 is not like [512, 512"),
+        ({"conv_dim": [8, -12, 16]}, "conv_dim=[8, -12, 16] is not like [512, 512"),
+        ({"hidden_size": "32"}, 'hidden_size="32" is not like 768'),
+        ({"hidden_size": None}, "hidden_size=null is not like 768"),
+        ({"conv_bias": 1}, "conv_bias=1 is not like false"),
+        ({"num_attention_heads": 5}, "hidden_size=32 must be a multiple of num_attention_heads=5"),
+        ({"num_conv_pos_embedding_groups": 3}, "and of num_conv_pos_embedding_groups=3"),
+        ({"model_type": "nestling"}, "config.json lacks conv_dims, conv_kernels, conv_norm"),
+    ],
+)
+def test_a_network_we_do_not_compute_is_refused_in_a_line(folder: Path, changes: dict[str, Any], message: str) -> None:
+    edit_config(folder, **changes)
+    assert message in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"embed_dim": "32"}, 'embed_dim="32" is not like 1'),
+        ({"heads": [4, 0]}, "heads=[4, 0] is not like [1]"),
+        ({"conv_norm": None}, 'conv_norm=null is not like "layer"'),
+        ({"heads": [4, 4, 4]}, "no encoder has the shape of config.json: zip()"),
+        ({"pos_conv_groups": 3}, "no encoder has the shape of config.json: in_channels must be divisible by groups"),
+    ],
+)
+def test_a_broken_export_is_refused_in_a_line(folder: Path, changes: dict[str, Any], message: str) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": "nestling", **SMALL.to_dict(), **changes}))
+    assert message in refusal(folder)
+
+
+def test_every_fault_of_the_weights_is_named(folder: Path) -> None:
+    edit_weights(
+        folder,
+        {
+            "encoder.layers.0.layer_norm.weight": torch.ones(31),
+            "encoder.layers.2.layer_norm.weight": torch.ones(32),
+            "encoder.layer_norm.bias": torch.zeros(32, dtype=torch.int64),
+            "masked_spec_embed": torch.full((32,), torch.nan),
+            "lm_head.weight": torch.ones(5, 32),
+        },
+        removed=("encoder.layers.1.attention.k_proj.bias",),
+    )
+    with pytest.raises(TeacherError) as caught:
+        load_teacher(folder)
+    assert str(caught.value).splitlines()[1:] == [
+        "  encoder.layer_norm.bias is torch.int64, not dense floating point",
+        "  encoder.layers.0.layer_norm.weight has shape [31], not [32]",
+        "  masked_spec_embed has numbers that are not finite",
+        "  missing encoder.layers.1.attention.k_proj.bias",
+        "  unexpected encoder.layers.2.layer_norm.weight",
+    ]
+
+
+@pytest.mark.parametrize("name", sorted(Encoder(SMALL).state_dict()))
+def test_a_missing_tensor_is_never_replaced(folder: Path, name: str) -> None:
+    edit_weights(folder, {}, removed=(name,))
+    assert f"missing {name}" in refusal(folder)
+
+
+def test_broken_folders(folder: Path) -> None:
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[:-1])
+    assert "model.safetensors cannot be read (SafetensorError): it is damaged" in refusal(folder)
+    (folder / "model.safetensors").unlink()
+    assert "has no weights: model.safetensors or pytorch_model.bin is wanted" in refusal(folder)
+    (folder / "pytorch_model.bin").write_bytes(data)
+    assert "pytorch_model.bin cannot be read (UnpicklingError): it is damaged" in refusal(folder)
+    torch.save({"model": {"weight": torch.ones(1)}}, folder / "pytorch_model.bin")
+    assert "holds something else than tensors by name" in refusal(folder)
+    (folder / "preprocessor_config.json").write_text('{"sampling_rate": 8000}')
+    assert "wants audio at 8000 Hz; only 16000 Hz is supported" in refusal(folder)
+    (folder / "config.json").write_text("{")
+    assert "config.json is not JSON" in refusal(folder)
+    (folder / "config.json").write_text("[]")
+    assert "config.json is not a JSON object" in refusal(folder)
+    (folder / "config.json").unlink()
+    assert "has no config.json; a model in Hugging Face format is wanted" in refusal(folder)
+
+
+class Gadget:
+    """Writes a file when it is unpickled without care."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_no_code_of_a_file_is_run(folder: Path, tmp_path: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": Gadget(tmp_path / "canary")}, folder / "pytorch_model.bin")
+    assert "holds more than tensors" in refusal(folder)
+    assert not (tmp_path / "canary").exists()
+    torch.load(folder / "pytorch_model.bin", weights_only=False)
+    assert (tmp_path / "canary").exists()  # the gadget works
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"heads": (4, 2)}, {"ffn_dims": (48, 32)}, {"head_dim": 16}, {"embed_dim": 64}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_shapes_that_no_hubert_has(tmp_path: Path, changes: dict[str, Any]) -> None:
+    encoder = make_encoder(**changes)
+    assert hubert_config(encoder.config) is None
+    with pytest.raises(ValueError, match=r"no HubertModel has this shape: layers must be alike"):
+        save_hubert(encoder, tmp_path)
+    assert not list(tmp_path.iterdir())
