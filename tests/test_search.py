@@ -1,0 +1,459 @@
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nas import search as search_module
+from nas.latency import Latency
+from nas.proposals import EvolutionProposer, RandomProposer, draw_unseen, find_maximal_uniform, propose_first
+from nas.record import Record
+from nas.search import NUM_FIRST, bootstrap_excess, search
+from search_spaces.budget import Budget, InfeasibleBudget
+from search_spaces.costs import count_macs
+from search_spaces.counting import Census
+from search_spaces.space import SearchSpace
+from tests.nas_cases import NUM_UTTERANCES, SPACE, MadeUpObjective, candidate, empty_record, params
+
+ROOT = Path(__file__).parents[1]
+EVERYTHING = Budget()
+MIDDLE = Budget.parse("60%", SPACE)
+PROPOSERS = [RandomProposer, EvolutionProposer]
+
+
+def few(n):
+    """A budget that about `n` subnets hold, and how many."""
+    census = Census(SPACE.boxes())
+    high = sorted(params(census.subnet(i)) for i in range(census.total))[n]
+    budget = Budget.parse(str(high), SPACE)
+    return budget, SPACE.count(budget)
+
+
+def run(record=None, budget=MIDDLE, objective=None, trials=40, seed=0, proposer=EvolutionProposer, **kwargs):
+    objective = objective or MadeUpObjective()
+    record = record or empty_record()
+    return search(SPACE, budget, objective, proposer(SPACE), record, trials=trials, seed=seed, **kwargs)
+
+
+def summary(result):
+    return [(f.candidate.subnet.id, f.candidate.score.mean, f.excess) for f in result.finalists]
+
+
+# The first proposals
+
+
+def test_first_are_the_largest_uniform_shapes_and_samples_of_every_size():
+    first = propose_first(SPACE, random.Random(0), [], MIDDLE, 16)
+    assert first[0] == SPACE.largest(MIDDLE)
+    uniform = [subnet for subnet in first if subnet in SPACE.uniform_shapes(MIDDLE)]
+    assert len(uniform) >= min(8, len(find_maximal_uniform(SPACE, MIDDLE)))
+    assert min(map(params, first)) < 0.5 * max(map(params, first))
+    assert len(set(first)) == 16
+    assert all(MIDDLE.holds(SPACE.backbone, subnet) for subnet in first)
+
+
+def test_maximal_uniform_shapes_cannot_grow():
+    def sizes(subnet):
+        layer = subnet.layers[0]
+        return subnet.embed_dim, len(subnet.layers), sum(subnet.conv_dims), layer.heads, layer.ffn_dim
+
+    shapes = SPACE.uniform_shapes(MIDDLE)
+    maximal = find_maximal_uniform(SPACE, MIDDLE)
+    assert 1 < len(maximal) < len(shapes)
+    for shape in shapes:
+        larger = [s for s in shapes if s != shape and all(map(int.__ge__, sizes(s), sizes(shape)))]
+        assert (shape in maximal) == (not larger)
+    assert find_maximal_uniform(SPACE, EVERYTHING) == [SPACE.container]
+
+
+def test_first_respects_what_is_known_and_what_there_is():
+    budget, total = few(10)
+    known = [candidate(SPACE.largest(budget), 1.0)]
+    first = propose_first(SPACE, random.Random(0), known, budget, 16)
+    assert len(set(first)) == len(first) == total - 1
+    assert known[0].subnet not in first
+
+
+def test_impossible_budget_names_the_nearest():
+    smallest = params(SPACE.smallest())
+    with pytest.raises(InfeasibleBudget, match=f"the smallest has {smallest:,} parameters"):
+        run(budget=Budget.parse("1k", SPACE))
+
+
+# Proposers: one suite for each
+
+
+@pytest.mark.parametrize("proposer", PROPOSERS)
+def test_proposals_hold_the_budget_and_are_new(proposer):
+    rng = random.Random(0)
+    history = [candidate(subnet, i) for i, subnet in enumerate(propose_first(SPACE, rng, [], MIDDLE, 16))]
+    for _ in range(10):
+        proposed = proposer(SPACE).propose(rng, history, MIDDLE, 8)
+        assert len(set(proposed)) == 8
+        assert not {c.subnet for c in history} & set(proposed)
+        assert all(subnet in SPACE and MIDDLE.holds(SPACE.backbone, subnet) for subnet in proposed)
+        history += [candidate(subnet, 0.5) for subnet in proposed]
+
+
+@pytest.mark.parametrize("proposer", PROPOSERS)
+def test_proposals_depend_on_rng_and_history_alone(proposer):
+    history = [candidate(SPACE.smallest(), 1.0)]
+    once, again, other = (proposer(SPACE).propose(random.Random(seed), history, MIDDLE, 8) for seed in (1, 1, 2))
+    assert once == again != other
+
+
+@pytest.mark.parametrize("proposer", PROPOSERS)
+def test_every_subnet_of_a_small_budget_is_found(proposer):
+    budget, total = few(30)
+    rng, history = random.Random(0), []
+    while proposed := proposer(SPACE).propose(rng, history, budget, 7):
+        history += [candidate(subnet, 1.0) for subnet in proposed]
+    assert len({c.subnet for c in history}) == len(history) == total
+
+
+def test_stubborn_draws_are_replaced_by_fresh_ones():
+    largest = SPACE.largest(MIDDLE)
+    drawn = draw_unseen(lambda: largest, SPACE, random.Random(0), {largest}, MIDDLE, 5)
+    assert len(set(drawn)) == 5
+    assert largest not in drawn
+
+
+def test_huge_space_is_not_listed():
+    space = SearchSpace.load("base")
+    drawn = draw_unseen(space.smallest, space, random.Random(0), (), EVERYTHING, 4)
+    assert len(set(drawn)) == 4
+
+
+def test_evolution_ignores_failed_scores_and_works_without_any():
+    history = [candidate(SPACE.smallest(), np.nan)]
+    assert len(EvolutionProposer(SPACE).propose(random.Random(0), history, MIDDLE, 3)) == 3
+
+
+def test_evolution_beats_random():
+    def best(proposer, seed):
+        return run(proposer=proposer, seed=seed, trials=80).winner.candidate.score.mean
+
+    seeds = range(5)
+    evolved, drawn = ([best(proposer, seed) for seed in seeds] for proposer in (EvolutionProposer, RandomProposer))
+    assert np.mean(evolved) < np.mean(drawn)
+
+
+# The loop
+
+
+def test_finds_nearly_the_best_there_is():
+    objective = MadeUpObjective(noise=0.0)
+    budget, total = few(600)
+    census = Census(SPACE.boxes(), budget.bounds)
+    losses = sorted(objective.losses(census.subnet(i)).mean() for i in range(total))
+    found = run(budget=budget, objective=objective, trials=100).winner.candidate.score.mean
+    assert np.searchsorted(losses, found - 1e-6) < 0.01 * total
+
+
+def test_everything_scored_holds_the_budget_and_nothing_is_scored_twice():
+    objective = MadeUpObjective()
+    seen = []
+    result = run(objective=objective, trials=50, on_trial=seen.append)
+    assert len(set(objective.scored)) == len(objective.scored) == 50 == result.num_evaluated
+    assert all(MIDDLE.holds(SPACE.backbone, subnet) for subnet in objective.scored)
+    assert [trial.number for trial in seen] == list(range(1, 51))
+    assert not any(trial.reused for trial in seen)
+
+
+def test_result_says_what_there_is_to_say():
+    result = run(trials=60)
+    losses = [finalist.candidate.score.mean for finalist in result.finalists]
+    assert losses == sorted(losses)
+    assert len(losses) == search_module.NUM_FINALISTS
+    assert result.winner is result.finalists[0]
+    assert result.winner.excess == (0.0, 0.0)
+    assert result.uniform.candidate.subnet in SPACE.uniform_shapes(MIDDLE)
+    assert result.largest.candidate.subnet == SPACE.largest(MIDDLE)
+    assert result.uniform.candidate.score.mean >= losses[0]
+    [(bound, share)] = result.utilization
+    assert share == params(result.winner.candidate.subnet) / bound.high
+    assert 0.8 < share <= 1
+    assert result.binds
+    assert (result.num_scored, result.num_failed) == (60, 0)
+
+
+def test_budget_that_excludes_nothing_does_not_bind():
+    result = run(budget=Budget.parse("100%", SPACE), trials=5)
+    assert not result.binds
+    assert result.winner.candidate.subnet == SPACE.container
+    assert run(budget=EVERYTHING, trials=5).utilization == ()
+
+
+def test_stops_when_everything_is_scored():
+    budget, total = few(12)
+    result = run(budget=budget, trials=1000)
+    assert result.num_evaluated == total
+
+
+def test_longer_search_begins_with_the_shorter_one():
+    short, long = MadeUpObjective(), MadeUpObjective()
+    run(objective=short, trials=21)
+    run(objective=long, trials=45)
+    assert long.scored[:21] == short.scored
+
+
+def test_failed_scores_never_win():
+    class Failing(MadeUpObjective):
+        def losses(self, subnet):
+            losses = super().losses(subnet)
+            return losses * np.nan if params(subnet) > 0.5 * params(SPACE.container) else losses
+
+    result = run(objective=Failing(), trials=40)
+    assert result.num_failed > 0
+    assert result.num_failed + result.num_scored == 40
+    assert all(np.isfinite(f.candidate.score.mean) for f in result.finalists)
+    assert result.largest is None
+
+
+def test_only_failed_scores_is_an_error():
+    with pytest.raises(ValueError, match="no subnet has a finite loss"):
+        run(objective=MadeUpObjective(noise=np.inf), trials=3)
+
+
+def test_no_trials_is_an_error():
+    with pytest.raises(ValueError, match="at least one trial; got 0"):
+        run(trials=0)
+
+
+# The record
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "search" / "candidates.jsonl"
+
+
+def open_record(path, fingerprint="one"):
+    return Record(path, fingerprint, SPACE.backbone)
+
+
+def test_scores_survive_the_file_to_the_bit(path):
+    first = run(open_record(path))
+    result = run(open_record(path))
+    assert result.num_evaluated == 0
+    assert summary(result) == summary(first)
+
+
+class KilledError(Exception):
+    pass
+
+
+class KilledObjective(MadeUpObjective):
+    def __init__(self, after):
+        super().__init__()
+        self.after = after
+
+    def __call__(self, subnet):
+        if len(self.scored) == self.after:
+            raise KilledError
+        return super().__call__(subnet)
+
+
+@pytest.mark.parametrize("proposer", PROPOSERS)
+@pytest.mark.parametrize("after", [0, 1, NUM_FIRST, 23, 39])
+def test_killed_search_resumes_as_if_never_killed(path, tmp_path, proposer, after):
+    whole = run(open_record(tmp_path / "whole.jsonl"), proposer=proposer)
+    killed = KilledObjective(after)
+    with pytest.raises(KilledError):
+        run(open_record(path), objective=killed, proposer=proposer)
+    resumed = MadeUpObjective()
+    result = run(open_record(path), objective=resumed, proposer=proposer)
+    assert len(resumed.scored) == 40 - after
+    assert summary(result) == summary(whole)
+    assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("cut", [1, 7, 200])
+def test_torn_last_line_costs_one_candidate(path, cut):
+    run(open_record(path))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    objective = MadeUpObjective()
+    result = run(open_record(path), objective=objective)
+    assert len(objective.scored) == 1
+    assert result.num_evaluated == 1
+    assert path.read_bytes() == whole
+
+
+def test_reading_a_torn_record_does_not_change_it(path):
+    run(open_record(path), trials=3)
+    torn = path.read_bytes()[:-9]
+    path.write_bytes(torn)
+    assert len(open_record(path).candidates) == 2
+    assert path.read_bytes() == torn
+
+
+WRITER = """
+import itertools, sys
+from pathlib import Path
+from random import Random
+from nas.record import Record
+from tests.nas_cases import SPACE, candidate
+record = Record(Path(sys.argv[1]), "one", SPACE.backbone)
+for i in itertools.count():
+    subnet = SPACE.sample(Random(i))
+    if record.find(subnet) is None:
+        record.add(candidate(subnet, *[i / 7] * 500))
+        print(subnet.id, flush=True)
+"""
+
+
+def test_nothing_that_was_added_is_lost_by_a_kill(path):
+    added = []
+    for _ in range(3):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, path], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        ) as writer:
+            added += [writer.stdout.readline().strip() for _ in range(20)]
+            writer.kill()
+            added += writer.stdout.read().split()  # each line was written whole, and after its candidate
+        kept = [c.subnet.id for c in open_record(path).candidates]
+        assert kept[: len(added)] == added
+        assert len(kept) <= len(added) + 1
+        added = kept
+
+
+def test_damage_elsewhere_is_named(path):
+    run(open_record(path), trials=3)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], lines[1][:-5], *lines[2:], ""]))
+    with pytest.raises(ValueError, match=r"line 2 of .*candidates\.jsonl is damaged .*; delete that line"):
+        open_record(path)
+
+
+def test_rows_are_plain_json_that_others_can_read(path):
+    run(open_record(path), trials=3)
+    start, *rows = map(json.loads, path.read_text().splitlines())
+    assert start == {"fingerprint": "one", "search": f"{MIDDLE.text}; evolution; seed 0"}
+    largest = SPACE.largest(MIDDLE)
+    assert rows[0]["id"] == largest.id
+    assert rows[0]["params"] == params(largest)
+    assert rows[0]["loss"] == pytest.approx(np.mean(rows[0]["per_utterance"]))
+    assert len(rows[0]["per_utterance"]) == NUM_UTTERANCES
+
+
+def test_another_budget_reuses_every_evaluation_that_fits(path):
+    run(open_record(path), budget=MIDDLE, trials=40)
+    smaller = Budget.parse("50%", SPACE)
+    fitting = [c for c in open_record(path).candidates if smaller.holds(SPACE.backbone, c.subnet)]
+    assert fitting
+    objective = MadeUpObjective()
+    result = run(open_record(path), budget=smaller, objective=objective, trials=20)
+    assert len(objective.scored) == 20
+    assert not {c.subnet for c in fitting} & set(objective.scored)
+    assert result.num_scored == 20 + len(fitting)
+
+
+def test_rows_of_another_fingerprint_are_left_alone(path):
+    run(open_record(path, "old"), trials=5)
+    before = path.read_bytes()
+    objective = MadeUpObjective()
+    run(open_record(path, "new"), objective=objective, trials=5)
+    assert len(objective.scored) == 5
+    assert path.read_bytes().startswith(before)
+    assert len(open_record(path, "old").candidates) == len(open_record(path, "new").candidates) == 5
+
+
+def test_what_came_later_does_not_change_the_course_of_a_search(path):
+    run(open_record(path), trials=24)
+    run(open_record(path), trials=24, seed=1)
+    undisturbed, resumed = MadeUpObjective(), MadeUpObjective()
+    run(objective=undisturbed, trials=40)
+    seen = []
+    result = run(open_record(path), objective=resumed, trials=40, on_trial=seen.append)
+    assert [trial.candidate.subnet for trial in seen] == undisturbed.scored
+    assert result.num_scored > 40  # but all that is known may win
+
+
+# Ties
+
+
+def test_interval_covers_the_true_difference():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        difficulty = rng.normal(0, 10, 60)
+        a = candidate(SPACE.smallest(), *difficulty)
+        b = candidate(SPACE.container, *(difficulty + 0.3 + rng.normal(0, 1, 60)))
+        [(low, high)] = bootstrap_excess([b], a)
+        covered += low <= 0.3 <= high
+    assert 180 <= covered <= 198  # 190 are expected
+
+
+def test_pairs_see_what_means_alone_cannot():
+    difficulty = np.random.default_rng(0).normal(0, 10, 60)
+    a, b = candidate(SPACE.smallest(), *difficulty), candidate(SPACE.container, *(difficulty + 0.01))
+    [(low, high)] = bootstrap_excess([b], a)
+    assert 0.009 < low <= high < 0.011
+
+
+def test_ties_are_told_from_losses():
+    clear, noisy = run(objective=MadeUpObjective(noise=1e-5)), run(objective=MadeUpObjective(noise=2.0))
+    assert clear.num_tied < 5 < noisy.num_tied
+    assert clear.num_tied == sum(f.tied for f in clear.finalists)
+    assert all(f.tied for f in noisy.finalists)
+
+
+def test_a_lone_number_ties_with_nothing():
+    assert bootstrap_excess([candidate(SPACE.container, 2.0)], candidate(SPACE.smallest(), 1.5)) == [(0.5, 0.5)]
+
+
+# Latency, with a clock that reads MACs: 1 ms for a million
+
+
+def fake_timer(calls):
+    def time_subnets(subnets, seconds):
+        calls.append((list(subnets), seconds))
+        macs = [count_macs(SPACE.backbone, subnet, seconds) / 1e6 for subnet in subnets]
+        return [Latency((ms,) * 3, ms, ms) for ms in macs]
+
+    return time_subnets
+
+
+def test_finalists_over_the_latency_bound_are_dropped():
+    finalists = [f.candidate.subnet for f in run(budget=MIDDLE).finalists]
+    times = [count_macs(SPACE.backbone, subnet, 1.0) / 1e6 for subnet in finalists]
+    fast = [subnet for subnet, ms in zip(finalists, times, strict=True) if ms <= np.median(times)]
+    calls = []
+    budget = Budget.parse(["60%", f"latency<={np.median(times):.6f}ms@1s"], SPACE)
+    result = run(budget=budget, time_subnets=fake_timer(calls))
+    assert calls == [(finalists, 1.0)]
+    assert [f.candidate.subnet for f in result.finalists] == fast
+    assert 1 <= result.num_tied <= len(fast) < 10
+
+
+def test_when_no_finalist_is_fast_enough_smaller_ones_are_searched():
+    calls, objective = [], MadeUpObjective()
+    smallest, largest = (count_macs(SPACE.backbone, s, 1.0) / 1e6 for s in (SPACE.smallest(), SPACE.container))
+    limit = smallest + 0.3 * (largest - smallest)
+    budget = Budget.parse(f"latency<={limit:.3f}ms@1s", SPACE)
+    result = run(budget=budget, objective=objective, time_subnets=fake_timer(calls), trials=64)
+    assert 0.8 * limit < result.winner.latencies[0].median_ms <= limit
+    assert 64 < len(objective.scored) <= 64 + 32 + 1
+    assert len(calls) <= 2 + search_module.LATENCY_ROUNDS
+    timed = [subnet for subnets, _ in calls for subnet in subnets]
+    assert len(timed) == len(set(timed))
+
+
+def test_latency_no_subnet_can_hold_names_the_fastest():
+    smallest = count_macs(SPACE.backbone, SPACE.smallest(), 1.0) / 1e6
+    with pytest.raises(InfeasibleBudget) as caught:
+        run(budget=Budget.parse("latency<=0.1ms@1s", SPACE), time_subnets=fake_timer([]))
+    assert str(caught.value) == (
+        "no subnet was found that holds the budget on this device\n"
+        "latency<=0.1ms@1s: of 11 subnets that were timed, the smallest too, the fastest takes "
+        f"{smallest:.4g} ms (95 % interval {smallest:.4g} to {smallest:.4g})"
+    )
+
+
+def test_latency_needs_a_clock():
+    with pytest.raises(ValueError, match="latency<=1ms@1s: latency is measured, and there is nothing to measure"):
+        run(budget=Budget.parse("latency<=1ms@1s", SPACE))
