@@ -1,0 +1,856 @@
+"""The command line: parse, build, call, show.
+
+Results go to stdout, progress and logs to stderr. Exit code 0: done; 1: failed; 2: the user's input or budget.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from checkpoints.run_folder import RunFolder
+    from distillation.stages import Recipe
+    from distillation.trainer import Trainer
+    from nas.objective import DistillationObjective
+    from nas.proposals import Proposer
+    from search_spaces.budget import Budget
+    from search_spaces.space import SearchSpace
+    from speech_data.corpus import SpeechCorpus
+    from supernet.model import Supernet
+
+out = Console(highlight=False)
+log = Console(stderr=True, highlight=False)
+PLAIN_SECONDS = 10.0
+"""Without a terminal, a line of progress at most this often."""
+
+Row = dict[str, Any]
+
+app = typer.Typer(
+    name="nestling",
+    help="Train one speech supernet and hatch encoders of any size from it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+train_app = typer.Typer(help="Train a teacher or a supernet.", no_args_is_help=True)
+search_app = typer.Typer(help="Find the best subnet under a budget.", no_args_is_help=True)
+export_app = typer.Typer(help="Write a subnet as a checkpoint that stands alone.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
+app.add_typer(search_app, name="search")
+app.add_typer(export_app, name="export")
+
+RunOption = Annotated[Path | None, typer.Option("--run", help="Run folder; default: the newest under ./runs.")]
+SpaceOption = Annotated[str, typer.Option("--space", help="A shipped space or a .yaml file.")]
+AudioOption = Annotated[
+    str, typer.Option("--audio", help="A folder of wav/flac, a JSON-lines manifest, `demo` or `demo-small`.")
+]
+BudgetOption = Annotated[
+    list[str] | None,
+    typer.Option("--budget", help="25M · macs<=2G@1s · latency<=30ms@2s · size<=50MB · 60%; repeat: all must hold."),
+]
+ConfigOption = Annotated[str, typer.Option("--config", help="A shipped recipe or a .yaml file.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Change one value: stage-1.steps=100.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run's last checkpoint.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print steps, time and memory; train nothing.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 …")]
+PrecisionOption = Annotated[str, typer.Option("--precision", help="fp32, bf16, or auto: bf16 where it is fast.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Of everything that is drawn.")]
+FormatOption = Annotated[str, typer.Option("--format", help="text or json.")]
+
+
+# --- train ------------------------------------------------------------------------------------------------------------
+
+
+@train_app.command("teacher")
+def train_teacher(
+    run: Annotated[Path, typer.Option("--run", help="Run folder.")] = Path("runs/teacher"),
+    space: SpaceOption = "demo-teacher",
+    audio: AudioOption = "demo",
+    config: ConfigOption = "hubert",
+    changes: SetOption = None,
+    to: Annotated[Path | None, typer.Option("--out", help="Where the teacher goes; default: RUN/teacher.")] = None,
+    resume: ResumeOption = False,
+    dry_run: DryRunOption = False,
+    device: DeviceOption = "cpu",
+    precision: PrecisionOption = "auto",
+    seed: SeedOption = None,
+) -> None:
+    """Pre-train a small teacher by masked prediction, as HuBERT was, and write it in Hugging Face format.
+
+    Example: nestling train teacher --audio my-audio/ --run runs/teacher
+    """
+    from checkpoints.teachers import save_hubert
+
+    job = _describe_job("train teacher", space, None, audio, config, changes, device, precision, seed)
+    if dry_run:
+        return _dry_run(job)
+    supernet, folder = _train(run, job, resume)
+    to = to or folder.path / "teacher"
+    save_hubert(supernet.extract(supernet.space.container), to)
+    out.print(f"The teacher is in {to}. Next: nestling train supernet --teacher {to} --audio {audio}")
+
+
+@train_app.command("supernet")
+def train_supernet(
+    space: SpaceOption = "base",
+    teacher: Annotated[str, typer.Option("--teacher", help="A Hugging Face folder or hub name, or `demo`.")] = "demo",
+    audio: AudioOption = "demo",
+    run: Annotated[Path | None, typer.Option("--run", help="Run folder; default: runs/SPACE.")] = None,
+    config: ConfigOption = "two-stage",
+    changes: SetOption = None,
+    resume: ResumeOption = False,
+    dry_run: DryRunOption = False,
+    device: DeviceOption = "cpu",
+    precision: PrecisionOption = "auto",
+    seed: SeedOption = None,
+) -> None:
+    """Distil a teacher into a supernet, in the stages of a recipe.
+
+    Example: nestling train supernet --space base --teacher facebook/hubert-base-ls960 --audio my-audio/ --run runs/base
+    """
+    job = _describe_job("train supernet", space, teacher, audio, config, changes, device, precision, seed)
+    if dry_run:
+        return _dry_run(job)
+    _, folder = _train(run or Path("runs") / Path(space).stem, job, resume)
+    out.print(f"The supernet is in {folder.path}. Next: nestling search subnet --run {folder.path} --budget 50%")
+
+
+def _describe_job(
+    command: str,
+    space: str,
+    teacher: str | None,
+    audio: str,
+    config: str,
+    changes: Sequence[str] | None,
+    device: str,
+    precision: str,
+    seed: int | None,
+) -> Row:
+    """All that a training run depends on, resolved: what config.yaml keeps."""
+    from distillation.stages import load_recipe
+    from search_spaces.space import SearchSpace
+
+    recipe = load_recipe(config, [*(changes or ()), *([] if seed is None else [f"seed={seed}"])])
+    return {
+        "command": command,
+        "teacher": teacher,
+        "audio": audio,
+        "device": device,
+        "precision": _choose_precision(precision, device),
+        "space": SearchSpace.load(space).to_dict(),
+        "recipe": recipe.model_dump(mode="json"),
+    }
+
+
+def _choose_precision(precision: str, device: str) -> str:
+    import torch
+
+    if precision == "auto":
+        fast = torch.cpu._is_avx512_bf16_supported() if device == "cpu" else device.startswith("cuda")
+        return "bf16" if fast else "fp32"
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"--precision is fp32, bf16 or auto; got {precision}")
+    return precision
+
+
+def _train(path: Path, job: Row, resume: bool) -> tuple[Supernet, RunFolder]:
+    """Trains as `job` says, or as the run's own config.yaml says when it is resumed."""
+    from checkpoints.run_folder import RunFolder, SupernetRecord
+
+    if resume:
+        run = RunFolder.open(path)
+        job = run.config
+    corpus = _open_audio(job["audio"])
+    if not resume:
+        hours = sum(u.seconds for u in corpus.utterances("train")) / 3600
+        run = RunFolder.create(path, {**job, "data": corpus.hash, "hours": hours}, job["recipe"]["seed"])
+    elif corpus.hash != job["data"]:
+        raise ValueError(f"the audio in {job['audio']} changed since the run began; start a new run")
+    with run.lock(), Screen() as screen:
+        trainer, origin = _build_trainer(run, job, corpus, screen)
+        state = run.load_state(lambda text: log.print(f"[yellow]{text}")) if resume else None
+        if state:
+            trainer.resume(state)
+            run.cut_metrics(state["step"])
+            log.print(f"resuming {path} after step {state['step']}")
+        elif resume:
+            run.cut_metrics(0)
+        screen.start("train", trainer.recipe.num_steps, state["step"] if state else 0)
+        trainer.run()
+        run.save_supernet(trainer.supernet, SupernetRecord(*origin, corpus.hash))
+    _show_stages(run)
+    return trainer.supernet, run
+
+
+def _build_trainer(
+    run: RunFolder, job: Row, corpus: SpeechCorpus, screen: Screen
+) -> tuple[Trainer, tuple[str | None, str | None]]:
+    """The trainer of a job, and its teacher's name and licence."""
+    from checkpoints.teachers import load_teacher
+    from distillation.factory import SourceFactory
+    from distillation.stages import Recipe
+    from distillation.trainer import Step, Trainer, generator
+    from search_spaces.space import SearchSpace
+    from search_spaces.strict_yaml import parse_config
+    from speech_data.batching import batch_at, prefetch
+    from speech_data.corpus import Corpus
+    from supernet.model import Supernet
+
+    recipe = parse_config(Recipe, job["recipe"], source=str(run.config_path))
+    supernet = Supernet(SearchSpace.from_dict(job["space"]), generator(recipe.seed, "weights"))
+    teacher = load_teacher(job["teacher"]) if job["teacher"] else None
+    if teacher:
+        supernet.load_encoder(teacher.encoder.state_dict())
+    augment = isinstance(corpus, Corpus)  # the synthesised corpus is clean; people's own audio is what it is
+
+    def batches(stage: Any, first: int, stop: int) -> Iterator[Any]:
+        def make(step: int) -> Any:
+            return batch_at(
+                corpus,
+                "train",
+                step,
+                seed=recipe.seed,
+                batch_size=stage.batch_size,
+                crop_seconds=stage.crop_seconds,
+                augment=augment,
+            )
+
+        return prefetch(make, first, stop)
+
+    def on_step(step: Step) -> None:
+        run.append_metrics(
+            {
+                "step": step.step,
+                "stage": step.stage,
+                "learning_rate": step.learning_rate,
+                "losses": step.losses,
+            }
+        )
+        screen.advance(f"{step.stage}  " + "  ".join(f"{k} {v:.3f}" for k, v in step.losses.items()))
+
+    probe = _phone_probe(corpus)
+
+    def on_stage(name: str, supernet: Supernet) -> None:
+        if probe is not None:
+            score = probe(lambda wave, lengths: supernet(wave, lengths, supernet.space.container).hidden)
+            starts = {stage.name: sum(s.steps for s in recipe.stages[:i]) for i, stage in enumerate(recipe.stages)}
+            step = starts.get(name, recipe.num_steps)
+            run.append_metrics({"step": step, "before": name, "phone_error": score.error})
+
+    trainer = Trainer(
+        supernet,
+        recipe,
+        batches,
+        SourceFactory(corpus, teacher.encoder if teacher else None, recipe.seed),
+        on_step=on_step,
+        on_stage=on_stage,
+        on_checkpoint=run.save_state,
+        precision=job["precision"],
+        device=job["device"],
+    )
+    return trainer, (teacher.name, teacher.license) if teacher else (None, None)
+
+
+def _phone_probe(corpus: SpeechCorpus) -> Callable[[Any], Any] | None:
+    """A quick probe of the container for the record, where the audio has timed phones."""
+    from speech_data.corpus import Corpus
+
+    if not isinstance(corpus, Corpus):
+        return None
+    from speech_tasks.phone_probe import PhoneProbe
+
+    probe = PhoneProbe(corpus, "search", num_train=120, num_tuning=40, num_scored=100, last_layers=2)
+    return probe.score
+
+
+def _open_audio(audio: str) -> SpeechCorpus:
+    from speech_data.folder import open_folder
+    from speech_data.synthesis import FULL, SMALL, synthesised_corpus
+
+    recipes = {"demo": FULL, "demo-small": SMALL}
+    if audio in recipes:
+        with Screen() as screen:
+            return synthesised_corpus(recipes[audio], on_progress=screen.reporter("synthesise speech"))
+    with Screen() as screen:
+        corpus = open_folder(audio, on_progress=screen.reporter("check audio"))
+    for skipped in corpus.skipped[:20]:
+        log.print(f"[yellow]skipped {skipped.path}: {skipped.reason}", soft_wrap=True)
+    if len(corpus.skipped) > 20:
+        log.print(f"[yellow]… and {len(corpus.skipped) - 20} more")
+    log.print(f"{audio}: {corpus.hours_kept:.2f} hours kept, {len(corpus.skipped)} files skipped")
+    return corpus
+
+
+def _show_stages(run: RunFolder) -> None:
+    """What each stage did to the container."""
+    from checkpoints.run_report import summarize_stages
+
+    table = Table(
+        "stage", "steps", "container's loss", "its phone error", title="Training", title_justify="left", box=SIMPLE
+    )
+    for stage in summarize_stages(run.metrics()):
+        phones = (stage.phone_error_before, stage.phone_error_after)
+        table.add_row(
+            stage.name,
+            str(stage.steps),
+            f"{stage.loss_before:.3f} → {stage.loss_after:.3f}",
+            "–" if None in phones else f"{100 * phones[0]:.1f} % → {100 * phones[1]:.1f} %",  # type: ignore[operator]
+        )
+    log.print(table)
+
+
+def _dry_run(job: Row) -> None:
+    """Runs one step of every stage on noise, and says what the whole would take."""
+    from distillation.dry_run import estimate_training
+    from distillation.stages import Recipe
+    from search_spaces.space import SearchSpace
+    from search_spaces.strict_yaml import parse_config
+
+    recipe: Recipe = parse_config(Recipe, job["recipe"])
+    teacher = None
+    if job["teacher"]:
+        from checkpoints.teachers import load_teacher
+
+        teacher = load_teacher(job["teacher"]).encoder
+    space = SearchSpace.from_dict(job["space"])
+    table = Table("stage", "steps", "seconds a step", "hours", title="What training would take (estimated)")
+    estimate = estimate_training(space, recipe, teacher, job["precision"], job["device"])
+    for stage, seconds in zip(recipe.stages, estimate.step_seconds, strict=True):
+        table.add_row(stage.name, str(stage.steps), f"{seconds:.2f}", f"{seconds * stage.steps / 3600:.2f}")
+    out.print(table)
+    out.print(f"memory: about {estimate.memory_bytes / 2**30:.1f} GiB; nothing was trained")
+
+
+# --- search -----------------------------------------------------------------------------------------------------------
+
+
+@search_app.command("subnet")
+def search_subnet(
+    run: RunOption = None,
+    budget: BudgetOption = None,
+    budgets: Annotated[str, typer.Option("--budgets", help="Alternatives, one answer each: 10M,25M,50M.")] = "",
+    trials: Annotated[int, typer.Option("--trials", help="Subnets to score.")] = 64,
+    sampler: Annotated[
+        str,
+        typer.Option("--sampler", help="auto, evolution, random, optuna:nsga2, optuna:tpe, optuna:random."),
+    ] = "auto",
+    utterances: Annotated[int, typer.Option("--utterances", help="Of the search split, to score on.")] = 60,
+    seed: SeedOption = None,
+    form: FormatOption = "text",
+) -> None:
+    """Find the best subnet that holds every budget.
+
+    Example: nestling search subnet --budget 25M --budget "latency<=30ms@2s"
+    """
+    from checkpoints.run_folder import RunFolder
+
+    folder = RunFolder.open(run)
+    _name_run(folder, run)
+    supernet = folder.load_supernet()
+    texts = [[b] for b in budgets.split(",")] if budgets else [budget or []]
+    parsed = [_parse_budget(text, supernet.space) for text in texts]  # all are checked before anything is spent
+    with folder.lock(), Screen() as screen:
+        scorer = _open_objective(folder, supernet, utterances)
+        results = [_search(folder, supernet, scorer, b, trials, sampler, seed or 0, screen) for b in parsed]
+    if form == "json":
+        print(json.dumps(results if budgets else results[0], indent=2))
+        return
+    for result in results:
+        _show_result(result)
+    out.print(f"Next: nestling export subnet --run {folder.path} --out my-encoder")
+
+
+def _parse_budget(texts: Sequence[str], space: SearchSpace) -> Budget:
+    """The budget, proven feasible."""
+    from search_spaces.budget import Budget
+
+    budget = Budget.parse(list(texts), space)
+    space.largest(budget)
+    if budget.bounds and not space.binds(budget):
+        log.print(f"[yellow]{budget.text} does not bind: every subnet of `{space.name}` holds it")
+    return budget
+
+
+def _open_objective(folder: RunFolder, supernet: Supernet, utterances: int) -> DistillationObjective:
+    """The distillation loss on the search split, with the heads of the last stage."""
+    from nas.objective import DistillationObjective
+    from speech_data.batching import evaluation_batches
+    from speech_data.corpus import Corpus
+
+    job = folder.config
+    corpus = _open_audio(job["audio"])
+    state = folder.load_state(log.print)
+    if state is None:
+        raise ValueError(f"{folder.path} has no checkpoint, and its heads are needed to score subnets; train it first")
+    with Screen() as screen:
+        trainer, _ = _build_trainer(folder, job, corpus, screen)
+    trainer.supernet.load_state_dict(supernet.state_dict())
+    stage, sources, objective = trainer.restore(state)
+    batches = evaluation_batches(
+        corpus, "search", batch_size=8, augment=isinstance(corpus, Corpus), max_utterances=utterances
+    )
+    return DistillationObjective(supernet, objective, sources, batches, stage.view)
+
+
+def _search(
+    folder: RunFolder,
+    supernet: Supernet,
+    scorer: DistillationObjective,
+    budget: Budget,
+    trials: int,
+    sampler: str,
+    seed: int,
+    screen: Screen,
+) -> Row:
+    from checkpoints.results import describe_result, save_result
+    from nas.latency import SubnetTimer, describe_load
+    from nas.optuna_bridge import write_study
+    from nas.record import Record
+    from nas.search import Trial, search
+
+    space = supernet.space
+    record = Record(folder.search_path / "candidates.jsonl", scorer.fingerprint, space.backbone)
+    best = float("inf")
+
+    def on_trial(trial: Trial) -> None:
+        nonlocal best
+        best = min(best, trial.candidate.score.mean)
+        screen.advance(f"{budget.text or 'no budget'}  best loss {best:.4f}")
+
+    if budget.latency and (warning := describe_load()):
+        log.print(f"[yellow]{warning}")
+    screen.start("search", trials)
+    result = search(
+        space,
+        budget,
+        scorer,
+        _make_proposer(sampler, space),
+        record,
+        trials=trials,
+        seed=seed,
+        on_trial=on_trial,
+        time_subnets=SubnetTimer(supernet) if budget.latency else None,
+    )
+    described = describe_result(result, space, _command_line())
+    save_result(folder.search_path, described)
+    write_study(record.candidates, space, folder.search_path / "study.db", scorer.fingerprint)
+    return described
+
+
+def _make_proposer(sampler: str, space: SearchSpace) -> Proposer:
+    from nas.proposals import EvolutionProposer, RandomProposer
+
+    match sampler.partition(":"):
+        case ("auto" | "evolution", _, ""):
+            return EvolutionProposer(space)
+        case ("random", _, ""):
+            return RandomProposer(space)
+        case ("optuna", _, kind):
+            from nas.optuna_bridge import OptunaProposer
+
+            return OptunaProposer(space, kind)
+    raise ValueError(
+        f"--sampler {sampler}: choices are auto, evolution, random, optuna:nsga2, optuna:tpe, optuna:random"
+    )
+
+
+def _show_result(result: Row) -> None:
+    """The winner, who comes near it, and how sure that is."""
+    from nas.report import short_count
+
+    finalists = result["finalists"]
+    winner = finalists[0]
+    table = Table(box=SIMPLE, title=f"Budget: {result['budget'] or 'none'}", title_justify="left")
+    for name in ("", "id", "parameters", "MACs@1s", "loss", "above the best, 95 %", "", "ms"):
+        table.add_column(name, no_wrap=True, justify="left" if name in ("", "id") else "right")
+    named = [("uniform", result["uniform"]), ("largest", result["largest"])]
+    rows = [*((str(i), row) for i, row in enumerate(finalists, start=1)), *((k, v) for k, v in named if v)]
+    shown: set[str] = set()
+    for label, row in rows:
+        if row["id"] not in shown:
+            shown.add(row["id"])
+            low, high = row["excess_loss"]
+            table.add_row(
+                label,
+                row["id"],
+                f"{row['params']:,}",
+                short_count(row["macs_1s"]),
+                f"{row['loss']:.4f}",
+                "" if row is winner else f"{low:+.4f} … {high:+.4f}{' tied' if row['tied'] else ''}",
+                row["origin"],
+                " ".join(f"{latency['median']:.1f}" for latency in row["latency_ms"]),
+            )
+    out.print(table)
+    used = "; ".join(f"{u['share']:.1%} of {u['bound']}" for u in result["utilization"])
+    out.print(
+        f"Chosen: {winner['id']}, {winner['params']:,} parameters{f' ({used})' if used else ''}. "
+        f"{result['tied']} of {result['scored']} scored candidates cannot be told from it."
+    )
+
+
+# --- export, report ---------------------------------------------------------------------------------------------------
+
+
+@export_app.command("subnet")
+def export_subnet(
+    to: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    run: RunOption = None,
+    subnet: Annotated[str, typer.Option("--subnet", help="best, a candidate's id, or a subnet.json.")] = "best",
+    form: FormatOption = "text",
+) -> None:
+    """Write the chosen subnet as a folder that `transformers` opens; prove it first.
+
+    Example: nestling export subnet --subnet best --out my-encoder
+    """
+    from checkpoints.run_folder import RunFolder
+
+    folder = RunFolder.open(run)
+    _name_run(folder, run)
+    report = _export(folder, subnet, to)
+    if form == "json":
+        print(json.dumps({**report, "folder": str(to)}, indent=2))
+    else:
+        out.print(
+            f"{to}: {report['params']:,} parameters, {report['size_bytes'] / 1e6:.1f} MB, "
+            f"equal to the supernet within {report['error']:.1e}.\n"
+            f'Load it: AutoModel.from_pretrained("{to}"{"" if report["plain"] else ", trust_remote_code=True"})'
+        )
+
+
+def _export(folder: RunFolder, name: str, to: Path) -> Row:
+    from checkpoints.export import ExportRecord, export_subnet
+    from checkpoints.results import find_subnet, load_result
+    from search_spaces.budget import Budget
+
+    supernet = folder.load_supernet()
+    subnet = find_subnet(folder.search_path, name)
+    text = load_result(folder.search_path)["budget"] if name == "best" else ""
+    record, job = folder.supernet_record, folder.config
+    report = export_subnet(
+        supernet,
+        subnet,
+        to,
+        budget=Budget.parse(text, supernet.space),
+        card=ExportRecord(teacher=record.teacher, license=record.license, datasets=(job["audio"],)),
+    )
+    return {
+        "id": subnet.id,
+        "params": report.params,
+        "macs_1s": report.macs,
+        "size_bytes": report.size_bytes,
+        "plain": report.plain,
+        "error": max(report.errors.values()),
+    }
+
+
+@app.command()
+def report(run: RunOption = None) -> None:
+    """Write report.html of a run, whatever is known by now.
+
+    Example: nestling report --run runs/demo
+    """
+    from checkpoints.run_folder import RunFolder
+
+    folder = RunFolder.open(run)
+    _name_run(folder, run)
+    out.print(f"The report is in {_write_report(folder)}")
+
+
+def _write_report(folder: RunFolder) -> Path:
+    from checkpoints.run_report import collect_report
+    from nas.report_page import write_report
+
+    write_report(collect_report(folder), folder.report_path)
+    return folder.report_path
+
+
+# --- space, cost ------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def space(
+    name: Annotated[str, typer.Argument(help="A shipped space or a .yaml file.")],
+    budget: BudgetOption = None,
+    form: FormatOption = "text",
+) -> None:
+    """Profile a space: how many subnets it has and how many hold a budget, exactly.
+
+    Example: nestling space lighthubert-small --budget 25M
+    """
+    from checkpoints.results import describe_cost
+    from search_spaces.budget import Budget, format_count
+    from search_spaces.space import SearchSpace
+
+    loaded = SearchSpace.load(name)
+    parsed = Budget.parse(budget or [], loaded)
+    profile = loaded.profile(parsed)
+    if profile.fitting == 0:
+        loaded.largest(parsed)  # raises, with the conflict and the nearest feasible value
+    assert profile.smallest_fitting
+    assert profile.largest_fitting
+    if form == "json":
+        values = {
+            "space": loaded.name,
+            "budget": parsed.text,
+            "subnets": profile.total,
+            "fitting": profile.fitting,
+            "binds": profile.fitting < profile.total,
+            "smallest": describe_cost(loaded, profile.smallest_fitting),
+            "largest": describe_cost(loaded, profile.largest_fitting),
+            "container": describe_cost(loaded, loaded.container),
+            "front_end_floor": {"params": profile.floor_params, "macs_1s": profile.floor_macs},
+        }
+        print(json.dumps(values, indent=2))
+        return
+    table = Table("", "least", "median", "most", "front-end floor", title=f"{loaded.name}: {profile.total:,} subnets")
+    for label, span, floor, share in (
+        ("parameters", profile.params, profile.floor_params, profile.floor_params_share),
+        ("MACs @1s", profile.macs, profile.floor_macs, profile.floor_macs_share),
+    ):
+        table.add_row(
+            label,
+            f"{span.least:,}",
+            f"{span.median:,}",
+            f"{span.most:,}",
+            f"{floor:,} ({share:.0%} of least)",
+        )
+    out.print(table)
+    if parsed.bounds:
+        out.print(f"{parsed.text}: {profile.fitting:,} subnets hold it ({profile.fitting_share:.2%})")
+        for label, subnet in (("smallest", profile.smallest_fitting), ("largest", profile.largest_fitting)):
+            cost = describe_cost(loaded, subnet)
+            out.print(
+                f"  {label} {cost['id']}: {cost['params']:,} parameters, {format_count(cost['macs_1s'])} MACs @1s"
+            )
+        if profile.fitting == profile.total:
+            out.print("  the budget does not bind: every subnet holds it")
+    out.print("Parameters are counted as transformers counts a HubertModel: no prediction heads.")
+
+
+@app.command()
+def cost(
+    space: SpaceOption,
+    subnet: Annotated[str, typer.Option("--subnet", help="largest, smallest, or a subnet.json.")] = "largest",
+    seconds: Annotated[float, typer.Option("--seconds", help="Of audio, for MACs.")] = 1.0,
+    cross_check: Annotated[bool, typer.Option("--cross-check", help="Beside PyTorch's counter, fvcore, thop.")] = False,
+    form: FormatOption = "text",
+) -> None:
+    """Count what a subnet costs, by module group; compare with other counters.
+
+    Example: nestling cost --space base --subnet largest --cross-check
+    """
+    from search_spaces.costs import breakdown
+    from search_spaces.space import SearchSpace
+    from search_spaces.subnet import Subnet
+
+    loaded = SearchSpace.load(space)
+    if subnet in ("largest", "smallest"):
+        chosen = loaded.container if subnet == "largest" else loaded.smallest()
+    else:
+        values = json.loads(Path(subnet).read_text(encoding="utf-8"))
+        chosen = Subnet.from_dict(values.get("subnet", values))
+        if problem := loaded.explain(chosen):
+            raise ValueError(problem)
+    parts = breakdown(loaded.backbone, chosen, seconds)
+    checks = []
+    if cross_check:
+        from nas.cross_check import cross_check as count_with_tools
+
+        checks = count_with_tools(loaded.backbone, chosen, seconds)
+    if form == "json":
+        groups = {name: {"params": p, "macs": m} for name, (p, m) in parts.items()}
+        print(
+            json.dumps(
+                {
+                    "id": chosen.id,
+                    "seconds": seconds,
+                    "groups": groups,
+                    "checks": [{**asdict(check), "exact": check.exact} for check in checks],
+                },
+                indent=2,
+            )
+        )
+        return
+    table = Table("group", "parameters", f"MACs @{seconds:g}s", title=f"{loaded.name}/{chosen.id}")
+    for name, (params, macs) in parts.items():
+        table.add_row(name, f"{params:,}", f"{macs:,}")
+    table.add_row("total", *(f"{sum(p[i] for p in parts.values()):,}" for i in (0, 1)), style="bold")
+    out.print(table)
+    if checks:
+        table = Table("", "tool", "as it says", "corrected", "", "correction", title="Other counters, the same encoder")
+        for check in checks:
+            verdict = "exact" if check.exact else f"closed form {check.expected:,}"
+            table.add_row(
+                check.quantity, check.tool, f"{check.raw:,}", f"{check.corrected:,}", verdict, check.correction
+            )
+        out.print(table)
+
+
+# --- demo -------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def demo(
+    quick: Annotated[bool, typer.Option("--quick", help="The same in under 90 s: less audio, fewer steps.")] = False,
+    run: Annotated[Path, typer.Option("--run", help="Run folder.")] = Path("runs/demo"),
+    budget: Annotated[str, typer.Option("--budget", help="For the search.")] = "1M",
+) -> None:
+    """The whole job on the embedded default: train, search, export, report.
+
+    Example: nestling demo --quick
+    """
+    from checkpoints.results import find_subnet
+    from checkpoints.teachers import load_teacher
+    from speech_tasks.curve import measure_curve, save_curve
+    from speech_tasks.phone_probe import PhoneProbe
+
+    began = time.monotonic()
+    run = _fresh(run)
+    audio = "demo-small" if quick else "demo"
+    changes = ["stage-1.steps=12", "stage-2.steps=16", "stage-1.batch_size=8", "stage-2.batch_size=8"] if quick else []
+    job = _describe_job("demo", "tiny", "demo", audio, "demo", changes, "cpu", "auto", None)
+    supernet, folder = _train(run, job, resume=False)
+    with folder.lock(), Screen() as screen:
+        scorer = _open_objective(folder, supernet, 16 if quick else 40)
+        parsed = _parse_budget([budget], supernet.space)
+        result = _search(folder, supernet, scorer, parsed, 20 if quick else 64, "auto", 0, screen)
+    _show_result(result)
+    exported = folder.path / "encoder"
+    _export(folder, "best", exported)
+    with folder.lock(), Screen() as screen:
+        screen.start("phone error on test", None)
+        sizes = (60, 30, 40) if quick else (300, 100, 250)
+        probe = PhoneProbe(
+            _open_test_audio(audio),
+            "test",
+            num_train=sizes[0],
+            num_tuning=sizes[1],
+            num_scored=sizes[2],
+            last_layers=2,
+        )
+        curve = measure_curve(
+            supernet,
+            load_teacher("demo").encoder,
+            probe,
+            [find_subnet(folder.search_path, "best")],
+            num_middle=0 if quick else 2,
+            on_progress=screen.advance,
+        )
+        save_curve(folder.path, curve)
+    path = _write_report(folder)
+    out.print(f"\nThe encoder is in {exported}, the report in {path} ({time.monotonic() - began:.0f} s).")
+
+
+def _open_test_audio(audio: str) -> Any:
+    """The demo's corpus with its test split, which only the last table reads."""
+    from speech_data.synthesis import FULL, SMALL, synthesised_corpus
+
+    return synthesised_corpus(SMALL if audio == "demo-small" else FULL, allow_test=True)
+
+
+def _fresh(path: Path) -> Path:
+    """`path`, or the first of path-2, path-3 … that is free: a demo never overwrites a run."""
+    number, free = 2, path
+    while free.exists():
+        free, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return free
+
+
+def _name_run(folder: RunFolder, asked: Path | None) -> None:
+    if asked is None:
+        log.print(f"run: {folder.path}")
+
+
+def _command_line() -> str:
+    return "nestling " + " ".join(f'"{a}"' if set(a) & set(" <>") else a for a in sys.argv[1:])
+
+
+# --- what the user sees -----------------------------------------------------------------------------------------------
+
+
+class Screen:
+    """A progress bar on a terminal, a line now and then elsewhere; on stderr."""
+
+    def __init__(self) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=log,
+            transient=True,
+        )
+        self._task: Any = None
+        self._name, self._done, self._spoke = "", 0, time.monotonic()
+        self._total: int | None = None
+
+    def __enter__(self) -> Screen:
+        if log.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def start(self, name: str, total: int | None, done: int = 0) -> None:
+        """Begins a piece of work of `total` steps."""
+        self._name, self._total, self._done = name, total, done
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(name, total=total, completed=done, note="")
+
+    def advance(self, note: str = "") -> None:
+        """One step is done."""
+        self._done += 1
+        self._bar.update(self._task, advance=1, note=note)
+        if not log.is_terminal and time.monotonic() - self._spoke > PLAIN_SECONDS:
+            self._spoke = time.monotonic()
+            log.print(f"{self._name} {self._done}/{self._total or '?'}  {note}", soft_wrap=True)
+
+    def reporter(self, name: str) -> Callable[[int, int], None]:
+        """A callback (done, total) for work that counts by itself."""
+
+        def report_progress(done: int, total: int) -> None:
+            if self._task is None or self._name != name:
+                self.start(name, total)
+            self._done = done
+            self._bar.update(self._task, completed=done, total=total)
+
+        return report_progress
+
+
+def main() -> None:
+    """Runs the command line; a user's mistake ends in a short message and exit code 2."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads must not take a core from working ones
+    try:
+        app()
+    except ValueError as error:
+        log.print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
+        sys.exit(2)
+    except OSError as error:
+        log.print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""The shape of the project: which way imports go, what is packaged, what the command line offers."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ORDER = (
+    ("search_spaces", "speech_data"),
+    ("supernet",),
+    ("distillation",),
+    ("speech_tasks",),
+    ("nas",),
+    ("checkpoints",),
+    ("cli",),
+)
+RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
+ONLY_IN = {"rich": "cli", "typer": "cli", "optuna": "nas"}
+
+
+def modules() -> list[Path]:
+    return [
+        ROOT / "cli.py",
+        *(p for names in ORDER[:-1] for name in names for p in sorted((ROOT / name).rglob("*.py"))),
+    ]
+
+
+def package_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(source: str) -> list[str]:
+    """Every module that a file imports anywhere, functions included."""
+    names = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names.append(str(node.module))
+    return names
+
+
+def breaches(package: str, source: str) -> list[str]:
+    """The imports of a file of `package` that it may not have."""
+    wrong = []
+    for name in imported(source):
+        top = name.partition(".")[0]
+        same_row = RANK.get(top) == RANK[package] and top != package
+        if RANK.get(top, -1) > RANK[package] or same_row or (top in ONLY_IN and ONLY_IN[top] != package):
+            wrong.append(name)
+    return wrong
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_one_way(path: Path) -> None:
+    assert breaches(package_of(path), path.read_text("utf-8")) == []
+
+
+def test_a_breach_would_be_seen() -> None:
+    assert breaches("supernet", "def f():\n    from nas.search import search") == ["nas.search"]
+    assert breaches("search_spaces", "import speech_data.corpus") == ["speech_data.corpus"]
+    assert breaches("nas", "import rich") == ["rich"]
+
+
+def test_the_encoder_that_travels_imports_torch_alone() -> None:
+    names = {name.partition(".")[0] for name in imported((ROOT / "supernet/encoder.py").read_text("utf-8"))}
+    assert names - set(sys.stdlib_module_names) == {"torch"}
+
+
+def test_spaces_need_no_torch() -> None:
+    code = "import sys, search_spaces; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_package_is_packaged_with_its_data() -> None:
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    packages = {name for names in ORDER[:-1] for name in names}
+    assert set(tool["packages"]) == packages
+    data = [p for name in packages for p in (ROOT / name).rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")]
+    for path in data:
+        package = package_of(path)
+        patterns = tool["package-data"].get(package, [])
+        assert any(path in (ROOT / package).glob(pattern) for pattern in patterns), f"{path} would not be installed"
+
+
+def test_every_requirement_is_pinned_for_the_two_commands() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
+    names = {re.split(r"[<>=]", requirement)[0].lower() for requirement in wanted}
+    pinned = {
+        line.partition("==")[0].lower()
+        for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+        if "==" in line and not line.startswith("#")
+    }
+    assert names <= pinned
+
+
+def unsafe_calls(source: str) -> list[str]:
+    """Imports and calls that could run code from a file."""
+    tree = ast.parse(source)
+    found = [name for name in imported(source) if name in ("pickle", "dill", "joblib")]
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name = ast.unparse(call.func)
+        arguments = {k.arg: ast.unparse(k.value) for k in call.keywords}
+        if (
+            name in ("eval", "exec", "yaml.unsafe_load", "yaml.full_load")
+            or (name == "torch.load" and arguments.get("weights_only") != "True")
+            or arguments.get("trust_remote_code") == "True"
+            or arguments.get("allow_pickle") == "True"
+        ):
+            found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_that_is_loaded_can_run_code(path: Path) -> None:
+    own_export = path == ROOT / "checkpoints/proof.py"  # opens the folder it has just written, as a user would
+    allowed = {"AutoModel.from_pretrained", "transformers.AutoModel.from_pretrained"} if own_export else set()
+    assert set(unsafe_calls(path.read_text("utf-8"))) - allowed == set()
+
+
+def test_an_unsafe_call_would_be_seen() -> None:
+    assert unsafe_calls("import torch\ntorch.load(f)") == ["torch.load"]
+    assert unsafe_calls("m = A.from_pretrained(p, trust_remote_code=True)") == ["A.from_pretrained"]
