@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE
@@ -68,7 +68,7 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print steps, time
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 …")]
 PrecisionOption = Annotated[str, typer.Option("--precision", help="fp32, bf16, or auto: bf16 where it is fast.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Of everything that is drawn.")]
-FormatOption = Annotated[str, typer.Option("--format", help="text or json.")]
+FormatOption = Annotated[Literal["text", "json"], typer.Option("--format", help="How to print the result.")]
 
 
 # --- train ------------------------------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ def train_teacher(
     supernet, folder = _train(run, job, resume)
     to = to or folder.path / "teacher"
     save_hubert(supernet.extract(supernet.space.container), to)
-    out.print(f"The teacher is in {to}. Next: nestling train supernet --teacher {to} --audio {audio}")
+    _tell(f"The teacher is in {to}. Next: nestling train supernet --teacher {to} --audio {audio}")
 
 
 @train_app.command("supernet")
@@ -125,7 +125,7 @@ def train_supernet(
     if dry_run:
         return _dry_run(job)
     _, folder = _train(run or Path("runs") / Path(space).stem, job, resume)
-    out.print(f"The supernet is in {folder.path}. Next: nestling search subnet --run {folder.path} --budget 50%")
+    _tell(f"The supernet is in {folder.path}. Next: nestling search subnet --run {folder.path} --budget 50%")
 
 
 def _describe_job(
@@ -170,17 +170,18 @@ def _train(path: Path, job: Row, resume: bool) -> tuple[Supernet, RunFolder]:
     """Trains as `job` says, or as the run's own config.yaml says when it is resumed."""
     from checkpoints.run_folder import RunFolder, SupernetRecord
 
+    run = RunFolder.open(path) if resume else RunFolder(path)
     if resume:
-        run = RunFolder.open(path)
         job = run.config
     corpus = _open_audio(job["audio"])
+    if resume and corpus.hash != job["data"]:
+        raise ValueError(f"the audio in {job['audio']} changed since the run began; start a new run")
+    screen = Screen()
+    trainer, origin = _build_trainer(run, job, corpus, screen)  # what is wrong with the job leaves no run behind
     if not resume:
         hours = sum(u.seconds for u in corpus.utterances("train")) / 3600
         run = RunFolder.create(path, {**job, "data": corpus.hash, "hours": hours}, job["recipe"]["seed"])
-    elif corpus.hash != job["data"]:
-        raise ValueError(f"the audio in {job['audio']} changed since the run began; start a new run")
-    with run.lock(), Screen() as screen:
-        trainer, origin = _build_trainer(run, job, corpus, screen)
+    with run.lock(), screen:
         state = run.load_state(lambda text: log.print(f"[yellow]{text}")) if resume else None
         if state:
             trainer.resume(state)
@@ -214,6 +215,7 @@ def _build_trainer(
     teacher = load_teacher(job["teacher"]) if job["teacher"] else None
     if teacher:
         supernet.load_encoder(teacher.encoder.state_dict())
+        teacher.encoder.to(job["device"])
     augment = isinstance(corpus, Corpus)  # the synthesised corpus is clean; people's own audio is what it is
 
     def batches(stage: Any, first: int, stop: int) -> Iterator[Any]:
@@ -287,10 +289,10 @@ def _open_audio(audio: str) -> SpeechCorpus:
     with Screen() as screen:
         corpus = open_folder(audio, on_progress=screen.reporter("check audio"))
     for skipped in corpus.skipped[:20]:
-        log.print(f"[yellow]skipped {skipped.path}: {skipped.reason}", soft_wrap=True)
+        log.print(f"[yellow]skipped {_escape(skipped.path)}: {_escape(skipped.reason)}", soft_wrap=True)
     if len(corpus.skipped) > 20:
         log.print(f"[yellow]… and {len(corpus.skipped) - 20} more")
-    log.print(f"{audio}: {corpus.hours_kept:.2f} hours kept, {len(corpus.skipped)} files skipped")
+    log.print(f"{_escape(audio)}: {corpus.hours_kept:.2f} hours kept, {len(corpus.skipped)} files skipped")
     return corpus
 
 
@@ -348,6 +350,7 @@ def search_subnet(
         typer.Option("--sampler", help="auto, evolution, random, optuna:nsga2, optuna:tpe, optuna:random."),
     ] = "auto",
     utterances: Annotated[int, typer.Option("--utterances", help="Of the search split, to score on.")] = 60,
+    device: DeviceOption = "cpu",
     seed: SeedOption = None,
     form: FormatOption = "text",
 ) -> None:
@@ -356,21 +359,22 @@ def search_subnet(
     Example: nestling search subnet --budget 25M --budget "latency<=30ms@2s"
     """
     from checkpoints.run_folder import RunFolder
+    from search_spaces.space import SearchSpace
 
     folder = RunFolder.open(run)
     _name_run(folder, run)
-    supernet = folder.load_supernet()
+    space = SearchSpace.from_dict(folder.config["space"])
     texts = [[b] for b in budgets.split(",")] if budgets else [budget or []]
-    parsed = [_parse_budget(text, supernet.space) for text in texts]  # all are checked before anything is spent
+    parsed = [_parse_budget(text, space) for text in texts]  # all are checked before anything is spent
     with folder.lock(), Screen() as screen:
-        scorer = _open_objective(folder, supernet, utterances)
-        results = [_search(folder, supernet, scorer, b, trials, sampler, seed or 0, screen) for b in parsed]
+        scorer = _open_objective(folder, utterances, device)
+        results = [_search(folder, scorer, b, trials, sampler, seed or 0, screen) for b in parsed]
     if form == "json":
         print(json.dumps(results if budgets else results[0], indent=2))
         return
     for result in results:
         _show_result(result)
-    out.print(f"Next: nestling export subnet --run {folder.path} --out my-encoder")
+    _tell(f"Next: nestling export subnet --run {folder.path} --out my-encoder")
 
 
 def _parse_budget(texts: Sequence[str], space: SearchSpace) -> Budget:
@@ -384,30 +388,29 @@ def _parse_budget(texts: Sequence[str], space: SearchSpace) -> Budget:
     return budget
 
 
-def _open_objective(folder: RunFolder, supernet: Supernet, utterances: int) -> DistillationObjective:
-    """The distillation loss on the search split, with the heads of the last stage."""
+def _open_objective(folder: RunFolder, utterances: int, device: str) -> DistillationObjective:
+    """The run's supernet, scored by the distillation loss on the search split, with the heads of the last stage."""
     from nas.objective import DistillationObjective
     from speech_data.batching import evaluation_batches
     from speech_data.corpus import Corpus
 
-    job = folder.config
+    job = {**folder.config, "device": device}
     corpus = _open_audio(job["audio"])
     state = folder.load_state(log.print)
     if state is None:
         raise ValueError(f"{folder.path} has no checkpoint, and its heads are needed to score subnets; train it first")
     with Screen() as screen:
         trainer, _ = _build_trainer(folder, job, corpus, screen)
-    trainer.supernet.load_state_dict(supernet.state_dict())
+    trainer.supernet.load_state_dict(folder.load_supernet().state_dict())
     stage, sources, objective = trainer.restore(state)
     batches = evaluation_batches(
         corpus, "search", batch_size=8, augment=isinstance(corpus, Corpus), max_utterances=utterances
     )
-    return DistillationObjective(supernet, objective, sources, batches, stage.view)
+    return DistillationObjective(trainer.supernet, objective, sources, batches, stage.view)
 
 
 def _search(
     folder: RunFolder,
-    supernet: Supernet,
     scorer: DistillationObjective,
     budget: Budget,
     trials: int,
@@ -421,7 +424,7 @@ def _search(
     from nas.record import Record
     from nas.search import Trial, search
 
-    space = supernet.space
+    supernet, space = scorer.supernet, scorer.supernet.space
     record = Record(folder.search_path / "candidates.jsonl", scorer.fingerprint, space.backbone)
     best = float("inf")
 
@@ -523,7 +526,7 @@ def export_subnet(
     if form == "json":
         print(json.dumps({**report, "folder": str(to)}, indent=2))
     else:
-        out.print(
+        _tell(
             f"{to}: {report['params']:,} parameters, {report['size_bytes'] / 1e6:.1f} MB, "
             f"equal to the supernet within {report['error']:.1e}.\n"
             f'Load it: AutoModel.from_pretrained("{to}"{"" if report["plain"] else ", trust_remote_code=True"})'
@@ -566,14 +569,18 @@ def report(run: RunOption = None) -> None:
 
     folder = RunFolder.open(run)
     _name_run(folder, run)
-    out.print(f"The report is in {_write_report(folder)}")
+    _tell(f"The report is in {_write_report(folder)}")
 
 
 def _write_report(folder: RunFolder) -> Path:
     from checkpoints.run_report import collect_report
+    from nas.picture import save_picture
     from nas.report_page import write_report
 
-    write_report(collect_report(folder), folder.report_path)
+    report = collect_report(folder)
+    write_report(report, folder.report_path)
+    if report.chosen:
+        save_picture(report, folder.report_path.with_suffix(".svg"))
     return folder.report_path
 
 
@@ -652,16 +659,17 @@ def cost(
 
     Example: nestling cost --space base --subnet largest --cross-check
     """
+    from checkpoints.results import load_subnet
     from search_spaces.costs import breakdown
     from search_spaces.space import SearchSpace
-    from search_spaces.subnet import Subnet
 
     loaded = SearchSpace.load(space)
     if subnet in ("largest", "smallest"):
         chosen = loaded.container if subnet == "largest" else loaded.smallest()
     else:
-        values = json.loads(Path(subnet).read_text(encoding="utf-8"))
-        chosen = Subnet.from_dict(values.get("subnet", values))
+        if not Path(subnet).is_file():
+            raise ValueError(f"--subnet {subnet}: give largest, smallest or a subnet.json")
+        chosen = load_subnet(Path(subnet))
         if problem := loaded.explain(chosen):
             raise ValueError(problem)
     parts = breakdown(loaded.backbone, chosen, seconds)
@@ -714,6 +722,7 @@ def demo(
     """
     from checkpoints.results import find_subnet
     from checkpoints.teachers import load_teacher
+    from search_spaces.space import SearchSpace
     from speech_tasks.curve import measure_curve, save_curve
     from speech_tasks.phone_probe import PhoneProbe
 
@@ -722,11 +731,11 @@ def demo(
     audio = "demo-small" if quick else "demo"
     changes = ["stage-1.steps=12", "stage-2.steps=16", "stage-1.batch_size=8", "stage-2.batch_size=8"] if quick else []
     job = _describe_job("demo", "tiny", "demo", audio, "demo", changes, "cpu", "auto", None)
+    parsed = _parse_budget([budget], SearchSpace.from_dict(job["space"]))
     supernet, folder = _train(run, job, resume=False)
     with folder.lock(), Screen() as screen:
-        scorer = _open_objective(folder, supernet, 16 if quick else 40)
-        parsed = _parse_budget([budget], supernet.space)
-        result = _search(folder, supernet, scorer, parsed, 20 if quick else 64, "auto", 0, screen)
+        scorer = _open_objective(folder, 16 if quick else 40, "cpu")
+        result = _search(folder, scorer, parsed, 20 if quick else 64, "auto", 0, screen)
     _show_result(result)
     exported = folder.path / "encoder"
     _export(folder, "best", exported)
@@ -751,7 +760,7 @@ def demo(
         )
         save_curve(folder.path, curve)
     path = _write_report(folder)
-    out.print(f"\nThe encoder is in {exported}, the report in {path} ({time.monotonic() - began:.0f} s).")
+    _tell(f"\nThe encoder is in {exported}, the report in {path} ({time.monotonic() - began:.0f} s).")
 
 
 def _open_test_audio(audio: str) -> Any:
@@ -767,6 +776,11 @@ def _fresh(path: Path) -> Path:
     while free.exists():
         free, number = path.with_name(f"{path.name}-{number}"), number + 1
     return free
+
+
+def _tell(text: str) -> None:
+    """Prints a result as it is: no line is broken, no bracket read as markup."""
+    out.print(text, soft_wrap=True, markup=False)
 
 
 def _name_run(folder: RunFolder, asked: Path | None) -> None:
@@ -804,7 +818,8 @@ class Screen:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if log.is_terminal:
+            self._bar.stop()
 
     def start(self, name: str, total: int | None, done: int = 0) -> None:
         """Begins a piece of work of `total` steps."""

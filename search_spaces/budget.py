@@ -201,4 +201,5 @@ def _parse_amount(text: str, amount: str, units: _Units, wanted: str) -> Fractio
 
 
 def _refuse(text: str, why: str) -> NoReturn:
-    raise ValueError(f"budget `{text}`: {why}. Examples: {EXAMPLES}")
+    stop = "" if why.endswith("?") else "."
+    raise ValueError(f"budget `{text}`: {why}{stop} Examples: {EXAMPLES}")

@@ -1,6 +1,6 @@
 """Opens an export where only torch, transformers and safetensors are installed, and compares it with the supernet.
 
-Run it in this project's environment: python tests/bare_venv.py RUN. It makes the bare environment in a temporary folder.
+Run it in this project's environment: python tests/bare_venv.py RUN. The bare environment is made in a temporary folder.
 """
 
 from __future__ import annotations
