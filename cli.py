@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -23,7 +23,6 @@ from rich.table import Table
 if TYPE_CHECKING:
     from checkpoints.run_folder import RunFolder
     from distillation.stages import Recipe
-    from distillation.trainer import Trainer
     from nas.objective import DistillationObjective
     from nas.proposals import Proposer
     from search_spaces.budget import Budget
@@ -92,9 +91,10 @@ def train_teacher(
 
     Example: nestling train teacher --audio my-audio/ --run runs/teacher
     """
+    from checkpoints.jobs import describe_job
     from checkpoints.teachers import save_hubert
 
-    job = _describe_job("train teacher", space, None, audio, config, changes, device, precision, seed)
+    job = describe_job("train teacher", space, None, audio, config, changes, device, precision, seed)
     if dry_run:
         return _dry_run(job)
     supernet, folder = _train(run, job, resume)
@@ -121,53 +121,18 @@ def train_supernet(
 
     Example: nestling train supernet --space base --teacher facebook/hubert-base-ls960 --audio my-audio/ --run runs/base
     """
-    job = _describe_job("train supernet", space, teacher, audio, config, changes, device, precision, seed)
+    from checkpoints.jobs import describe_job
+
+    job = describe_job("train supernet", space, teacher, audio, config, changes, device, precision, seed)
     if dry_run:
         return _dry_run(job)
     _, folder = _train(run or Path("runs") / Path(space).stem, job, resume)
     _tell(f"The supernet is in {folder.path}. Next: nestling search subnet --run {folder.path} --budget 50%")
 
 
-def _describe_job(
-    command: str,
-    space: str,
-    teacher: str | None,
-    audio: str,
-    config: str,
-    changes: Sequence[str] | None,
-    device: str,
-    precision: str,
-    seed: int | None,
-) -> Row:
-    """All that a training run depends on, resolved: what config.yaml keeps."""
-    from distillation.stages import load_recipe
-    from search_spaces.space import SearchSpace
-
-    recipe = load_recipe(config, [*(changes or ()), *([] if seed is None else [f"seed={seed}"])])
-    return {
-        "command": command,
-        "teacher": teacher,
-        "audio": audio,
-        "device": device,
-        "precision": _choose_precision(precision, device),
-        "space": SearchSpace.load(space).to_dict(),
-        "recipe": recipe.model_dump(mode="json"),
-    }
-
-
-def _choose_precision(precision: str, device: str) -> str:
-    import torch
-
-    if precision == "auto":
-        fast = torch.cpu._is_avx512_bf16_supported() if device == "cpu" else device.startswith("cuda")
-        return "bf16" if fast else "fp32"
-    if precision not in ("fp32", "bf16"):
-        raise ValueError(f"--precision is fp32, bf16 or auto; got {precision}")
-    return precision
-
-
 def _train(path: Path, job: Row, resume: bool) -> tuple[Supernet, RunFolder]:
     """Trains as `job` says, or as the run's own config.yaml says when it is resumed."""
+    from checkpoints.jobs import build_trainer
     from checkpoints.run_folder import RunFolder, SupernetRecord
 
     run = RunFolder.open(path) if resume else RunFolder(path)
@@ -177,7 +142,7 @@ def _train(path: Path, job: Row, resume: bool) -> tuple[Supernet, RunFolder]:
     if resume and corpus.hash != job["data"]:
         raise ValueError(f"the audio in {job['audio']} changed since the run began; start a new run")
     screen = Screen()
-    trainer, origin = _build_trainer(run, job, corpus, screen)  # what is wrong with the job leaves no run behind
+    trainer, origin = build_trainer(run, job, corpus, screen.advance)  # what is wrong with the job leaves no run behind
     if not resume:
         hours = sum(u.seconds for u in corpus.utterances("train")) / 3600
         run = RunFolder.create(path, {**job, "data": corpus.hash, "hours": hours}, job["recipe"]["seed"])
@@ -191,91 +156,9 @@ def _train(path: Path, job: Row, resume: bool) -> tuple[Supernet, RunFolder]:
             run.cut_metrics(0)
         screen.start("train", trainer.recipe.num_steps, state["step"] if state else 0)
         trainer.run()
-        run.save_supernet(trainer.supernet, SupernetRecord(*origin, corpus.hash))
+        run.save_supernet(trainer.supernet, SupernetRecord(origin[0], origin[1], corpus.hash))
     _show_stages(run)
     return trainer.supernet, run
-
-
-def _build_trainer(
-    run: RunFolder, job: Row, corpus: SpeechCorpus, screen: Screen
-) -> tuple[Trainer, tuple[str | None, str | None]]:
-    """The trainer of a job, and its teacher's name and licence."""
-    from checkpoints.teachers import load_teacher
-    from distillation.factory import SourceFactory
-    from distillation.stages import Recipe
-    from distillation.trainer import Step, Trainer, generator
-    from search_spaces.space import SearchSpace
-    from search_spaces.strict_yaml import parse_config
-    from speech_data.batching import batch_at, prefetch
-    from speech_data.corpus import Corpus
-    from supernet.model import Supernet
-
-    recipe = parse_config(Recipe, job["recipe"], source=str(run.config_path))
-    supernet = Supernet(SearchSpace.from_dict(job["space"]), generator(recipe.seed, "weights"))
-    teacher = load_teacher(job["teacher"]) if job["teacher"] else None
-    if teacher:
-        supernet.load_encoder(teacher.encoder.state_dict())
-        teacher.encoder.to(job["device"])
-    augment = isinstance(corpus, Corpus)  # the synthesised corpus is clean; people's own audio is what it is
-
-    def batches(stage: Any, first: int, stop: int) -> Iterator[Any]:
-        def make(step: int) -> Any:
-            return batch_at(
-                corpus,
-                "train",
-                step,
-                seed=recipe.seed,
-                batch_size=stage.batch_size,
-                crop_seconds=stage.crop_seconds,
-                augment=augment,
-            )
-
-        return prefetch(make, first, stop)
-
-    def on_step(step: Step) -> None:
-        run.append_metrics(
-            {
-                "step": step.step,
-                "stage": step.stage,
-                "learning_rate": step.learning_rate,
-                "losses": step.losses,
-            }
-        )
-        screen.advance(f"{step.stage}  " + "  ".join(f"{k} {v:.3f}" for k, v in step.losses.items()))
-
-    probe = _phone_probe(corpus)
-
-    def on_stage(name: str, supernet: Supernet) -> None:
-        if probe is not None:
-            score = probe(lambda wave, lengths: supernet(wave, lengths, supernet.space.container).hidden)
-            starts = {stage.name: sum(s.steps for s in recipe.stages[:i]) for i, stage in enumerate(recipe.stages)}
-            step = starts.get(name, recipe.num_steps)
-            run.append_metrics({"step": step, "before": name, "phone_error": score.error})
-
-    trainer = Trainer(
-        supernet,
-        recipe,
-        batches,
-        SourceFactory(corpus, teacher.encoder if teacher else None, recipe.seed),
-        on_step=on_step,
-        on_stage=on_stage,
-        on_checkpoint=run.save_state,
-        precision=job["precision"],
-        device=job["device"],
-    )
-    return trainer, (teacher.name, teacher.license) if teacher else (None, None)
-
-
-def _phone_probe(corpus: SpeechCorpus) -> Callable[[Any], Any] | None:
-    """A quick probe of the container for the record, where the audio has timed phones."""
-    from speech_data.corpus import Corpus
-
-    if not isinstance(corpus, Corpus):
-        return None
-    from speech_tasks.phone_probe import PhoneProbe
-
-    probe = PhoneProbe(corpus, "search", num_train=120, num_tuning=40, num_scored=100, last_layers=2)
-    return probe.score
 
 
 def _open_audio(audio: str) -> SpeechCorpus:
@@ -358,6 +241,7 @@ def search_subnet(
 
     Example: nestling search subnet --budget 25M --budget "latency<=30ms@2s"
     """
+    from checkpoints.jobs import open_scorer
     from checkpoints.run_folder import RunFolder
     from search_spaces.space import SearchSpace
 
@@ -367,7 +251,7 @@ def search_subnet(
     texts = [[b] for b in budgets.split(",")] if budgets else [budget or []]
     parsed = [_parse_budget(text, space) for text in texts]  # all are checked before anything is spent
     with folder.lock(), Screen() as screen:
-        scorer = _open_objective(folder, utterances, device)
+        scorer = open_scorer(folder, _open_audio(folder.config["audio"]), utterances, device, log.print)
         results = [_search(folder, scorer, b, trials, sampler, seed or 0, screen) for b in parsed]
     if form == "json":
         print(json.dumps(results if budgets else results[0], indent=2))
@@ -386,27 +270,6 @@ def _parse_budget(texts: Sequence[str], space: SearchSpace) -> Budget:
     if budget.bounds and not space.binds(budget):
         log.print(f"[yellow]{budget.text} does not bind: every subnet of `{space.name}` holds it")
     return budget
-
-
-def _open_objective(folder: RunFolder, utterances: int, device: str) -> DistillationObjective:
-    """The run's supernet, scored by the distillation loss on the search split, with the heads of the last stage."""
-    from nas.objective import DistillationObjective
-    from speech_data.batching import evaluation_batches
-    from speech_data.corpus import Corpus
-
-    job = {**folder.config, "device": device}
-    corpus = _open_audio(job["audio"])
-    state = folder.load_state(log.print)
-    if state is None:
-        raise ValueError(f"{folder.path} has no checkpoint, and its heads are needed to score subnets; train it first")
-    with Screen() as screen:
-        trainer, _ = _build_trainer(folder, job, corpus, screen)
-    trainer.supernet.load_state_dict(folder.load_supernet().state_dict())
-    stage, sources, objective = trainer.restore(state)
-    batches = evaluation_batches(
-        corpus, "search", batch_size=8, augment=isinstance(corpus, Corpus), max_utterances=utterances
-    )
-    return DistillationObjective(trainer.supernet, objective, sources, batches, stage.view)
 
 
 def _search(
@@ -720,6 +583,7 @@ def demo(
 
     Example: nestling demo --quick
     """
+    from checkpoints.jobs import describe_job, open_scorer
     from checkpoints.results import find_subnet
     from checkpoints.teachers import load_teacher
     from search_spaces.space import SearchSpace
@@ -730,11 +594,11 @@ def demo(
     run = _fresh(run)
     audio = "demo-small" if quick else "demo"
     changes = ["stage-1.steps=12", "stage-2.steps=16", "stage-1.batch_size=8", "stage-2.batch_size=8"] if quick else []
-    job = _describe_job("demo", "tiny", "demo", audio, "demo", changes, "cpu", "auto", None)
+    job = describe_job("demo", "tiny", "demo", audio, "demo", changes, "cpu", "auto", None)
     parsed = _parse_budget([budget], SearchSpace.from_dict(job["space"]))
     supernet, folder = _train(run, job, resume=False)
     with folder.lock(), Screen() as screen:
-        scorer = _open_objective(folder, 16 if quick else 40, "cpu")
+        scorer = open_scorer(folder, _open_audio(audio), 16 if quick else 40, "cpu", log.print)
         result = _search(folder, scorer, parsed, 20 if quick else 64, "auto", 0, screen)
     _show_result(result)
     exported = folder.path / "encoder"

@@ -89,6 +89,24 @@ def load_result(folder: Path) -> Result:
     return result
 
 
+def read_lines(record: Path) -> list[str]:
+    """The whole lines of a search's record; a killed search may have left a torn one at the end."""
+    return record.read_text(encoding="utf-8").split("\n")[:-1] if record.is_file() else []
+
+
+def load_subnet(path: Path) -> Subnet:
+    """The subnet in a JSON file, on its own or under `subnet`.
+
+    Raises:
+        ValueError: The file holds none.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Subnet.from_dict(values.get("subnet", values))
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} holds no subnet: {error}") from error
+
+
 def find_subnet(folder: Path, name: str) -> Subnet:
     """The subnet that `best`, an id (or its beginning) or a JSON file names.
 
@@ -96,13 +114,11 @@ def find_subnet(folder: Path, name: str) -> Subnet:
         ValueError: None or several have that id.
     """
     if Path(name).is_file():
-        values = json.loads(Path(name).read_text(encoding="utf-8"))
-        return Subnet.from_dict(values.get("subnet", values))
+        return load_subnet(Path(name))
     if name == "best":
         return Subnet.from_dict(load_result(folder)["finalists"][0]["subnet"])
     record = folder / "candidates.jsonl"
-    lines = record.read_text(encoding="utf-8").splitlines() if record.is_file() else []
-    rows = [json.loads(line) for line in lines if f'"id":"{name}' in line]
+    rows = [json.loads(line) for line in read_lines(record) if f'"id":"{name}' in line]
     found = {row["id"]: row["subnet"] for row in rows}
     if len(found) != 1:
         problem = "several subnets" if found else "no subnet"

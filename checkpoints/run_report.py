@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from checkpoints.results import RESULT, Result, load_result
+from checkpoints.results import RESULT, Result, load_result, read_lines
 from checkpoints.run_folder import MADE_WITH, RunFolder
 from checkpoints.teachers import TeacherError, load_teacher
 from nas.report import (
@@ -85,7 +85,7 @@ def summarize_stages(rows: Sequence[Row]) -> list[StageSummary]:
     names = list(dict.fromkeys(row["stage"] for row in rows if "stage" in row))
     phones = {row["before"]: row["phone_error"] for row in rows if "before" in row}
     stages = []
-    for name, following in zip(names, [*names[1:], "done"], strict=True):
+    for name, following in zip(names, [*names[1:], "done"], strict=False):
         steps = [row for row in rows if row.get("stage") == name]
         roles = [role for role in NAMES if role in steps[0]["losses"]]
         largest = [row["losses"]["largest"] for row in steps]
@@ -179,7 +179,7 @@ def _teacher(name: str | None, points: Sequence[Point]) -> TeacherRow | None:
 
 
 def _candidates(run: RunFolder, space: SearchSpace, result: Result) -> tuple[CandidateRow, ...]:
-    lines = (run.search_path / "candidates.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = read_lines(run.search_path / "candidates.jsonl")
     rows = [row for row in map(json.loads, lines) if row.get("loss") is not None]
     newest = rows[-1]["fingerprint"] if rows else ""
     budget = Budget.parse(result["budget"], space)

@@ -90,6 +90,6 @@ def _describe_layer(supernet: Supernet, layer: int) -> Describe:
     def describe(wave: Tensor, lengths: Tensor) -> Tensor:
         device = supernet.residual_order.device
         trace = supernet(wave.to(device), lengths.to(device), supernet.space.container, ("hidden",))
-        return trace.hidden[layer]  # type: ignore[no-any-return]
+        return trace.hidden[layer].cpu()  # type: ignore[no-any-return]
 
     return describe

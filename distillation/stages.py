@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from distillation.terms import Term
 from distillation.views import View
 from search_spaces.strict_yaml import load_yaml, parse_config, parse_yaml
 
 Which = Literal["container", "sandwich"]
+DONE = "done"
+"""What comes after the last stage."""
 
 
 class SourceSpec(BaseModel):
@@ -57,6 +59,12 @@ class Stage(BaseModel):
     dropout: float = Field(0.0, ge=0, lt=1)
     """For the largest subnet alone; smaller ones are regularised by sharing."""
 
+    @model_validator(mode="after")
+    def _check_terms(self) -> Self:
+        if problems := list(_find_problems(self)):
+            raise ValueError("\n".join(problems))
+        return self
+
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
         warmup = max(1, round(self.warmup_share * self.steps))
@@ -76,10 +84,29 @@ class Recipe(BaseModel):
     """Steps between checkpoints."""
     stages: tuple[Stage, ...] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        if len({*names, DONE}) <= len(names):
+            raise ValueError(f"stages need names of their own, and none may be `{DONE}`; got {', '.join(names)}")
+        return self
+
     @property
     def num_steps(self) -> int:
         """Steps of all stages."""
         return sum(stage.steps for stage in self.stages)
+
+
+def _find_problems(stage: Stage) -> Iterator[str]:
+    """What would only show when the stage starts, hours into a run."""
+    for number, term in enumerate(stage.objective):
+        source = stage.sources.get(term.source)
+        if source is None:
+            yield f"objective.{number} wants the source `{term.source}`; there is only {', '.join(stage.sources)}"
+        elif len({source.kind == "codes", term.matching == "codes", term.distance == "cross_entropy"}) > 1:
+            yield f"objective.{number}: codes go with the matching `codes` and the distance `cross_entropy`, and only they"
+        if term.frames == "masked" and not stage.view.mask_share:
+            yield f"objective.{number} counts masked frames, and the view masks none; set view.mask_share"
 
 
 RECIPES = Path(__file__).parent / "recipes"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from distillation.sources import Source
-from distillation.stages import Recipe, Stage
+from distillation.stages import DONE, Recipe, Stage
 from distillation.terms import Objective
 from distillation.views import Rendition, draw_mask
 from search_spaces.subnet import Subnet
@@ -122,7 +122,7 @@ class Trainer:
             if first < stage_end:
                 self._run_stage(stage, stage_start, max(first, stage_start))
             stage_start = stage_end
-        self.on_stage("done", self.supernet)
+        self.on_stage(DONE, self.supernet)
 
     def _run_stage(self, stage: Stage, stage_start: int, first: int) -> None:
         """Runs the steps `first` .. of a stage whose first step is `stage_start`."""
@@ -207,7 +207,8 @@ class Trainer:
                 dropout = stage.dropout if role == "largest" else 0.0
                 trace = self.supernet(wave, lengths, subnet, objective.taps, masked, dropout)
                 loss = objective(trace, targets, subnet, masked)
-            (loss / len(subnets)).backward()
+            if loss.requires_grad:  # not when it counts masked frames and chance masked none
+                (loss / len(subnets)).backward()
             losses.setdefault(role, []).append(loss.item())
         means = {role: sum(values) / len(values) for role, values in losses.items()}
         if not all(np.isfinite(value) for value in means.values()):

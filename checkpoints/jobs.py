@@ -1,0 +1,165 @@
+"""What a run's configuration builds: its trainer, and the scorer that searches use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from checkpoints.run_folder import RunError, RunFolder
+from checkpoints.teachers import load_teacher
+from distillation.factory import SourceFactory
+from distillation.stages import Recipe, Stage, load_recipe
+from distillation.trainer import Step, Trainer, generator
+from nas.objective import DistillationObjective
+from search_spaces.space import SearchSpace
+from search_spaces.strict_yaml import parse_config
+from speech_data.batching import Batch, batch_at, evaluation_batches, prefetch
+from speech_data.corpus import Corpus, SpeechCorpus
+from speech_tasks.phone_probe import PhoneProbe
+from supernet.model import Supernet
+
+Job = dict[str, Any]
+"""All that a training run depends on, resolved, as plain JSON values: what config.yaml keeps."""
+Origin = tuple[str | None, str | None]
+"""A teacher's name and licence."""
+
+
+def describe_job(
+    command: str,
+    space: str,
+    teacher: str | None,
+    audio: str,
+    config: str,
+    changes: Sequence[str] | None,
+    device: str,
+    precision: str,
+    seed: int | None,
+) -> Job:
+    """A job from what a person asked for.
+
+    Raises:
+        ValueError: A space, recipe, change or precision that does not exist.
+    """
+    recipe = load_recipe(config, [*(changes or ()), *([] if seed is None else [f"seed={seed}"])])
+    return {
+        "command": command,
+        "teacher": teacher,
+        "audio": audio,
+        "device": device,
+        "precision": _choose_precision(precision, device),
+        "space": SearchSpace.load(space).to_dict(),
+        "recipe": recipe.model_dump(mode="json"),
+    }
+
+
+def _choose_precision(precision: str, device: str) -> str:
+    if precision == "auto":
+        fast = torch.cpu._is_avx512_bf16_supported() if device == "cpu" else device.startswith("cuda")
+        return "bf16" if fast else "fp32"
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"--precision is fp32, bf16 or auto; got {precision}")
+    return precision
+
+
+def build_trainer(
+    run: RunFolder, job: Job, corpus: SpeechCorpus, on_progress: Callable[[str], None]
+) -> tuple[Trainer, Origin]:
+    """The trainer of a job, which writes its record and checkpoints into `run`, and where its teacher is from.
+
+    Args:
+        run: The run.
+        job: Its configuration.
+        corpus: The audio that the job names.
+        on_progress: Called after every step with its losses in words.
+    """
+    recipe = parse_config(Recipe, job["recipe"], source=str(run.config_path))
+    supernet = Supernet(SearchSpace.from_dict(job["space"]), generator(recipe.seed, "weights"))
+    teacher = load_teacher(job["teacher"]) if job["teacher"] else None
+    if teacher:
+        supernet.load_encoder(teacher.encoder.state_dict())
+        teacher.encoder.to(job["device"])
+    probe = quick_probe(corpus)
+    starts = {stage.name: sum(s.steps for s in recipe.stages[:i]) for i, stage in enumerate(recipe.stages)}
+
+    def on_step(step: Step) -> None:
+        row = {"step": step.step, "stage": step.stage, "learning_rate": step.learning_rate, "losses": step.losses}
+        run.append_metrics(row)
+        on_progress(f"{step.stage}  " + "  ".join(f"{role} {loss:.3f}" for role, loss in step.losses.items()))
+
+    def on_stage(name: str, supernet: Supernet) -> None:
+        if probe is not None:
+            device, container = supernet.residual_order.device, supernet.space.container
+            score = probe.score(
+                lambda wave, lengths: [
+                    x.cpu()
+                    for x in supernet(
+                        wave.to(device), None if lengths is None else lengths.to(device), container
+                    ).hidden
+                ]
+            )
+            step = starts.get(name, recipe.num_steps)
+            run.append_metrics({"step": step, "before": name, "phone_error": score.error})
+
+    trainer = Trainer(
+        supernet,
+        recipe,
+        training_batches(corpus, recipe.seed),
+        SourceFactory(corpus, teacher.encoder if teacher else None, recipe.seed),
+        on_step=on_step,
+        on_stage=on_stage,
+        on_checkpoint=run.save_state,
+        precision=job["precision"],
+        device=job["device"],
+    )
+    return trainer, (teacher.name, teacher.license) if teacher else (None, None)
+
+
+def training_batches(corpus: SpeechCorpus, seed: int) -> Callable[[Stage, int, int], Iterator[Batch]]:
+    """Batches of the training split, made ahead in a thread; the synthesised corpus is clean, so noise is added."""
+
+    def batches(stage: Stage, first: int, stop: int) -> Iterator[Batch]:
+        def make(step: int) -> Batch:
+            return batch_at(
+                corpus,
+                "train",
+                step,
+                seed=seed,
+                batch_size=stage.batch_size,
+                crop_seconds=stage.crop_seconds,
+                augment=isinstance(corpus, Corpus),
+            )
+
+        return prefetch(make, first, stop)
+
+    return batches
+
+
+def quick_probe(corpus: SpeechCorpus) -> PhoneProbe | None:
+    """A small probe of the container for the record, where the audio has timed phones."""
+    if not isinstance(corpus, Corpus):
+        return None
+    return PhoneProbe(corpus, "search", num_train=120, num_tuning=40, num_scored=100, last_layers=2)
+
+
+def open_scorer(
+    run: RunFolder, corpus: SpeechCorpus, num_utterances: int, device: str, say: Callable[[str], None]
+) -> DistillationObjective:
+    """Scores subnets of a run's supernet by the distillation loss on the search split, with its trained heads.
+
+    Raises:
+        ValueError: The run has no supernet, or no checkpoint with its heads.
+    """
+    job = {**run.config, "device": device}
+    weights = run.load_supernet().state_dict()
+    state = run.load_state(say)
+    if state is None:
+        raise RunError(f"{run.path} has no checkpoint, and its heads are needed to score subnets; train it first")
+    trainer, _ = build_trainer(run, job, corpus, lambda _: None)
+    trainer.supernet.load_state_dict(weights)
+    stage, sources, objective = trainer.restore(state)
+    batches = evaluation_batches(
+        corpus, "search", batch_size=8, augment=isinstance(corpus, Corpus), max_utterances=num_utterances
+    )
+    return DistillationObjective(trainer.supernet, objective, sources, batches, stage.view)
