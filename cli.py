@@ -245,6 +245,8 @@ def search_subnet(
     from checkpoints.run_folder import RunFolder
     from search_spaces.space import SearchSpace
 
+    if budget and budgets:
+        raise ValueError("--budget is for what must hold together, --budgets for alternatives; give one of them")
     folder = RunFolder.open(run)
     _name_run(folder, run)
     space = SearchSpace.from_dict(folder.config["space"])

@@ -79,7 +79,6 @@ def build_trainer(
     teacher = load_teacher(job["teacher"]) if job["teacher"] else None
     if teacher:
         supernet.load_encoder(teacher.encoder.state_dict())
-        teacher.encoder.to(job["device"])
     probe = quick_probe(corpus)
     starts = {stage.name: sum(s.steps for s in recipe.stages[:i]) for i, stage in enumerate(recipe.stages)}
 
@@ -149,8 +148,10 @@ def open_scorer(
     """Scores subnets of a run's supernet by the distillation loss on the search split, with its trained heads.
 
     Raises:
-        ValueError: The run has no supernet, or no checkpoint with its heads.
+        ValueError: The run has no supernet, no checkpoint with its heads, or no audio to compare subnets on.
     """
+    if not corpus.utterances("search"):
+        raise ValueError(f"{corpus.name} has no utterance to compare subnets on; with three files or more some are")
     job = {**run.config, "device": device}
     weights = run.load_supernet().state_dict()
     state = run.load_state(say)

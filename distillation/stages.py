@@ -104,7 +104,7 @@ def _find_problems(stage: Stage) -> Iterator[str]:
         if source is None:
             yield f"objective.{number} wants the source `{term.source}`; there is only {', '.join(stage.sources)}"
         elif len({source.kind == "codes", term.matching == "codes", term.distance == "cross_entropy"}) > 1:
-            yield f"objective.{number}: codes go with the matching `codes` and the distance `cross_entropy`, and only they"
+            yield f"objective.{number}: codes go with matching `codes` and distance `cross_entropy`, and only they"
         if term.frames == "masked" and not stage.view.mask_share:
             yield f"objective.{number} counts masked frames, and the view masks none; set view.mask_share"
 
