@@ -151,7 +151,7 @@ def _train(path: Path, job: Row, resume: bool) -> tuple[Supernet, RunFolder]:
         if state:
             trainer.resume(state)
             run.cut_metrics(state["step"])
-            log.print(f"resuming {path} after step {state['step']}")
+            log.print(f"resuming {path} after step {state['step']}, as its config.yaml says")
         elif resume:
             run.cut_metrics(0)
         screen.start("train", trainer.recipe.num_steps, state["step"] if state else 0)

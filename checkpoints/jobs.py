@@ -150,8 +150,10 @@ def open_scorer(
     Raises:
         ValueError: The run has no supernet, no checkpoint with its heads, or no audio to compare subnets on.
     """
-    if not corpus.utterances("search"):
-        raise ValueError(f"{corpus.name} has no utterance to compare subnets on; with three files or more some are")
+    try:
+        corpus.utterances("search")
+    except ValueError as error:
+        raise ValueError(f"{corpus.name} has no audio to compare subnets on; three files or more have some") from error
     job = {**run.config, "device": device}
     weights = run.load_supernet().state_dict()
     state = run.load_state(say)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from distillation.codes import Describe, code_corpus, load_codes
 from distillation.sources import SignalSource, Source, TeacherSource
 from distillation.stages import SourceSpec, Stage
 from distillation.trainer import number
-from speech_data.batching import HOP, evaluation_batches
+from speech_data.batching import HOP, Batch, evaluation_batches
 from speech_data.corpus import SpeechCorpus
 from speech_data.features import log_mel, mfcc
 from supernet.encoder import Encoder
@@ -65,12 +65,21 @@ class SourceFactory:
                 return code_corpus(
                     describe_mfcc if spec.layer is None else _describe_layer(supernet, spec.layer),
                     evaluation_batches(self.corpus, "train", batch_size=CODE_BATCH, augment=False),
-                    evaluation_batches(self.corpus, "search", batch_size=CODE_BATCH, augment=False),
+                    _search_batches(self.corpus),
                     config.count_frames,
                     spec.num_codes,
                     HOP,
                     number(self.seed, stage.name) % 2**31,
                 )
+
+
+def _search_batches(corpus: SpeechCorpus) -> Iterator[Batch]:
+    """The search split, so that subnets can be compared by codes; one or two recordings leave none."""
+    try:
+        corpus.utterances("search")
+    except ValueError:
+        return iter(())
+    return evaluation_batches(corpus, "search", batch_size=CODE_BATCH, augment=False)
 
 
 def describe_signal(wave: Tensor, num_frames: int) -> Tensor:

@@ -216,8 +216,14 @@ class CodeSource:
         """Nothing to measure."""
 
     def __call__(self, wave: Tensor, lengths: Tensor | None, batch: Batch) -> list[Tensor]:
-        """Codes of each utterance's crop, (B, T), zero where padded."""
+        """Codes of each utterance's crop, (B, T), zero where padded.
+
+        Raises:
+            ValueError: An utterance has no codes: only those of the train and search splits have.
+        """
         del lengths
+        if unknown := [u.id for u in batch.utterances if u.id not in self.codes]:
+            raise ValueError(f"utterance {unknown[0]} has no codes; only those of the train and search splits have")
         pieces = [
             torch.from_numpy(self.codes[u.id][offset // self.hop :].astype(np.int64))
             for u, offset in zip(batch.utterances, batch.offsets, strict=True)

@@ -105,6 +105,8 @@ def _find_problems(stage: Stage) -> Iterator[str]:
             yield f"objective.{number} wants the source `{term.source}`; there is only {', '.join(stage.sources)}"
         elif len({source.kind == "codes", term.matching == "codes", term.distance == "cross_entropy"}) > 1:
             yield f"objective.{number}: codes go with matching `codes` and distance `cross_entropy`, and only they"
+        if term.matching == "front_end" and stage.reorder:
+            yield f"objective.{number} reads the front-end, whose channels `reorder` would sort; leave out one of them"
         if term.frames == "masked" and not stage.view.mask_share:
             yield f"objective.{number} counts masked frames, and the view masks none; set view.mask_share"
 

@@ -253,7 +253,12 @@ class Trainer:
             subnet = self.supernet.space.container
             with self._autocast():
                 trace = self.supernet(wave, lengths, subnet, objective.taps, masked)
-                objective(trace, targets, subnet, masked).backward()
+                loss = objective(trace, targets, subnet, masked)
+                if loss.requires_grad:
+                    loss.backward()
+        for weight in self.supernet.parameters():
+            if weight.grad is None:  # out of the objective's reach: no say in the order
+                weight.grad = torch.zeros_like(weight)
         order = reorder(self.supernet, taylor_importance(self.supernet))
         objective.reorder(order)
         self.supernet.zero_grad(set_to_none=True)

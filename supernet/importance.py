@@ -71,8 +71,9 @@ def reorder(supernet: Supernet, importance: Mapping[Axis, Tensor]) -> Tensor:
     groups = backbone.pos_conv_groups
     orders = {axis: score.argsort(dim=-1, descending=True, stable=True) for axis, score in importance.items()}
     width = supernet.space.container.embed_dim
-    blocks = orders.get(WIDTH, torch.arange(width // groups).expand(groups, -1))  # (G, D / G)
-    starts = torch.arange(groups).unsqueeze(1)
+    device = supernet.residual_order.device
+    blocks = orders.get(WIDTH, torch.arange(width // groups, device=device).expand(groups, -1))  # (G, D / G)
+    starts = torch.arange(groups, device=device).unsqueeze(1)
     plain = (blocks + starts * (width // groups)).flatten()  # order of channels in blocks
     interleaved = (blocks * groups + starts).T.flatten()  # the same order, of interleaved channels
 
@@ -88,7 +89,7 @@ def reorder(supernet: Supernet, importance: Mapping[Axis, Tensor]) -> Tensor:
                     own = blocks.repeat_interleave(width // groups, dim=0)  # (D, D / G)
                     weight.copy_(weight.gather(dim, own.unsqueeze(-1).expand_as(weight)))
                 case "heads" if axis in orders:
-                    units = torch.arange(backbone.head_dim)
+                    units = torch.arange(backbone.head_dim, device=device)
                     weight.copy_(
                         weight.index_select(dim, (orders[axis].unsqueeze(1) * backbone.head_dim + units).flatten())
                     )

@@ -1,0 +1,512 @@
+"""The command line, from help to report, on a run of seconds."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+import typer
+
+import cli
+from checkpoints.results import find_subnet
+from checkpoints.run_folder import RunFolder
+from checkpoints.teachers import load_encoder, load_teacher
+from search_spaces.costs import count_params
+from tests.training_cases import SPACE, make_wave, write_audio, write_case
+
+BROKEN = "broken [live].wav"
+TEACHER_RECIPE = """
+stages:
+  - name: warm-up
+    steps: 2
+    batch_size: 3
+    crop_seconds: 0.4
+    sources: {signal: {kind: signal}}
+    objective: [{source: signal, matching: front_end, distance: mse}]
+  - name: iteration-1
+    steps: 2
+    batch_size: 3
+    crop_seconds: 0.4
+    view: {mask_share: 0.5, mask_length: 3}
+    sources: {codes: {kind: codes, num_codes: 4}}
+    objective: [{source: codes, matching: codes, distance: cross_entropy, frames: unmasked}]
+"""
+
+
+@dataclass
+class Said:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+
+class Shell:
+    """Runs commands in a folder, in this process."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self, command, *options):
+        out, err = StringIO(), StringIO()
+        arguments = ["nestling", *shlex.split(command), *options]
+        with (
+            chdir(self.folder),
+            mock.patch.object(sys, "argv", arguments),
+            mock.patch.dict(os.environ, COLUMNS="200"),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            try:
+                cli.main()
+                code = 0
+            except SystemExit as stop:
+                code = stop.code or 0
+        return Said(code, out.getvalue(), err.getvalue())
+
+    def done(self, command, *options):
+        """As a call, of a command that must not fail."""
+        said = self(command, *options)
+        assert said.code == 0, said.err
+        return said
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    """Options of `nestling train supernet`; one of the recordings is broken."""
+    folder = tmp_path_factory.mktemp("case")
+    options = write_case(folder)
+    (folder / "audio" / BROKEN).write_bytes(b"RIFF")
+    return options
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, options):
+    """A shell where runs/a was trained, and what training said."""
+    shell = Shell(tmp_path_factory.mktemp("home"))
+    return shell, shell.done("train supernet --run runs/a", *options)
+
+
+@pytest.fixture
+def nestling(trained, tmp_path):
+    """A shell of one's own, with a copy of that run."""
+    shutil.copytree(trained[0].folder / "runs", tmp_path / "runs")
+    return Shell(tmp_path)
+
+
+@pytest.fixture
+def empty(tmp_path):
+    return Shell(tmp_path)
+
+
+# Help
+
+
+def commands():
+    """(path, command) for every command that does something."""
+
+    def walk(path, command):
+        inner = getattr(command, "commands", None)
+        return [pair for name in inner for pair in walk([*path, name], inner[name])] if inner else [(path, command)]
+
+    return walk([], typer.main.get_command(cli.app))
+
+
+def test_commands_are_these():
+    assert {" ".join(path) for path, _ in commands()} == {
+        "train teacher",
+        "train supernet",
+        "search subnet",
+        "export subnet",
+        "report",
+        "space",
+        "cost",
+        "demo",
+    }
+
+
+@pytest.mark.parametrize(("path", "command"), commands(), ids=lambda value: value if isinstance(value, str) else "")
+def test_every_command_has_an_example_that_it_understands(path, command):
+    _, _, example = command.help.partition("Example: ")
+    program, *arguments = shlex.split(example)
+    assert [program, *arguments[: len(path)]] == ["nestling", *path]
+    command.make_context(path[-1], arguments[len(path) :])  # raises on what it does not know
+    undocumented = [option.name for option in command.params if not option.help]
+    assert undocumented == []
+
+
+def test_help_is_quick():
+    code = (
+        "import sys, cli; sys.argv = ['nestling', 'train', 'supernet', '--help']\ntry: cli.main()\nexcept SystemExit:"
+    )
+    code += "\n  sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "Example: nestling train supernet" in done.stdout
+
+
+# Spaces and costs
+
+
+@pytest.mark.parametrize(
+    ("name", "subnets"), [("lighthubert-small", 951_892_141_473), ("lighthubert-base", 6_530_347_008)]
+)
+def test_spaces_are_counted_exactly(empty, name, subnets):
+    said = empty.done(f"space {name} --budget 60% --format json")
+    assert said.json["subnets"] == subnets
+    assert 0 < said.json["fitting"] < subnets
+    assert said.json["binds"]
+    assert said.err == ""
+    assert f"{name}: {subnets:,} subnets" in empty.done(f"space {name}").out
+
+
+def test_space_under_a_budget(empty):
+    said = empty.done("space lighthubert-small --budget 25M --format json")
+    assert said.json["subnets"] == 951_892_141_473
+    assert said.json["largest"]["params"] <= 25_000_000
+    assert "the budget does not bind" in empty.done("space tiny --budget 100M").out
+    assert "the budget does not bind" not in empty.done("space tiny --budget 1M").out
+
+
+def test_cost_agrees_with_every_other_counter(empty):
+    said = empty.done("cost --space tiny --cross-check --format json")
+    assert len(said.json["checks"]) >= 4
+    assert all(check["exact"] for check in said.json["checks"])
+    assert sum(group["params"] for group in said.json["groups"].values()) == 3_033_760
+    text = empty.done("cost --space tiny --cross-check").out
+    assert text.count("exact") == len(said.json["checks"])
+    assert "closed form" not in text
+
+
+def test_cost_of_a_subnet_in_a_file(empty):
+    smallest = empty.done("space tiny --format json").json["smallest"]
+    (empty.folder / "subnet.json").write_text(json.dumps(smallest))
+    said = empty.done("cost --space tiny --subnet subnet.json --format json")
+    assert said.json["id"] == smallest["id"]
+    assert sum(group["params"] for group in said.json["groups"].values()) == smallest["params"]
+
+
+# What a user may get wrong
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("space tinny", "no space `tinny`; did you mean `tiny`?"),
+        ("space tiny --budget 25Q", "budget `25Q`: `25q` is not a count"),
+        ("space tiny --budget 1k", "no subnet of `tiny` has params<=1k; the smallest has 77,856 parameters"),
+        ("cost --space tiny --subnet largst", "--subnet largst: give largest, smallest or a subnet.json"),
+        ("train supernet --config demp", "no recipe `demp`; did you mean `demo`?"),
+        ("train supernet --space tinny", "no space `tinny`"),
+        ("train supernet --set stage-1.stepps=3", "unknown key `stages.0.stepps`; did you mean `steps`?"),
+        ("train supernet --set stage-1.steps=x", "`stages.0.steps` should be a valid integer, got 'x'"),
+        ("train supernet --precision fp8", "--precision is fp32, bf16 or auto; got fp8"),
+        ("train supernet --audio nowhere", "nowhere is neither a folder of audio nor a manifest"),
+        ("train supernet --run runs/no --resume", "there is no run at runs/no; train one first, or check the name"),
+        ("search subnet --run runs/no", "there is no run at runs/no"),
+        ("search subnet", "there is no run under runs; train one first"),
+        ("search subnet --budget 1M --budgets 1M,2M", "--budgets for alternatives; give one of them"),
+        ("report --run runs/no", "there is no run at runs/no"),
+        ("export subnet --run runs/no --out x", "there is no run at runs/no"),
+    ],
+)
+def test_mistakes_end_in_one_short_message(empty, command, message):
+    said = empty(command)
+    assert said.code == 2
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert list(empty.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("search subnet --bugdet 1M", "No such option: --bugdet"),
+        ("space tiny --format jsno", "'jsno' is not one of 'text', 'json'"),
+        ("search subnet --trials many", "Invalid value for '--trials': Input should be a valid integer"),
+        ("serch", "No such command 'serch'"),
+        ("export subnet", "Missing option '--out'"),
+    ],
+)
+def test_unknown_options_are_named(empty, command, message):
+    said = empty(command)
+    assert said.code == 2
+    assert said.out == ""
+    assert message in said.err
+    assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--teacher", "no/such/folder"], "there is no folder no/such/folder"),
+        (["--device", "cuda:99"], "cannot compute on 'cuda:99'"),
+        (["--device", "cdua"], "cannot compute on 'cdua'"),
+    ],
+)
+def test_a_job_that_cannot_start_leaves_no_run(empty, options, wrong, message):
+    said = empty("train supernet --run runs/a", *options, *wrong)
+    assert said.code == 2
+    assert message in said.err
+    assert not (empty.folder / "runs").exists()
+
+
+def test_a_system_that_refuses_is_told_from_a_mistake(empty, options):
+    (empty.folder / "file").touch()
+    said = empty("train supernet --run file/a", *options)
+    assert said.code == 1
+    assert said.err.splitlines()[-1].startswith("error: [Errno ")
+
+
+# Training
+
+
+def test_dry_run_trains_nothing(empty, options):
+    said = empty.done("train supernet --dry-run", *options)
+    assert "nothing was trained" in said.out
+    assert all(stage in said.out for stage in ("stage-1", "stage-2"))
+    assert list(empty.folder.iterdir()) == []
+
+
+def test_training_says_what_it_did_on_stderr_and_what_to_do_next_on_stdout(trained):
+    _, said = trained
+    assert said.out == "The supernet is in runs/a. Next: nestling search subnet --run runs/a --budget 50%\n"
+    assert "stage-2   5 " in said.err
+
+
+def test_broken_audio_is_named_and_skipped(trained):
+    shell, said = trained
+    assert f"skipped {BROKEN}: " in said.err
+    assert "1 files skipped" in said.err
+    assert len(RunFolder(shell.folder / "runs/a").metrics()) == 10
+
+
+def test_config_is_resolved(trained, options):
+    config = RunFolder(trained[0].folder / "runs/a").config
+    assert config["space"] == SPACE.to_dict()
+    assert [stage["steps"] for stage in config["recipe"]["stages"]] == [5, 5]
+    assert config["teacher"] in options
+    assert config["precision"] == "fp32"
+
+
+def test_a_run_is_never_trained_over(nestling, options):
+    before = (nestling.folder / "runs/a/metrics.jsonl").read_bytes()
+    said = nestling("train supernet --run runs/a", *options)
+    assert said.code == 2
+    assert "runs/a already holds a run; resume it, or name another folder" in said.err
+    assert (nestling.folder / "runs/a/metrics.jsonl").read_bytes() == before
+
+
+def test_resuming_a_finished_run_changes_nothing(nestling):
+    run = nestling.folder / "runs/a"
+    before = {name: (run / name).read_bytes() for name in ("metrics.jsonl", "supernet.safetensors", "supernet.json")}
+    said = nestling.done("train supernet --run runs/a --resume")
+    assert "resuming runs/a after step 10" in said.err
+    assert {name: (run / name).read_bytes() for name in before} == before
+
+
+def test_resuming_with_other_audio_is_refused(nestling, options):
+    audio = Path(options[options.index("--audio") + 1])
+    (audio / "take-99.wav").write_bytes((audio / "take-03.wav").read_bytes())
+    try:
+        said = nestling("train supernet --run runs/a --resume")
+    finally:
+        (audio / "take-99.wav").unlink()
+    assert said.code == 2
+    assert f"the audio in {audio} changed since the run began; start a new run" in said.err
+
+
+def test_seed_and_changes_reach_the_run(empty, options):
+    few = ["--set", "stage-1.steps=1", "--set", "stage-2.steps=1"]
+    empty.done("train supernet --run runs/a --seed 1", *options, *few)
+    empty.done("train supernet --run runs/b --seed 2", *options, *few)
+    a, b = (RunFolder(empty.folder / "runs" / name) for name in "ab")
+    assert (a.config["seed"], b.config["seed"], len(a.metrics())) == (1, 2, 2)
+    assert a.metrics()[0]["losses"] != b.metrics()[0]["losses"]
+
+
+def test_train_teacher_writes_what_train_supernet_takes(empty, options):
+    (empty.folder / "teacher.yaml").write_text(TEACHER_RECIPE)
+    space, audio = (options[options.index(name) + 1] for name in ("--space", "--audio"))
+    said = empty.done(f"train teacher --space {space} --audio {audio} --config teacher.yaml --precision fp32")
+    assert said.out.startswith("The teacher is in runs/teacher/teacher. Next: nestling train supernet --teacher")
+    teacher = load_teacher(empty.folder / "runs/teacher/teacher")
+    assert teacher.encoder.config.embed_dim == SPACE.container.embed_dim
+    container = RunFolder(empty.folder / "runs/teacher").load_supernet().extract(SPACE.container)
+    assert all(torch.equal(x, teacher.encoder.state_dict()[name]) for name, x in container.state_dict().items())
+
+
+# Searching
+
+
+def test_search_takes_the_newest_run(nestling):
+    shutil.copytree(nestling.folder / "runs/a", nestling.folder / "runs/b")
+    os.utime(nestling.folder / "runs/b/metrics.jsonl")
+    said = nestling.done("search subnet --budget 8k --trials 4")
+    assert "run: runs/b" in said.err
+    assert (nestling.folder / "runs/b/search/result.json").exists()
+    assert not (nestling.folder / "runs/a/search/result.json").exists()
+    assert said.out.endswith("Next: nestling export subnet --run runs/b --out my-encoder\n")
+
+
+@pytest.mark.parametrize("sampler", ["evolution", "random", "optuna:tpe"])
+def test_search_finds_what_holds_the_budget(nestling, sampler):
+    command = f"search subnet --budget 8k --budget macs<=2M@1s --trials 20 --sampler {sampler}"
+    result = nestling.done(f"{command} --format json").json
+    assert result["evaluated"] == result["scored"] == 20
+    assert result["binds"]
+    for row in result["finalists"]:
+        assert row["params"] <= 8_000
+        assert row["macs_1s"] <= 2_000_000
+    losses = [row["loss"] for row in result["finalists"]]
+    assert losses == sorted(losses)
+    assert result == json.loads((nestling.folder / "runs/a/search/result.json").read_text())
+    assert f"Chosen: {result['finalists'][0]['id']}" in nestling.done(command).out
+
+
+def test_a_second_search_reuses_every_evaluation(nestling):
+    command = "search subnet --budget 8k --trials 12 --format json"
+    first, second = nestling.done(command).json, nestling.done(command).json
+    assert (first["evaluated"], second["evaluated"]) == (12, 0)
+    assert first["finalists"] == second["finalists"]
+    other = nestling.done("search subnet --budget 9k --trials 4 --format json").json
+    assert other["scored"] > other["evaluated"]  # what was found under one budget serves the next
+
+
+def test_alternatives_get_an_answer_each(nestling):
+    results = nestling.done("search subnet --budgets 6k,60% --trials 6 --format json").json
+    assert len(results) == 2
+    share = int(0.6 * count_params(SPACE.backbone, SPACE.container))
+    for result, limit in zip(results, (6_000, share), strict=True):
+        assert result["finalists"][0]["params"] <= limit
+        assert result["utilization"][0]["share"] == pytest.approx(result["finalists"][0]["params"] / limit, rel=1e-3)
+    assert nestling.done("search subnet --budgets 6k,60% --trials 6").out.count("Chosen: ") == 2
+
+
+def test_a_budget_that_does_not_bind_says_so(nestling):
+    said = nestling.done("search subnet --budget 25M --trials 2 --format json")
+    assert "params<=25M does not bind: every subnet of `handful` holds it" in said.err
+    assert not said.json["binds"]
+    assert "does not bind" not in nestling.done("search subnet --budget 8k --trials 2").err
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ("--budget 1k", "no subnet of `handful` has params<=1k; the smallest has 2,472 parameters"),
+        ("--budgets 8k,1k", "no subnet of `handful` has params<=1k; the smallest has 2,472 parameters"),
+        ("--budget params=15k..16k --budget size<=50kB", "together; with size<=50kB, the largest has"),
+    ],
+)
+def test_an_impossible_budget_says_what_would_be_possible(nestling, budget, message):
+    said = nestling(f"search subnet {budget}")
+    assert said.code == 2
+    assert said.out == ""
+    assert message in said.err
+    assert not (nestling.folder / "runs/a/search/candidates.jsonl").exists()  # nothing was spent
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("--sampler evo", "--sampler evo: choices are auto, evolution, random, optuna:nsga2"),
+        ("--sampler optuna:tp", "no sampler optuna:tp; there are optuna:nsga2"),
+        ("--trials 0", "a search needs at least one trial; got 0"),
+    ],
+)
+def test_impossible_searches_are_explained(nestling, wrong, message):
+    said = nestling(f"search subnet --budget 8k {wrong}")
+    assert said.code == 2
+    assert message in said.err
+
+
+def test_one_recording_is_enough_to_train_but_not_to_compare(empty, options):
+    audio = write_audio(empty.folder / "one", count=1)
+    few = ["--set", "stage-1.steps=1", "--set", "stage-2.steps=1", "--audio", str(audio)]
+    empty.done("train supernet --run runs/a", *options, *few)
+    said = empty("search subnet --budget 8k")
+    assert said.code == 2
+    assert "one has no audio to compare subnets on; three files or more have some" in said.err
+
+
+# Exporting and reporting
+
+
+def test_the_exported_encoder_is_the_supernets_subnet(nestling):
+    chosen = nestling.done("search subnet --budget 8k --trials 6 --format json").json["finalists"][0]
+    report = nestling.done("export subnet --out encoder --format json").json
+    assert report["id"] == chosen["id"]
+    assert report["params"] == chosen["params"]
+    run = RunFolder(nestling.folder / "runs/a")
+    exported, supernet = load_encoder(nestling.folder / "encoder"), run.load_supernet()
+    wave = torch.from_numpy(make_wave(8000, 1)).view(2, 4000)
+    got, expected = exported(wave), supernet(wave, None, find_subnet(run.search_path, "best"))
+    for x, y in zip(got.hidden, expected.hidden, strict=True):
+        torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
+    assert sum(p.numel() for p in exported.parameters()) == chosen["params"]
+    text = nestling.done("export subnet --out again").out
+    assert f"{chosen['params']:,} parameters" in text
+    assert 'AutoModel.from_pretrained("again"' in text
+
+
+def test_other_candidates_can_be_exported_too(nestling):
+    found = nestling.done("search subnet --budget 8k --trials 6 --format json").json["finalists"]
+    by_id = nestling.done(f"export subnet --out a --subnet {found[1]['id'][:6]} --format json").json
+    assert by_id["id"] == found[1]["id"]
+    (nestling.folder / "subnet.json").write_text(json.dumps(found[2]))
+    assert nestling.done("export subnet --out b --subnet subnet.json --format json").json["id"] == found[2]["id"]
+
+
+@pytest.mark.parametrize(
+    ("subnet", "message"),
+    [
+        ("best", "runs/a was not searched yet; run `nestling search subnet --budget …` first"),
+        ("zzz", "no subnet in runs/a/search/candidates.jsonl with an id that starts with 'zzz'"),
+        ("broken.json", "broken.json holds no subnet: "),
+    ],
+)
+def test_a_subnet_that_is_not_there(nestling, subnet, message):
+    (nestling.folder / "broken.json").write_text("[]")
+    said = nestling(f"export subnet --out encoder --subnet {subnet}")
+    assert said.code == 2
+    assert message in said.err
+    assert not (nestling.folder / "encoder").exists()
+
+
+def read_report(nestling):
+    said = nestling.done("report")
+    assert said.out == "The report is in runs/a/report.html\n"
+    return (nestling.folder / "runs/a/report.html").read_text()
+
+
+def test_a_report_is_written_at_any_time(nestling):
+    run = RunFolder(nestling.folder / "runs/a")
+    rows = run.metrics_path.read_text()
+    run.metrics_path.unlink()  # right after the start
+    assert "stage-1" not in read_report(nestling)
+    run.metrics_path.write_text("\n".join(rows.splitlines()[:3]) + '\n{"step": 3')  # in the middle
+    assert "stage-1" in (report := read_report(nestling))
+    assert "stage-2" not in report
+    run.metrics_path.write_text(rows)
+    assert "stage-2" in read_report(nestling)
+    chosen = nestling.done("search subnet --budget 8k --trials 6 --format json").json["finalists"][0]
+    assert f"{chosen['params']:,}" in read_report(nestling)
+    with (run.search_path / "candidates.jsonl").open("a") as file:
+        file.write('{"fingerprint": "torn')  # killed in the next search
+    assert f"{chosen['params']:,}" in read_report(nestling)

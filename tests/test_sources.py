@@ -1,0 +1,290 @@
+"""Targets are what they say, whatever the padding, and read nothing but audio."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from distillation.codes import cluster, code_corpus, load_codes, nearest
+from distillation.factory import SIGNAL_DIM, SourceFactory, describe_mfcc, describe_signal
+from distillation.sources import (
+    ChannelStatistics,
+    CodeSource,
+    SignalSource,
+    TeacherSource,
+    mean_of_last_two_thirds,
+)
+from distillation.stages import SourceSpec
+from speech_data.batching import HOP, Batch, batch_at, evaluation_batches
+from speech_data.corpus import Utterance
+from supernet.encoder import Encoder
+from supernet.model import Supernet
+from tests.training_cases import SPACE, Tones, make_teacher, make_wave
+
+LENGTHS = (4000, 6400, 2500)
+TOLERANCE = 1e-4  # of a deviation: fp32 sums in another order
+NUM_CODES = 3
+
+
+def count_frames(lengths):
+    return make_teacher().config.count_frames(lengths)
+
+
+def make_batch(lengths=LENGTHS, offsets=None):
+    """Tones of these lengths."""
+    wave = np.zeros((len(lengths), max(lengths)), np.float32)
+    for i, length in enumerate(lengths):
+        wave[i, :length] = make_wave(length, i)
+    utterances = tuple(Utterance(f"{i}", None, length) for i, length in enumerate(lengths))
+    return Batch(wave, wave, np.array(lengths), utterances, np.array(offsets or [0] * len(lengths)))
+
+
+def audio(batch):
+    return torch.from_numpy(batch.wave), torch.from_numpy(batch.lengths)
+
+
+def group_norm_teacher():
+    encoder = Encoder(replace(make_teacher().config, conv_norm="group"))
+    same = {name: weight for name, weight in make_teacher().state_dict().items() if name in encoder.state_dict()}
+    encoder.load_state_dict(same)
+    return encoder
+
+
+def make_source(kind, normalization="channel"):
+    if kind == "signal":
+        return SignalSource(describe_signal, SIGNAL_DIM, count_frames)
+    teacher = group_norm_teacher() if kind == "group" else make_teacher()
+    return TeacherSource(teacher, "ffn" if kind == "ffn" else "hidden", normalization)
+
+
+def valid_frames(targets, lengths):
+    """The valid frames of every utterance, one after the other, layer by layer."""
+    counts = count_frames(torch.tensor(lengths)).tolist()
+    return [torch.cat([x[i, :count] for i, count in enumerate(counts)]) for x in targets]
+
+
+# Statistics
+
+
+def test_channel_statistics_are_torchs_own_over_all_valid_frames():
+    generator = torch.Generator().manual_seed(0)
+    batches = [[3 + torch.randn(2, 5, 4, generator=generator) * (i + 1) for i in range(2)] for _ in range(3)]
+    valid = torch.tensor([[True] * 5, [True, True, False, False, False]])
+    statistics = ChannelStatistics()
+    for number, layers in enumerate(batches):
+        statistics.add(layers, valid if number else None)
+    for layer, got in enumerate(statistics.standardize(batches[0])):
+        frames = torch.cat([b[layer][valid] if number else b[layer].flatten(0, 1) for number, b in enumerate(batches)])
+        torch.testing.assert_close(got, (batches[0][layer] - frames.mean(0)) / frames.std(0, correction=0))
+
+
+def test_nothing_measured_is_an_error():
+    with pytest.raises(ValueError, match="were not measured; call calibrate first"):
+        ChannelStatistics().standardize([torch.zeros(1, 1, 1)])
+
+
+@pytest.mark.parametrize("kind", ["hidden", "ffn", "group", "signal"])
+def test_calibrated_targets_have_zero_mean_and_unit_variance(kind):
+    source, batch = make_source(kind), make_batch()
+    source.calibrate(*audio(batch))
+    targets = source(*audio(batch), batch)
+    assert len(targets) == (1 if kind == "signal" else 2)
+    for x in valid_frames(targets, LENGTHS):
+        assert x.shape[-1] == source.dim
+        torch.testing.assert_close(x.mean(0), torch.zeros(source.dim), atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(x.std(0, correction=0), torch.ones(source.dim), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("normalization", ["channel", "instance", "none"])
+@pytest.mark.parametrize("kind", ["hidden", "group"])
+def test_padding_never_counts(kind, normalization):
+    """An utterance has the same targets alone as in a batch, and so have statistics."""
+    together, alone = make_source(kind, normalization), make_source(kind, normalization)
+    batch = make_batch()
+    together.calibrate(*audio(batch))
+    for i, length in enumerate(LENGTHS):
+        alone.calibrate(torch.from_numpy(batch.wave[i : i + 1, :length]), None)
+    targets = together(*audio(batch), batch)
+    for i, length in enumerate(LENGTHS):
+        count = int(count_frames(torch.tensor(length)))
+        for x, y in zip(targets, alone(torch.from_numpy(batch.wave[i : i + 1, :length]), None, batch), strict=True):
+            torch.testing.assert_close(x[i, :count], y[0], atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def test_padding_never_counts_in_signals():
+    together, alone, batch = make_source("signal"), make_source("signal"), make_batch()
+    together.calibrate(*audio(batch))
+    for i, length in enumerate(LENGTHS):
+        alone.calibrate(torch.from_numpy(batch.wave[i : i + 1, :length]), None)
+    (x,), (y,) = (source(*audio(batch), batch) for source in (together, alone))
+    torch.testing.assert_close(x, y, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_instance_norm_is_over_the_valid_time_of_each_utterance(padded):
+    batch = make_batch(LENGTHS if padded else (4000, 4000))
+    plain, normed = (
+        make_source("hidden", normalization)(audio(batch)[0], audio(batch)[1] if padded else None, batch)
+        for normalization in ("none", "instance")
+    )
+    counts = count_frames(torch.from_numpy(batch.lengths)).tolist()
+    for x, y in zip(plain, normed, strict=True):
+        for i, count in enumerate(counts):
+            frames = x[i, :count]
+            expected = (frames - frames.mean(0)) / (frames.var(0, correction=0) + 1e-5).sqrt()
+            torch.testing.assert_close(y[i, :count], expected, atol=TOLERANCE, rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("tap", ["hidden", "ffn"])
+def test_unnormalised_targets_are_the_teachers_layers(tap):
+    batch = make_batch()
+    teacher = make_teacher()
+    trace = teacher(*audio(batch), (tap,))
+    layers = trace.hidden[1:] if tap == "hidden" else trace.ffn
+    for x, y in zip(make_source(tap, "none")(*audio(batch), batch), layers, strict=True):
+        torch.testing.assert_close(x, y)
+
+
+def test_teacher_is_frozen():
+    source = make_source("hidden", "none")
+    assert not any(p.requires_grad for p in source.teacher.parameters())
+    batch = make_batch()
+    assert not source(*audio(batch), batch)[0].requires_grad
+
+
+@pytest.mark.parametrize("source", [TeacherSource, SignalSource, CodeSource])
+def test_sources_declare_what_they_read(source):
+    assert source.reads == {"audio"}
+
+
+@pytest.mark.parametrize(("num_layers", "used"), [(1, 1), (2, 1), (3, 2), (6, 4), (12, 8), (24, 16)])
+def test_last_two_thirds(num_layers, used):
+    layers = [torch.full((1, 1, 1), float(2**i)) for i in range(num_layers)]
+    expected = sum(2.0**i for i in range(num_layers - used, num_layers)) / used
+    assert mean_of_last_two_thirds(layers).item() == pytest.approx(expected)
+
+
+# Codes
+
+
+def test_codes_follow_the_crop():
+    codes = {f"{i}": np.arange(50, dtype=np.int16) + 100 * i for i in range(3)}
+    source = CodeSource(codes, 400, count_frames, HOP)
+    batch = make_batch((3200, 3200, 3200), offsets=[0, 7 * HOP, 45 * HOP])
+    (got,) = source(torch.from_numpy(batch.wave), None, batch)
+    frames = int(count_frames(torch.tensor(3200)))
+    assert got[0].tolist() == list(range(frames))
+    assert got[1].tolist() == list(range(107, 107 + frames))
+    assert got[2].tolist() == [245, 246, 247, 248, 249, *[0] * (frames - 5)]  # beyond the utterance: padding
+
+
+def test_an_utterance_without_codes_is_named():
+    batch = make_batch((3200,))
+    with pytest.raises(ValueError, match="utterance 0 has no codes; only those of the train and search splits have"):
+        CodeSource({}, 5, count_frames, HOP)(torch.from_numpy(batch.wave), None, batch)
+
+
+def make_codes(seed=0, describe=describe_mfcc):
+    train, search = (evaluation_batches(Tones(), s, batch_size=3, augment=False) for s in ("train", "search"))
+    return code_corpus(describe, train, search, count_frames, NUM_CODES, HOP, seed)
+
+
+def test_codes_are_reproducible_and_survive_a_checkpoint():
+    first, again = make_codes(), make_codes()
+    loaded = load_codes(first.state, NUM_CODES, count_frames, HOP)
+    for utterance in (*Tones().utterances("train"), *Tones().utterances("search")):
+        codes = first.codes[utterance.id]
+        assert codes.shape == (int(count_frames(torch.tensor(utterance.num_samples))),)
+        assert (codes == again.codes[utterance.id]).all()
+        assert (codes == loaded.codes[utterance.id]).all()
+    assert {int(code) for codes in first.codes.values() for code in codes} == set(range(NUM_CODES))
+    assert loaded.dim == first.dim == NUM_CODES
+
+
+def test_codes_of_a_crop_are_those_of_the_whole():
+    source = make_codes()
+    corpus = Tones()
+    batch = batch_at(corpus, "train", 1, seed=0, batch_size=4, crop_seconds=0.2, augment=False)
+    assert batch.offsets.any()
+    (got,) = source(*audio(batch), batch)
+    for row, utterance, offset in zip(got, batch.utterances, batch.offsets, strict=True):
+        whole = torch.from_numpy(source.codes[utterance.id].astype(np.int64))
+        assert row.tolist() == whole[offset // HOP :][: len(row)].tolist()
+
+
+def test_what_subnets_are_compared_on_has_no_say_in_the_clusters(monkeypatch):
+    whole = make_codes().codes
+    monkeypatch.setattr(Tones, "read", lambda _, u: make_wave(u.num_samples, int(u.id) + (100 if int(u.id) > 3 else 0)))
+    changed = make_codes().codes
+    assert all((whole[f"{i}"] == changed[f"{i}"]).all() for i in range(4))
+    assert any((whole[f"{i}"] != changed[f"{i}"]).any() for i in range(4, 8))
+
+
+def test_mfcc_of_an_utterance_do_not_depend_on_its_padding():
+    batch = make_batch()
+    described = describe_mfcc(*audio(batch))
+    for i, length in enumerate(LENGTHS):
+        alone = describe_mfcc(torch.from_numpy(batch.wave[i : i + 1, :length]), torch.tensor([length]))[0]
+        torch.testing.assert_close(described[i, : len(alone)], alone, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(alone.mean(0), torch.zeros(13), atol=1e-4, rtol=0)
+
+
+def test_clusters_and_nearest():
+    points = np.repeat(np.array([[0, 0], [10, 0], [0, 10]], np.float32), 50, 0)
+    centroids = torch.from_numpy(cluster(points, 3, seed=0))
+    codes = nearest(torch.from_numpy(points), centroids)
+    assert torch.equal(centroids[codes], torch.from_numpy(points))
+    assert nearest(torch.tensor([[9.0, 1.0]]), centroids).item() == codes[50].item()
+
+
+# The factory
+
+
+def factory(teacher=None):
+    return SourceFactory(Tones(), teacher, seed=0)
+
+
+def stage(**sources):
+    return SimpleNamespace(name="stage-1", sources={k: SourceSpec(**v) for k, v in sources.items()})
+
+
+def make_supernet(seed=0):
+    supernet = Supernet(SPACE, torch.Generator().manual_seed(seed))
+    supernet.load_encoder(make_teacher(seed).state_dict())
+    return supernet
+
+
+def test_factory_makes_what_a_stage_names():
+    wanted = stage(t={"kind": "teacher", "tap": "ffn"}, s={"kind": "signal"}, c={"kind": "codes", "num_codes": 3})
+    sources = factory(make_teacher())(wanted, make_supernet(), {})
+    assert {name: type(source) for name, source in sources.items()} == {
+        "t": TeacherSource,
+        "s": SignalSource,
+        "c": CodeSource,
+    }
+    assert {name: source.dim for name, source in sources.items()} == {"t": 32, "s": 53, "c": 3}
+
+
+def test_codes_of_a_layer_depend_on_the_weights_and_saved_ones_do_not():
+    wanted = stage(c={"kind": "codes", "num_codes": 3, "layer": 1})
+    first, other = (factory()(wanted, make_supernet(seed), {})["c"] for seed in (0, 1))
+    assert any((first.codes[name] != other.codes[name]).any() for name in first.codes)
+    saved = factory()(wanted, make_supernet(1), {"c": first.state})["c"]
+    assert all((first.codes[name] == saved.codes[name]).all() for name in first.codes)
+
+
+def test_the_teacher_goes_where_the_supernet_is():
+    source = factory(make_teacher())(stage(t={"kind": "teacher"}), make_supernet().to("meta"), {})["t"]
+    assert next(source.teacher.parameters()).device.type == "meta"
+
+
+def test_a_missing_teacher_is_an_error():
+    with pytest.raises(ValueError, match="stage stage-1 learns from a teacher, and none was given; add --teacher"):
+        factory()(stage(t={"kind": "teacher"}), make_supernet(), {})
+
+
+def test_more_clusters_than_frames_is_an_error():
+    with pytest.raises(ValueError, match="n_samples"):
+        factory()(stage(c={"kind": "codes", "num_codes": 900}), make_supernet(), {})

@@ -1,0 +1,141 @@
+"""Recipes are strict, say what is wrong with them, and can be changed value by value."""
+
+import pytest
+
+from distillation.stages import RECIPES, Stage, load_recipe
+from tests.training_cases import RECIPE
+
+SHIPPED = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return tmp_path / "recipe.yaml"
+
+
+def make_stage(**values):
+    source = {"t": {"kind": "teacher"}}
+    term = {"source": "t", "matching": "mean", "distance": "l1"}
+    return Stage(**{"name": "a", "steps": 10, "sources": source, "objective": [term], **values})
+
+
+# Learning rate
+
+
+def test_learning_rate_rises_and_falls_linearly():
+    stage = make_stage(steps=10, learning_rate=1.0, warmup_share=0.4)
+    assert [stage.learning_rate_at(step) for step in range(11)] == pytest.approx(
+        [0.25, 0.5, 0.75, 1.0, 1.0, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0.0]
+    )
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 300])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_learning_rate_is_positive_and_reaches_its_peak(steps, share):
+    stage = make_stage(steps=steps, learning_rate=0.5, warmup_share=share)
+    rates = [stage.learning_rate_at(step) for step in range(steps)]
+    assert max(rates) == pytest.approx(0.5)
+    assert min(rates) > 0
+    peak = rates.index(max(rates))
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+
+
+# Loading
+
+
+def test_shipped_recipes():
+    assert set(SHIPPED) == {"demo", "hubert", "lighthubert", "two-stage"}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_recipe_loads_and_reads_back(name):
+    recipe = load_recipe(name)
+    assert recipe.description
+    assert recipe.num_steps == sum(stage.steps for stage in recipe.stages) > 0
+    assert type(recipe).model_validate(recipe.model_dump(mode="json")) == recipe
+
+
+def test_lighthubert_is_the_papers_objective():
+    for stage in load_recipe("lighthubert").stages:
+        (term,) = stage.objective
+        (source,) = stage.sources.values()
+        assert (term.matching, term.distance, term.frames) == ("mean", "l1", "masked")
+        assert (source.tap, source.normalization) == ("ffn", "instance")
+        assert stage.view.mask_share == 0.65
+
+
+def test_values_are_changed_by_name(recipe):
+    changed = load_recipe(
+        recipe,
+        [
+            "seed=7",
+            "stage-1.steps=12",
+            "stage-1.learning_rate=1e-4",
+            "stage-1.reorder=true",
+            "stage-2.view.mask_share=0.5",
+            "stage-2.sources.codes.num_codes=8",
+            "stages.1.objective.0.weight=0.25",
+        ],
+    )
+    first, second = changed.stages
+    assert (changed.seed, first.steps, first.learning_rate, first.reorder) == (7, 12, 1e-4, True)
+    assert second.view.mask_share == 0.5
+    assert second.sources["codes"].num_codes == 8
+    assert second.objective[0].weight == 0.25
+    plain = load_recipe(recipe)
+    assert plain.stages[1].objective[1] == second.objective[1]  # and nothing else
+    assert first.view == plain.stages[0].view
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("stage-1.stepps=2", r"unknown key `stages\.0\.stepps`; did you mean `steps`\?"),
+        ("stage-3.steps=2", "unknown key `stage-3`"),
+        ("stage-1.steps=many", r"`stages\.0\.steps` should be a valid integer, got 'many'"),
+        ("stage-1.steps=0", r"`stages\.0\.steps` should be greater than or equal to 1, got 0"),
+        ("stage-1.view.mask_share=2", r"`stages\.0\.view\.mask_share` should be less than or equal to 1, got 2"),
+        ("stage-1.subnets=largest", r"`stages\.0\.subnets` should be 'container' or 'sandwich', got 'largest'"),
+        ("stage-1.steps", "want path.to.key=value, such as stage-1.steps=100"),
+        ("=3", "want path.to.key=value"),
+        ("stage-1.steps.x=3", "there is nothing at `steps`; stages are stage-1, stage-2"),
+        ("stages.7.steps=3", "there is nothing at `7`"),
+        ("stages.0=3", "`0` has no place there"),
+        ("stage-1.steps=[1", "--set stage-1.steps="),
+        ("stage-2.name=stage-1", "stages need names of their own"),
+        ("stage-2.name=done", "none may be `done`"),
+        ("stages.0.objective.0.source=teecher", "objective.0 wants the source `teecher`; there is only teacher"),
+        (
+            "stages.1.objective.1.distance=l1",
+            "objective.1: codes go with matching `codes` and distance",
+        ),
+        ("stages.1.objective.0.matching=codes", "objective.0: codes go with"),
+        ("stages.1.objective.1.source=teacher", "objective.1: codes go with"),
+    ],
+)
+def test_impossible_changes_are_explained(recipe, change, message):
+    with pytest.raises(ValueError, match=message):
+        load_recipe(recipe, [change])
+
+
+def test_masked_frames_need_a_mask(recipe):
+    load_recipe(recipe, ["stages.0.objective.0.frames=masked"])
+    with pytest.raises(ValueError, match=r"`stages\.0`: objective\.0 counts masked frames, and the view masks none"):
+        load_recipe(recipe, ["stages.0.objective.0.frames=masked", "stage-1.view.mask_share=0"])
+
+
+def test_all_problems_are_listed_at_once(recipe):
+    with pytest.raises(ValueError, match="stepps") as caught:
+        load_recipe(recipe, ["stage-1.stepps=2", "save_evry=3", "stage-2.dropout=1"])
+    assert all(word in str(caught.value) for word in ("stepps", "save_evry", "dropout"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("demp", r"no recipe `demp`; did you mean `demo`\? shipped: demo, hubert"), ("x.yaml", "or give a .yaml file")],
+)
+def test_unknown_recipes(name, message):
+    with pytest.raises(ValueError, match=message):
+        load_recipe(name)

@@ -1,0 +1,253 @@
+"""The loop: what a step draws, what it learns, and that stopping it changes nothing."""
+
+from copy import deepcopy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from distillation.factory import SourceFactory
+from distillation.stages import load_recipe
+from distillation.trainer import Trainer, TrainingError, draw_subnets, generator, number
+from distillation.views import draw_mask
+from speech_data.batching import batch_at
+from supernet.model import Supernet
+from tests.training_cases import RECIPE, SPACE, Tones, make_teacher
+
+
+def tones(stage, first, stop):
+    for step in range(first, stop):
+        yield batch_at(
+            Tones(),
+            "train",
+            step,
+            seed=0,
+            batch_size=stage.batch_size,
+            crop_seconds=stage.crop_seconds,
+            augment=False,
+        )
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """The recipe of `training_cases` with single values changed."""
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return lambda *changes: load_recipe(tmp_path / "recipe.yaml", changes)
+
+
+class Run:
+    """A trainer and all that it reports."""
+
+    def __init__(self, recipe, batches=tones, space=SPACE, **options):
+        self.steps, self.stages, self.states, self.calls = [], [], [], []
+        supernet = Supernet(space, generator(recipe.seed, "weights"))
+        self.forward = supernet.forward
+        supernet.forward = self.spy
+        self.trainer = Trainer(
+            supernet,
+            recipe,
+            batches,
+            SourceFactory(Tones(), make_teacher(), recipe.seed),
+            on_step=self.steps.append,
+            on_stage=lambda name, _: self.stages.append(name),
+            on_checkpoint=lambda state: self.states.append(deepcopy(state)),
+            **options,
+        )
+
+    def spy(self, wave, lengths, subnet, taps=(), masked=None, dropout=0.0):
+        self.calls.append((len(self.steps), subnet, masked, dropout))
+        return self.forward(wave, lengths, subnet, taps, masked, dropout)
+
+    def go(self):
+        self.trainer.run()
+        return self
+
+    @property
+    def weights(self):
+        return {name: weight.clone() for name, weight in self.trainer.supernet.state_dict().items()}
+
+    def losses(self, role="largest"):
+        return [step.losses[role] for step in self.steps if role in step.losses]
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# What a step draws
+
+
+def test_the_same_seed_and_step_draw_the_same_subnets(recipe):
+    stage = recipe("stage-2.num_random=3").stages[1]
+    supernets = [Supernet(SPACE, torch.Generator()) for _ in range(2)]
+    draws = [[draw_subnets(stage, supernet, 5, step) for step in range(20)] for supernet in supernets]
+    assert draws[0] == draws[1]
+    assert draws[0] != [draw_subnets(stage, supernets[0], 6, step) for step in range(20)]
+    assert len({subnet for drawn in draws[0] for role, subnet in drawn if role == "random"}) > 50  # of 60
+    for drawn in draws[0]:
+        assert [role for role, _ in drawn] == ["largest", "smallest", "random", "random", "random"]
+        assert drawn[0][1] == SPACE.container
+        assert drawn[1][1] == SPACE.smallest()
+
+
+def test_the_container_alone(recipe):
+    stage = recipe().stages[0]
+    assert draw_subnets(stage, Supernet(SPACE, torch.Generator()), 0, 0) == [("largest", SPACE.container)]
+
+
+def test_each_step_trains_what_was_drawn_and_only_the_largest_with_dropout(recipe):
+    made = recipe("stage-2.dropout=0.3", "stage-2.reorder=false", "stage-2.num_random=2")
+    run = Run(made).go()
+    trained = [call for call in run.calls if call[3] or call[2] is not None]  # not those that made codes
+    for step in range(10):
+        stage = made.stages[step // 5]
+        drawn = draw_subnets(stage, run.trainer.supernet, made.seed, step)
+        got = [(subnet, dropout) for at, subnet, _, dropout in trained if at == step]
+        assert got == [(subnet, stage.dropout if role == "largest" else 0.0) for role, subnet in drawn]
+    assert made.stages[0].dropout == 0.1
+
+
+def test_dropout_changes_what_the_largest_learns_and_no_other_loss(recipe):
+    changes = ("stage-1.steps=1", "stage-1.subnets=sandwich", "stage-2.steps=1")
+    with_dropout, without = (Run(recipe(*changes, f"stage-1.dropout={p}")).go() for p in (0.5, 0.0))
+    first = [run.steps[0].losses for run in (with_dropout, without)]
+    assert first[0]["largest"] != first[1]["largest"]
+    assert first[0]["smallest"] == first[1]["smallest"]
+    assert first[0]["random"] == first[1]["random"]
+
+
+def test_masks_are_shared_by_a_steps_subnets_and_stay_out_of_padding(recipe):
+    made = recipe("stage-1.subnets=sandwich", "stage-1.batch_size=4", "stage-1.crop_seconds=0.5")
+    run, stage = Run(made).go(), made.stages[0]
+    masks = [[masked for at, _, masked, _ in run.calls if at == step and masked is not None][:3] for step in range(4)]
+    for step, same in enumerate(masks):
+        assert len(same) == 3
+        assert all(torch.equal(mask, same[0]) for mask in same)
+        (batch,) = tones(stage, step, step + 1)
+        frames = run.trainer.supernet.container.config.count_frames(torch.from_numpy(batch.lengths))
+        for mask, count, utterance in zip(same[0], frames.tolist(), batch.utterances, strict=True):
+            own = np.random.default_rng(number(0, step, "mask", utterance.id))
+            assert mask[:count].tolist() == draw_mask(count, stage.view, own).tolist()
+            assert not mask[count:].any()
+        assert frames.min() < same[0].shape[1]
+    assert not torch.equal(masks[0][0], masks[1][0])
+
+
+def test_numbers_are_the_same_everywhere():
+    assert number(0, "stage-1", "heads") == 5011713161518041451
+    assert 0 <= min(number(i) for i in range(100)) < max(number(i) for i in range(100)) < 2**63
+
+
+# What it learns
+
+
+def test_loss_falls_for_every_subnet(recipe):
+    changes = [f"stage-{i}.{key}" for i in (1, 2) for key in ("steps=40", "learning_rate=0.003", "batch_size=4")]
+    run = Run(recipe(*changes, "stage-1.dropout=0")).go()
+    for role, stage in (("largest", "stage-1"), ("largest", "stage-2"), ("smallest", "stage-2"), ("random", "stage-2")):
+        losses = [step.losses[role] for step in run.steps if step.stage == stage]
+        assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5]), (role, stage)
+
+
+def test_steps_are_counted_over_all_stages_with_the_rate_of_each(recipe):
+    made = recipe("stage-2.learning_rate=0.5")
+    run = Run(made).go()
+    assert [step.step for step in run.steps] == list(range(10))
+    assert [step.stage for step in run.steps] == ["stage-1"] * 5 + ["stage-2"] * 5
+    rates = [stage.learning_rate_at(step) for stage in made.stages for step in range(5)]
+    assert [step.learning_rate for step in run.steps] == rates
+    assert run.stages == ["stage-1", "stage-2", "done"]
+    assert [state["step"] for state in run.states] == [2, 4, 5, 6, 8, 10]
+
+
+def test_heads_go_on_where_the_stage_before_left_them(recipe):
+    """The second stage is the first once more, so its heads must not start over."""
+    changes = [f"stage-{i}.{key}" for i in (1, 2) for key in ("steps=40", "dropout=0", "learning_rate=0.003")]
+    stage = recipe(*changes).stages[0]
+    again = stage.model_copy(update={"name": "again"})
+    run = Run(recipe(*changes).model_copy(update={"stages": (stage, again)})).go()
+    losses = run.losses()
+    assert losses[40] < 0.9 * losses[0]
+
+
+def test_sorting_by_importance_does_not_change_what_the_container_computes(recipe):
+    same = ("stage-2.subnets=container", "stage-2.dropout=0", "stage-1.learning_rate=0.01")
+    plain, ordered = (Run(recipe(*same, f"stage-2.reorder={flag}")).go() for flag in ("false", "true"))
+    assert ordered.losses()[5:] == pytest.approx(plain.losses()[5:], rel=1e-4)
+    assert plain.weights["residual_order"].tolist() == list(range(32))
+    assert ordered.weights["residual_order"].tolist() != list(range(32))
+
+
+def test_weights_out_of_the_objectives_reach_do_not_stop_the_sorting(recipe):
+    """Where norms come first, the last one only shapes what no layer-wise term looks at."""
+    space = replace(SPACE, backbone=replace(SPACE.backbone, norm_first=True))
+    layer_wise = recipe("stage-1.steps=1", "stage-2.steps=1")
+    stage = layer_wise.stages[0].model_copy(update={"reorder": True})
+    run = Run(layer_wise.model_copy(update={"stages": (stage,)}), space=space).go()
+    assert run.weights["residual_order"].tolist() != list(range(32))
+
+
+def test_bf16_is_close_to_fp32(recipe):
+    exact, rough = (Run(recipe(), precision=precision).go().losses() for precision in ("fp32", "bf16"))
+    assert exact != rough
+    assert rough == pytest.approx(exact, rel=0.03)
+
+
+def test_a_loss_that_is_not_a_number_stops_before_it_does_harm(recipe):
+    def batches(stage, first, stop):
+        for step, batch in enumerate(tones(stage, first, stop), start=first):
+            broken = stage.name == "stage-2" and step == 3
+            yield replace(batch, wave=np.full_like(batch.wave, np.nan)) if broken else batch
+
+    uncalibrated = "stage-2.sources.teacher.normalization=none"  # or the mean of the targets is broken at once
+    run = Run(recipe(uncalibrated, "stage-2.reorder=false", "save_every=1"), batches)
+    with pytest.raises(TrainingError, match=r"the loss of step 8 \(stage-2\) is not a finite number: {'largest': nan"):
+        run.go()
+    assert len(run.steps) == 8
+    assert equal(run.weights, run.states[-1]["supernet"])
+
+
+def test_a_step_where_chance_masks_nothing_is_harmless(recipe):
+    one = ("stage-1.steps=3", "stage-2.steps=1", "stage-1.view.mask_share=0.0001")
+    run = Run(recipe(*one, "stages.0.objective.0.frames=masked")).go()
+    assert run.losses()[:3] == [0.0, 0.0, 0.0]
+
+
+# Stopping
+
+
+def test_a_resumed_run_equals_an_undisturbed_one(recipe):
+    whole = Run(recipe()).go()
+    for state in whole.states:
+        rest = Run(recipe())
+        rest.trainer.resume(deepcopy(state))
+        rest.go()
+        done = state["step"]
+        assert rest.steps == whole.steps[done:]
+        assert equal(rest.weights, whole.weights)
+        assert [s["step"] for s in rest.states] == [s["step"] for s in whole.states if s["step"] > done]
+        assert rest.stages == (["stage-2", "done"] if done <= 5 else ["done"])
+        if rest.states:
+            assert equal(rest.states[-1]["heads"], whole.states[-1]["heads"])
+
+
+def test_another_recipe_is_refused(recipe):
+    state = Run(recipe("stage-1.steps=2", "stage-2.steps=1")).go().states[0]
+    with pytest.raises(TrainingError, match="made by another recipe; resume with the recipe of the run folder"):
+        Run(recipe("stage-1.steps=2", "stage-2.steps=2")).trainer.resume(state)
+
+
+def test_restore_gives_the_stage_and_heads_of_a_state(recipe):
+    run = Run(recipe()).go()
+    for state in run.states:
+        stage, sources, objective = Run(recipe()).trainer.restore(state)
+        assert stage.name == ("stage-1" if state["step"] <= 5 else "stage-2")
+        assert sources.keys() == stage.sources.keys()
+        assert equal(objective.state_dict(), state["heads"])
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "cdua"])
+def test_a_device_that_is_not_there(recipe, device):
+    with pytest.raises(TrainingError, match=f"cannot compute on '{device}': "):
+        Run(recipe(), device=device)
