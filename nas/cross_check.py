@@ -13,11 +13,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from search_spaces.costs import count_frames, count_macs, count_params
 from search_spaces.subnet import SAMPLE_RATE_HZ, Backbone, Subnet
-from supernet.encoder import Encoder, EncoderConfig
+from supernet.encoder import ConvLayer, Encoder, EncoderConfig
 from supernet.model import encoder_config
 
 with warnings.catch_warnings():  # importing them warns of what torch deprecates
@@ -113,12 +114,31 @@ def cross_check(backbone: Backbone, subnet: Subnet, seconds: float) -> list[Chec
     ]
 
 
+class CountableConvLayer(nn.Module):
+    """The same layer with its convolution called as a module, which is all that thop sees."""
+
+    def __init__(self, layer: ConvLayer) -> None:
+        super().__init__()
+        self.conv, self.norm = layer.conv, layer.norm
+        self.layer_norm = layer.layer_norm if layer.norm != "none" else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T_in, C_in) -> (B, T, C)."""
+        x = self.conv(x.transpose(1, 2))
+        if self.norm == "group":
+            x = self.layer_norm(x)
+        x = x.transpose(1, 2)
+        return F.gelu(self.layer_norm(x) if self.norm == "layer" else x)
+
+
 class CountableEncoder(nn.Module):
-    """An encoder as counters can read it: no parametrizations, attention by products, a tensor out."""
+    """An encoder as counters can read it: modules called, no parametrizations, attention by products, a tensor out."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.encoder = Encoder(config).eval()
+        front_end = self.encoder.feature_extractor
+        front_end.conv_layers = nn.ModuleList(CountableConvLayer(layer) for layer in front_end.conv_layers)  # type: ignore[arg-type]
         with torch.enable_grad():  # else what is left is no parameter
             nn.utils.parametrize.remove_parametrizations(self.encoder.encoder.pos_conv_embed.conv, "weight")
 
