@@ -342,9 +342,10 @@ def _show_result(result: Row) -> None:
     finalists = result["finalists"]
     winner = finalists[0]
     table = Table(box=SIMPLE, title=f"Budget: {result['budget'] or 'none'}", title_justify="left")
-    for name in ("", "id", "parameters", "MACs@1s", "loss", "above the best, 95 %", "", "ms"):
+    timed = bool(result["latency_seconds"])
+    for name in ("", "id", "params", "MACs@1s", "loss", "above the best", "", *(["ms"] if timed else [])):
         table.add_column(name, no_wrap=True, justify="left" if name in ("", "id") else "right")
-    named = [("uniform", result["uniform"]), ("largest", result["largest"])]
+    named = [("–", result["uniform"]), ("–", result["largest"])]
     rows = [*((str(i), row) for i, row in enumerate(finalists, start=1)), *((k, v) for k, v in named if v)]
     shown: set[str] = set()
     for label, row in rows:
@@ -354,12 +355,12 @@ def _show_result(result: Row) -> None:
             table.add_row(
                 label,
                 row["id"],
-                f"{row['params']:,}",
+                short_count(row["params"]),
                 short_count(row["macs_1s"]),
                 f"{row['loss']:.4f}",
-                "" if row is winner else f"{low:+.4f} … {high:+.4f}{' tied' if row['tied'] else ''}",
-                row["origin"],
-                " ".join(f"{latency['median']:.1f}" for latency in row["latency_ms"]),
+                "" if row is winner else f"{low:+.3f} … {high:+.3f}",
+                row["origin"] + (", tied" if row["tied"] and row is not winner else ""),
+                *([" ".join(f"{latency['median']:.1f}" for latency in row["latency_ms"])] if timed else []),
             )
     out.print(table)
     used = "; ".join(f"{u['share']:.1%} of {u['bound']}" for u in result["utilization"])

@@ -164,9 +164,17 @@ class PositionalConv(nn.Module):
         frames = x.shape[1]
         if self.interleaved:
             x = deinterleave(x, self.groups)
-        x = self.conv(x.transpose(1, 2))[..., :frames]  # an even kernel yields T + 1 positions; the last one goes
+        x = self._convolve(x.transpose(1, 2))[..., :frames]  # an even kernel yields T + 1 positions; the last one goes
         x = F.gelu(x).transpose(1, 2)  # (B, d, T) -> (B, T, d)
         return interleave(x, self.groups) if self.interleaved else x
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        """In fp32 on a CPU: there, PyTorch 2.13's bf16 grouped convolution is wrong for 10 or 12 channels a group."""
+        if x.device.type != "cpu" or not (x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")):
+            return self.conv(x)  # type: ignore[no-any-return]
+        with torch.autocast("cpu", enabled=False):
+            weight, bias, dtype = self.conv.weight.float(), self.conv.bias.float(), x.dtype
+            return F.conv1d(x.float(), weight, bias, padding=self.conv.padding, groups=self.groups).to(dtype)
 
 
 class Attention(nn.Module):
