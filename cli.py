@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from speech_data.corpus import SpeechCorpus
     from supernet.model import Supernet
 
-out = Console(highlight=False)
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 log = Console(stderr=True, highlight=False)
 PLAIN_SECONDS = 10.0
 """Without a terminal, a line of progress at most this often."""
@@ -341,7 +341,7 @@ def _show_result(result: Row) -> None:
 
     finalists = result["finalists"]
     winner = finalists[0]
-    table = Table(box=SIMPLE, title=f"Budget: {result['budget'] or 'none'}", title_justify="left")
+    table = Table(box=SIMPLE, title=f"Budget: {result['budget'] or 'none'}", title_justify="left", pad_edge=False)
     timed = bool(result["latency_seconds"])
     for name in ("", "id", "params", "MACs@1s", "loss", "above the best", "", *(["ms"] if timed else [])):
         table.add_column(name, no_wrap=True, justify="left" if name in ("", "id") else "right")
@@ -364,9 +364,10 @@ def _show_result(result: Row) -> None:
             )
     out.print(table)
     used = "; ".join(f"{u['share']:.1%} of {u['bound']}" for u in result["utilization"])
+    tied = result["tied"] - 1 or "none"
     out.print(
         f"Chosen: {winner['id']}, {winner['params']:,} parameters{f' ({used})' if used else ''}. "
-        f"{result['tied']} of {result['scored']} scored candidates cannot be told from it."
+        f"Of the other {result['scored'] - 1} that were scored, {tied} cannot be told from it."
     )
 
 
