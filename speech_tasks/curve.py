@@ -6,17 +6,18 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from search_spaces.budget import Bound, Budget
-from search_spaces.costs import PARAMS, count_params
+from search_spaces.costs import count_params
 from search_spaces.space import SearchSpace
-from search_spaces.subnet import Subnet
+from search_spaces.subnet import Layer, Subnet
 from speech_tasks.phone_probe import Encode, PhoneProbe, hidden_states, stacked_mfcc
 from supernet.encoder import Encoder
 from supernet.model import Supernet
 
 CURVE = "curve.json"
+
+Choice = TypeVar("Choice")
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,15 @@ class Point:
     """Of the supernet's training compute; None where it does not apply."""
 
 
-def sizes_between(space: SearchSpace, count: int) -> list[Subnet]:
-    """The smallest subnet, `count` in between at equal ratios of parameters, and the largest."""
-    least, most = (count_params(space.backbone, s) for s in (space.smallest(), space.container))
-    bounds = [round(least * (most / least) ** (i / (count + 1))) for i in range(1, count + 1)]
-    middle = [space.largest(Budget((Bound(PARAMS, high=bound),))) for bound in bounds]
-    return [space.smallest(), *middle, space.container]
+def shape_at(space: SearchSpace, level: float) -> Subnet:
+    """The subnet whose every choice stands at `level`, from the smallest (0) to the largest (1), all layers alike."""
+
+    def pick(choices: Sequence[Choice]) -> Choice:
+        return choices[round(level * (len(choices) - 1))]
+
+    width, kept = pick(space.embed_dim), pick(list(space.depth.values()))[0]
+    layer = Layer(pick(space.heads), pick(space.ffn_dims(width)))
+    return Subnet(tuple(map(pick, space.conv_dims)), width, (layer,) * len(kept), kept)
 
 
 def measure_curve(
@@ -51,7 +55,7 @@ def measure_curve(
     num_middle: int,
     on_progress: Callable[[str], None],
 ) -> list[Point]:
-    """Probes the smallest, some middle and the largest subnet, those chosen, the teacher and stacked MFCC."""
+    """Probes the smallest subnet, evenly spaced shapes, the largest, those chosen, the teacher and stacked MFCC."""
     space = supernet.space
 
     def measure(label: str, kind: str, params: int | None, encode: Encode) -> Point:
@@ -59,14 +63,13 @@ def measure_curve(
         on_progress(f"{label}  {score.error:.1%}")
         return Point(label, kind, params, score.error, score.half_interval, score.layer)
 
-    subnets = dict.fromkeys([*sizes_between(space, num_middle), *chosen])
+    shapes = {shape_at(space, i / (num_middle + 1)): f"shape {i}/{num_middle + 1}" for i in range(num_middle + 2)}
+    labels = shapes | {space.smallest(): "smallest", space.container: "largest"}
+    labels |= {subnet: f"chosen {subnet.id}" for subnet in chosen}
     points = [measure("stacked MFCC", "reference", None, stacked_mfcc)]
-    for subnet in sorted(subnets, key=lambda s: count_params(space.backbone, s)):
-        label = {space.smallest(): "smallest", space.container: "largest"}.get(subnet, f"subnet {subnet.id}")
-        if subnet in chosen:
-            label = f"chosen {subnet.id}"
+    for subnet in sorted(labels, key=lambda s: count_params(space.backbone, s)):
         params = count_params(space.backbone, subnet)
-        points.append(measure(label, "subnet", params, hidden_states(supernet.extract(subnet))))
+        points.append(measure(labels[subnet], "subnet", params, hidden_states(supernet.extract(subnet))))
     params = sum(p.numel() for p in teacher.parameters())
     return [*points, measure("teacher", "teacher", params, hidden_states(teacher))]
 
