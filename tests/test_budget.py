@@ -68,8 +68,8 @@ def test_latency_is_kept_apart(text, canonical):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("parms<=25M", "unknown cost `parms`; did you mean `params`?"),
-        ("mac<=2G@1s", "unknown cost `mac`; did you mean `macs`?"),
+        ("parms<=25M", "unknown cost `parms`; did you mean `params`"),
+        ("mac<=2G@1s", "unknown cost `mac`; did you mean `macs`"),
         ("zzz<=25M", "unknown cost `zzz`; costs: params, macs, flops, size, latency"),
         ("", "not a cost, a relation and an amount"),
         ("<=25M", "not a cost, a relation and an amount"),
@@ -103,7 +103,7 @@ def test_latency_is_kept_apart(text, canonical):
 )
 def test_bad_budgets(text, why):
     examples = "25M, params=24M..25M, 60%, macs<=2G@1s, flops<=4G@1s, size<=50MB, latency<=30ms@2s"
-    message = rf"^budget `{re.escape(text)}`: {re.escape(why)}.*\. Examples: {re.escape(examples)}$"
+    message = rf"^budget `{re.escape(text)}`: {re.escape(why)}.*[.?] Examples: {re.escape(examples)}$"
     with pytest.raises(ValueError, match=message):
         Budget.parse([text], SPACE)
 

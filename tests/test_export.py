@@ -8,7 +8,6 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,17 +43,6 @@ RECORD = ExportRecord(
     scores={"phone error rate, test | 3 voices": "21.3 %"},
 )
 NO_BUDGET = Budget()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keeps the modules that `transformers` makes of exported code out of the user's cache."""
-    path = list(sys.path)
-    with pytest.MonkeyPatch.context() as patch:
-        cache = str(tmp_path_factory.mktemp("modules"))
-        patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", cache)
-        yield
-    sys.path[:] = path
 
 
 def make_supernet(**backbone: Any) -> Supernet:

@@ -245,7 +245,8 @@ def test_reorder_changes_nothing_once_undone(name: str) -> None:
         small_after = supernet(wave, lengths, space.smallest()).last
     undo = supernet.residual_order.argsort()
     for a, b in zip(after.hidden, before.hidden, strict=True):
-        assert_equal(a[..., undo], b, before.valid)
+        # Every sum over heads, inner units and channels runs in another order, through up to 12 layers.
+        assert_equal(a[..., undo], b, before.valid, 5 * TOLERANCE)
     with pytest.raises(AssertionError, match="differs by"):  # and yet a prefix is now another part
         assert_equal(small_after, small_before, before.valid)
 
