@@ -19,7 +19,7 @@ from search_spaces.subnet import SAMPLE_RATE_HZ, Subnet
 from supernet.model import Supernet
 
 SECONDS = 2.0
-REPEATS = 15
+REPEATS = 31
 
 
 def choose(space: SearchSpace) -> dict[str, Subnet]:
@@ -51,7 +51,12 @@ def main() -> None:
         space = SearchSpace.load(name)
         supernet = Supernet(space, torch.Generator().manual_seed(0))
         for label, subnet in choose(space).items():
-            models = {"encoder": alone(supernet, subnet), "supernet": in_supernet(supernet, subnet)}
+            # The first model also runs between rounds; were it one of the pair, it would find its weights in the cache.
+            models = {
+                "control": alone(supernet, subnet),
+                "encoder": alone(supernet, subnet),
+                "supernet": in_supernet(supernet, subnet),
+            }
             times = measure_latency(models, wave, REPEATS)
             ratio = compare_latency(times["supernet"], times["encoder"])
             figures = (f"{t.median_ms:.1f} ({t.mad_ms:.1f})" for t in (times["encoder"], times["supernet"]))

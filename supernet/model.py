@@ -14,8 +14,10 @@ from search_spaces.subnet import Backbone, Layer, Subnet
 from supernet.encoder import Encoder, EncoderConfig, Trace, deinterleave, initialize, interleave
 from supernet.slicing import Axis, axes, axis_size, container_name, take
 
-CACHED_SUBNETS = 64
-_POSITIONAL = "encoder.pos_conv_embed.conv"
+CACHED_SUBNETS = 16
+KERNEL_DIMS = 3
+"""Kernels of convolutions are kept as copies when no gradient is recorded: torch reads them faster in one piece."""
+POSITIONAL_BIAS = "encoder.pos_conv_embed.conv.bias"  # gathered, so a copy too
 
 
 def encoder_config(backbone: Backbone, subnet: Subnet) -> EncoderConfig:
@@ -76,6 +78,7 @@ class Supernet(nn.Module):
         """Channel j of the container's outputs was channel `residual_order[j]` of the encoder it started from, (D,)."""
         self.register_buffer("residual_order", torch.arange(space.container.embed_dim))
         self._weights = dict(self.container.named_parameters())
+        self._copied = [w for name, w in self._weights.items() if w.dim() == KERNEL_DIMS or name == POSITIONAL_BIAS]
         self._plans: OrderedDict[Subnet, _Plan] = OrderedDict()
 
     def forward(
@@ -99,7 +102,8 @@ class Supernet(nn.Module):
         weights = () if torch.is_grad_enabled() else self._identify_weights()
         if not weights or plan.filled_from != weights:
             for slot in plan.slots:
-                slot.parameters[slot.name] = take(self._weights[slot.source], slot.sizes, groups)
+                part = take(self._weights[slot.source], slot.sizes, groups)
+                slot.parameters[slot.name] = part.contiguous() if weights and part.dim() == KERNEL_DIMS else part
             plan.filled_from = weights
         trace: Trace = plan.encoder(wave, lengths, taps, masked, dropout)
         if not weights:
@@ -166,9 +170,8 @@ class Supernet(nn.Module):
         return skipped
 
     def _identify_weights(self) -> tuple[int, ...]:
-        """Changes when views go stale: when weights move, or when the gathered ones (they are copies) are written."""
-        gathered = [self._weights[f"{_POSITIONAL}.{name}"] for name in ("bias", "parametrizations.weight.original1")]
-        return tuple(number for weight in gathered for number in (weight.data_ptr(), weight._version))
+        """Changes when what slots hold goes stale: when weights move, or when those held as copies are written."""
+        return tuple(number for weight in self._copied for number in (weight.data_ptr(), weight._version))
 
     def _cuts(self, subnet: Subnet) -> list[tuple[str, str, tuple[tuple[Axis, int | None], ...]]]:
         """For each parameter of the subnet: its name, its name in the container, and how much of each axis it takes."""
