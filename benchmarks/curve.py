@@ -9,22 +9,21 @@ as many steps as the supernet took in both stages, on the same batches; its shar
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import torch
 
+from checkpoints.jobs import training_batches
 from checkpoints.run_folder import RunFolder, made_with
 from checkpoints.teachers import load_teacher
 from distillation.factory import SourceFactory
-from distillation.stages import Recipe, Stage
+from distillation.stages import Recipe
 from distillation.trainer import Trainer, draw_subnets, generator
 from search_spaces.costs import count_macs
 from search_spaces.space import SearchSpace
 from search_spaces.strict_yaml import parse_config
-from speech_data.batching import Batch, batch_at, prefetch
 from speech_data.synthesis import FULL, synthesised_corpus
 from speech_tasks.curve import Point, describe_spread, measure_curve
 from speech_tasks.phone_probe import PhoneProbe, hidden_states
@@ -72,19 +71,10 @@ def train_alone(supernet: Supernet, teacher: Encoder, recipe: Recipe, precision:
     stage = last.model_copy(update={"subnets": "container", "reorder": False, "steps": recipe.num_steps})
     corpus = synthesised_corpus(FULL)
 
-    def batches(stage: Stage, first: int, stop: int) -> Iterator[Batch]:
-        def make(step: int) -> Batch:
-            return batch_at(
-                corpus, "train", step, seed=recipe.seed, batch_size=stage.batch_size, crop_seconds=stage.crop_seconds,
-                augment=True,
-            )  # fmt: skip
-
-        return prefetch(make, first, stop)
-
     Trainer(
         alone,
         recipe.model_copy(update={"stages": (stage,)}),
-        batches,
+        training_batches(corpus, recipe.seed),
         SourceFactory(corpus, teacher, recipe.seed),
         on_step=lambda _: None,
         on_stage=lambda *_: None,
