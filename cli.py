@@ -54,7 +54,8 @@ app.add_typer(export_app, name="export")
 RunOption = Annotated[Path | None, typer.Option("--run", help="Run folder; default: the newest under ./runs.")]
 SpaceOption = Annotated[str, typer.Option("--space", help="A shipped space or a .yaml file.")]
 AudioOption = Annotated[
-    str, typer.Option("--audio", help="A folder of wav/flac, a JSON-lines manifest, `demo` or `demo-small`.")
+    str,
+    typer.Option("--audio", help="A folder of wav/flac, a JSON-lines manifest, or demo, demo-small, demo-varied."),
 ]
 BudgetOption = Annotated[
     list[str] | None,
@@ -80,6 +81,9 @@ def train_teacher(
     audio: AudioOption = "demo",
     config: ConfigOption = "hubert",
     changes: SetOption = None,
+    init: Annotated[
+        str | None, typer.Option("--init", help="Start from an earlier teacher, so that codes come from its layers.")
+    ] = None,
     to: Annotated[Path | None, typer.Option("--out", help="Where the teacher goes; default: RUN/teacher.")] = None,
     resume: ResumeOption = False,
     dry_run: DryRunOption = False,
@@ -94,7 +98,7 @@ def train_teacher(
     from checkpoints.jobs import describe_job
     from checkpoints.teachers import save_hubert
 
-    job = describe_job("train teacher", space, None, audio, config, changes, device, precision, seed)
+    job = describe_job("train teacher", space, init, audio, config, changes, device, precision, seed)
     if dry_run:
         return _dry_run(job)
     supernet, folder = _train(run, job, resume)
@@ -163,9 +167,9 @@ def _train(path: Path, job: Row, resume: bool) -> tuple[Supernet, RunFolder]:
 
 def _open_audio(audio: str) -> SpeechCorpus:
     from speech_data.folder import open_folder
-    from speech_data.synthesis import FULL, SMALL, synthesised_corpus
+    from speech_data.synthesis import FULL, SMALL, VARIED, synthesised_corpus
 
-    recipes = {"demo": FULL, "demo-small": SMALL}
+    recipes = {"demo": FULL, "demo-small": SMALL, "demo-varied": VARIED}
     if audio in recipes:
         with Screen() as screen:
             return synthesised_corpus(recipes[audio], on_progress=screen.reporter("synthesise speech"))

@@ -5,7 +5,7 @@ Source: HuBERT (arXiv 2106.07447), section II-B: MFCC first, then the hidden sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -15,9 +15,6 @@ from torch import Tensor
 from distillation.sources import CodeSource
 from speech_data.batching import Batch
 
-FIT_FRAMES = 100_000
-"""Frames that k-means sees; HuBERT too fits it on a part of the corpus."""
-
 Describe = Callable[[Tensor, Tensor], Tensor]
 """Waveforms (B, S) and lengths (B,) -> a description of every frame, (B, T, F)."""
 
@@ -25,49 +22,43 @@ Describe = Callable[[Tensor, Tensor], Tensor]
 @torch.no_grad()
 def code_corpus(
     describe: Describe,
+    sample: Iterable[Batch],
     batches: Iterable[Batch],
-    others: Iterable[Batch],
     count_frames: Callable[[Tensor], Tensor],
     num_codes: int,
     hop: int,
     seed: int,
 ) -> CodeSource:
-    """Describes every frame of whole, clean utterances, clusters the descriptions and names each by its cluster.
+    """Clusters descriptions of clean frames and names every frame of whole utterances by its cluster.
 
     Args:
         describe: What is clustered.
-        batches: Every utterance once, whole; the clusters are theirs.
-        others: Utterances that get codes and have no say in the clusters: those that subnets are compared on.
+        sample: The utterances that the clusters are found on; they are held in memory. HuBERT too takes a part.
+        batches: The utterances that get codes, a batch at a time.
         count_frames: Samples -> frames.
         num_codes: Clusters.
         hop: Samples from one frame to the next.
         seed: Of the clustering.
     """
-    frames = _describe_frames(describe, batches, count_frames)
-    everything = np.concatenate(list(frames.values()))
-    mean, std = everything.mean(0), everything.std(0) + 1e-5
-    rng = np.random.default_rng(seed)
-    chosen = rng.choice(len(everything), min(FIT_FRAMES, len(everything)), replace=False)
-    centroids = torch.from_numpy(cluster((everything[chosen] - mean) / std, num_codes, seed))
-    frames |= _describe_frames(describe, others, count_frames)
+    frames = np.concatenate([x for _, x in _describe_frames(describe, sample, count_frames)])
+    mean, std = frames.mean(0), frames.std(0) + 1e-5
+    centroids = torch.from_numpy(cluster((frames - mean) / std, num_codes, seed))
     codes = {
         name: nearest(torch.from_numpy((x - mean) / std), centroids).numpy().astype(np.int16)
-        for name, x in frames.items()
+        for name, x in _describe_frames(describe, batches, count_frames)
     }
     return CodeSource(codes, num_codes, count_frames, hop)
 
 
 def _describe_frames(
     describe: Describe, batches: Iterable[Batch], count_frames: Callable[[Tensor], Tensor]
-) -> dict[str, NDArray[np.float32]]:
-    """Utterance id -> the description of every frame, (T, F)."""
-    frames = {}
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Each utterance's id and the description of every frame, (T, F)."""
     for batch in batches:
         lengths = torch.from_numpy(batch.lengths)
         described = describe(torch.from_numpy(batch.clean), lengths).float().cpu().numpy()
         for utterance, x, count in zip(batch.utterances, described, count_frames(lengths).tolist(), strict=True):
-            frames[utterance.id] = x[:count].astype(np.float32)
-    return frames
+            yield utterance.id, x[:count]
 
 
 def load_codes(

@@ -20,6 +20,8 @@ from supernet.model import Supernet
 
 SIGNAL_DIM = 40 + 13
 CODE_BATCH = 16
+FIT_UTTERANCES = 1500
+"""Utterances that clusters are found on."""
 
 
 class SourceFactory:
@@ -64,8 +66,10 @@ class SourceFactory:
                     return load_codes(saved, spec.num_codes, config.count_frames, HOP)
                 return code_corpus(
                     describe_mfcc if spec.layer is None else _describe_layer(supernet, spec.layer),
-                    evaluation_batches(self.corpus, "train", batch_size=CODE_BATCH, augment=False),
-                    _search_batches(self.corpus),
+                    evaluation_batches(
+                        self.corpus, "train", batch_size=CODE_BATCH, augment=False, max_utterances=FIT_UTTERANCES
+                    ),
+                    _coded_batches(self.corpus),
                     config.count_frames,
                     spec.num_codes,
                     HOP,
@@ -73,13 +77,14 @@ class SourceFactory:
                 )
 
 
-def _search_batches(corpus: SpeechCorpus) -> Iterator[Batch]:
-    """The search split, so that subnets can be compared by codes; one or two recordings leave none."""
+def _coded_batches(corpus: SpeechCorpus) -> Iterator[Batch]:
+    """What is trained on, and the search split (two recordings leave none): subnets can be compared by codes."""
+    yield from evaluation_batches(corpus, "train", batch_size=CODE_BATCH, augment=False)
     try:
         corpus.utterances("search")
     except ValueError:
-        return iter(())
-    return evaluation_batches(corpus, "search", batch_size=CODE_BATCH, augment=False)
+        return
+    yield from evaluation_batches(corpus, "search", batch_size=CODE_BATCH, augment=False)
 
 
 def describe_signal(wave: Tensor, num_frames: int) -> Tensor:

@@ -51,6 +51,8 @@ class CorpusRecipe:
     num_search: int = 300
     num_dev: int = 300
     num_test: int = 500
+    tract_spread: float = 0.0
+    """Each utterance's vocal tract is longer or shorter by this share at most, which makes a new voice of it."""
 
     def num_utterances(self, split: str) -> int:
         """How many utterances a split gets."""
@@ -66,6 +68,8 @@ FULL = CorpusRecipe()
 """The default: about three hours."""
 SMALL = CorpusRecipe("nestling-english-small", num_train=200, num_search=40, num_dev=40, num_test=40)
 """For a quick look: about twelve minutes of audio, made in seconds."""
+VARIED = CorpusRecipe("nestling-english-varied", num_train=10_000, num_test=0, tract_spread=0.15)
+"""What the demo teacher learnt from: about seven hours in which no two utterances share a voice."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,8 @@ class PlannedUtterance:
     """Silence added after the last word."""
     noise_seed: int
     """Of the voice's breath."""
+    tract: float = 1.0
+    """Length of the vocal tract over the voice's own: formants and pitch are lower by this factor."""
 
 
 def synthesised_corpus(
@@ -169,6 +175,8 @@ def plan_split(recipe: CorpusRecipe, split: str) -> list[PlannedUtterance]:
         style = rng.choice(sorted(STYLES))
         manner = STYLES[style]
         sentence = next(sentences)
+        spread = recipe.tract_spread
+        tract = round(rng.uniform(1 - spread, 1 + spread), 3) if spread else 1.0
         plan.append(
             PlannedUtterance(
                 id=f"{split}-{i:05d}",
@@ -178,12 +186,13 @@ def plan_split(recipe: CorpusRecipe, split: str) -> list[PlannedUtterance]:
                 intent=sentence.intent,
                 slots=sentence.slots,
                 style=style,
-                rate=round(voice.rate * manner.rate * rng.uniform(0.94, 1.06)),
+                rate=round(voice.rate * manner.rate * tract * rng.uniform(0.94, 1.06)),
                 pitch=voice.pitch + manner.pitch + rng.randint(-4, 4),
                 pitch_range=max(0, manner.pitch_range + rng.randint(-5, 5)),
                 lead_ms=rng.randint(40, 240),
                 trail_ms=rng.randint(0, 160),
                 noise_seed=rng.randint(1, 2**31 - 1),
+                tract=tract,
             )
         )
     return plan
@@ -275,15 +284,16 @@ def speak_shard() -> None:
             pitch_range=planned.pitch_range,
             seed=planned.noise_seed,
         )
-        wave = _finish_wave(speech, espeak.sample_rate_hz, planned)
+        rate_hz = espeak.sample_rate_hz / planned.tract  # played slower, a tract sounds longer
+        wave = _finish_wave(speech, rate_hz, planned)
         waves.append(wave)
-        labels.append(_label(planned, speech, espeak.sample_rate_hz, len(wave)).to_dict())
+        labels.append(_label(planned, speech, rate_hz, len(wave)).to_dict())
     np.save(Path(job["shard"] + ".npy"), np.concatenate(waves))
     lines = "".join(json.dumps(label, separators=(",", ":")) + "\n" for label in labels)
     Path(job["shard"] + ".jsonl").write_text(lines, "utf-8")
 
 
-def _finish_wave(speech: Speech, sample_rate_hz: int, planned: PlannedUtterance) -> NDArray[np.int16]:
+def _finish_wave(speech: Speech, sample_rate_hz: float, planned: PlannedUtterance) -> NDArray[np.int16]:
     """At 16 kHz, at the common level, with silence on both sides."""
     wave = soxr.resample(speech.wave.astype(np.float32) / 32768, sample_rate_hz, SAMPLE_RATE_HZ)
     wave = wave * min(LEVEL / max(float(np.sqrt(np.mean(wave**2))), 1e-6), 0.99 / max(float(np.abs(wave).max()), 1e-6))
@@ -292,7 +302,7 @@ def _finish_wave(speech: Speech, sample_rate_hz: int, planned: PlannedUtterance)
     return finished
 
 
-def _label(planned: PlannedUtterance, speech: Speech, sample_rate_hz: int, num_samples: int) -> Utterance:
+def _label(planned: PlannedUtterance, speech: Speech, sample_rate_hz: float, num_samples: int) -> Utterance:
     lead = planned.lead_ms / 1000
     end = num_samples / SAMPLE_RATE_HZ
     phones = _tile([(name, lead + sample / sample_rate_hz) for name, sample in speech.phones], end)

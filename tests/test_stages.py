@@ -46,7 +46,7 @@ def test_learning_rate_is_positive_and_reaches_its_peak(steps, share):
 
 
 def test_shipped_recipes():
-    assert set(SHIPPED) == {"demo", "hubert", "lighthubert", "two-stage"}
+    assert set(SHIPPED) == {"demo", "hubert", "hubert-next", "lighthubert", "two-stage"}
 
 
 @pytest.mark.parametrize("name", SHIPPED)
