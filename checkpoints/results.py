@@ -50,7 +50,7 @@ def _describe(finalist: Finalist, result: SearchResult, space: SearchSpace) -> R
     subnet = finalist.candidate.subnet
     if result.largest and subnet == result.largest.candidate.subnet:
         origin = LARGEST
-    elif len(set(subnet.layers)) == 1:
+    elif space.is_uniform(subnet):
         origin = UNIFORM
     else:
         origin = SEARCHED

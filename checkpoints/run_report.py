@@ -193,7 +193,7 @@ def _candidates(run: RunFolder, space: SearchSpace, result: Result) -> tuple[Can
             params,
             count_macs(space.backbone, subnet, 1.0),
             loss,
-            origin=LARGEST if subnet == largest else UNIFORM if len(set(subnet.layers)) == 1 else SEARCHED,
+            origin=LARGEST if subnet == largest else UNIFORM if space.is_uniform(subnet) else SEARCHED,
             feasible=budget.holds(space.backbone, subnet),
             is_front=not any((p <= params and q < loss) or (p < params and q <= loss) for _, p, q in found),
         )

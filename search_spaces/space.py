@@ -255,12 +255,9 @@ class SearchSpace:
         Their convolutions, too, all stand at the same place among their choices.
         """
         budget = budget or Budget()
-        num_levels = max(map(len, self.conv_dims))
-        places = [level / max(1, num_levels - 1) for level in range(num_levels)]
-        fronts = [tuple(dims[round(place * (len(dims) - 1))] for dims in self.conv_dims) for place in places]
         shapes = (
             Subnet(front, width, (Layer(heads, ffn_dim),) * num_layers, kept[0])
-            for front in fronts
+            for front in self._uniform_fronts()
             for width in self.embed_dim
             for num_layers, kept in self.depth.items()
             for heads in self.heads
@@ -268,6 +265,17 @@ class SearchSpace:
         )
         fitting = [shape for shape in shapes if budget.holds(self.backbone, shape)]
         return sorted(fitting, key=lambda shape: PARAMS.count(self.backbone, shape), reverse=True)
+
+    def is_uniform(self, subnet: Subnet) -> bool:
+        """Whether a subnet of the space is among `uniform_shapes`."""
+        alike = len(set(subnet.layers)) == 1 and subnet.kept == self.depth[len(subnet.layers)][0]
+        return alike and subnet.conv_dims in self._uniform_fronts()
+
+    def _uniform_fronts(self) -> list[tuple[int, ...]]:
+        """Widths of convolutions that all stand at the same place among their choices."""
+        num_levels = max(map(len, self.conv_dims))
+        places = [level / max(1, num_levels - 1) for level in range(num_levels)]
+        return [tuple(dims[round(place * (len(dims) - 1))] for dims in self.conv_dims) for place in places]
 
     # Variation
 

@@ -215,6 +215,16 @@ def test_uniform_shapes(name):
     assert sizes == sorted(sizes, reverse=True)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shape_is_uniform_when_it_is_among_the_uniform_shapes(name):
+    space = LOADED[name]
+    shapes = set(space.uniform_shapes())
+    rng = Random(0)
+    drawn = [space.sample(rng) for _ in range(50)]
+    for subnet in (*list(shapes)[:50], *drawn, space.smallest(), space.container):
+        assert space.is_uniform(subnet) == (subnet in shapes)
+
+
 def test_uniform_shapes_where_convolutions_offer_different_numbers_of_choices():
     space = replace(TINY, conv_dims=((16,), (32, 96), *TINY.conv_dims[2:]))
     assert {shape.conv_dims[:3] for shape in space.uniform_shapes()} == {
