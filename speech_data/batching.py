@@ -103,9 +103,7 @@ def evaluation_batches(
     Raises:
         ValueError: The split is unknown.
     """
-    utterances = corpus.utterances(split)
-    order = _permutation(0, 0, len(utterances))[:max_utterances]
-    drawn = sorted((utterances[i] for i in order), key=lambda utterance: (utterance.num_samples, utterance.id))
+    drawn = sorted(draw_utterances(corpus, split, max_utterances), key=lambda u: (u.num_samples, u.id))
     for first in range(0, len(drawn), batch_size):
         chosen = drawn[first : first + batch_size]
         cleans = [corpus.read(utterance) for utterance in chosen]
@@ -114,6 +112,12 @@ def evaluation_batches(
             for utterance, clean in zip(chosen, cleans, strict=True)
         ]
         yield _pack(chosen, [0] * len(chosen), cleans, noisies, max(map(len, cleans)))
+
+
+def draw_utterances(corpus: SpeechCorpus, split: str, max_utterances: int | None) -> list[Utterance]:
+    """At most so many utterances from all over a split, always the same; a smaller draw begins a larger one."""
+    utterances = corpus.utterances(split)
+    return [utterances[i] for i in _permutation(0, 0, len(utterances))[:max_utterances]]
 
 
 def prefetch(make: Callable[[int], Item], start: int, stop: int, ahead: int = 2) -> Iterator[Item]:

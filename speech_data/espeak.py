@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 INSTALL_HINT = 'the synthesised corpus needs espeak-ng; run: pip install "nestling[demo]"'
+READING_HINT = 'reading the phones of a text needs espeak-ng; run: pip install "nestling[demo]"'
 
 SILENCE = "sil"
 
@@ -35,6 +43,7 @@ _EVENT_END, _EVENT_WORD, _EVENT_PHONE = 0, 1, 7
 _SYNCHRONOUS, _PHONE_EVENTS, _DO_NOT_EXIT = 2, 0x1, 0x8000
 _RATE, _PITCH, _PITCH_RANGE = 1, 3, 4
 _UTF8 = 1
+_SEPARATOR = "_"
 
 
 class _Id(ctypes.Union):
@@ -129,6 +138,29 @@ class Espeak:
             words=tuple((where, sample) for kind, where, sample, _ in self._events if kind == _EVENT_WORD),
         )
 
+    def read(self, text: str, voice: str) -> tuple[str, ...]:
+        """The phone classes that a voice would say for a text, silence left out.
+
+        Unlike speech, they do not depend on what the library did before.
+
+        Raises:
+            ValueError: There is no such voice.
+            RuntimeError: A phone is not among `PHONE_CLASSES`.
+        """
+        if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise ValueError(f"espeak-ng has no voice {voice!r}")
+        read_clause = self._library.espeak_TextToPhonemes
+        read_clause.argtypes = [ctypes.POINTER(ctypes.c_void_p), ctypes.c_int, ctypes.c_int]
+        read_clause.restype = ctypes.c_char_p
+        buffer = ctypes.create_string_buffer(text.encode())
+        rest = ctypes.c_void_p(ctypes.addressof(buffer))
+        mnemonics: list[str] = []
+        while rest.value:  # a clause at a time
+            clause = read_clause(ctypes.byref(rest), _UTF8, ord(_SEPARATOR) << 8)
+            mnemonics += clause.decode().replace(" ", _SEPARATOR).split(_SEPARATOR)
+        classes = (phone_class(mnemonic) for mnemonic in mnemonics if mnemonic.strip("',%=|"))
+        return tuple(name for name in classes if name != SILENCE)
+
     def _collect(self, wave: Any, num_samples: int, events: Any) -> int:
         """Called back with one buffer: copies its samples and events; returning 0 asks for more."""
         if wave and num_samples > 0:
@@ -152,3 +184,41 @@ def phone_class(mnemonic: str) -> str:
     if bare not in PHONE_CLASSES:
         raise RuntimeError(f"espeak-ng's phone {mnemonic!r} has no class; add it to PHONE_CLASSES")
     return PHONE_CLASSES[bare]
+
+
+def phonemize(texts: Sequence[str], voice: str = "gmw/en-US") -> list[tuple[str, ...]]:
+    """The phone classes of texts as espeak reads them, silence left out.
+
+    They are read in a process of their own, since the library has one state for each.
+
+    Args:
+        texts: English.
+        voice: File of the voice whose accent it is.
+
+    Raises:
+        ValueError: espeakng-loader is not installed.
+        RuntimeError: The process failed, or a phone is not among `PHONE_CLASSES`.
+    """
+    if find_spec("espeakng_loader") is None:
+        raise ValueError(READING_HINT)
+    root = Path(__file__).resolve().parent.parent
+    process = subprocess.run(
+        [sys.executable, "-c", "from speech_data.espeak import read_texts; read_texts()"],
+        input=json.dumps({"texts": list(texts), "voice": voice}),
+        text=True,
+        encoding="utf-8",
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *filter(None, sys.path)])},
+    )
+    if process.returncode != 0:
+        lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
+        raise RuntimeError(f"espeak-ng cannot read the texts: {lines[-1]}")
+    return [tuple(phones) for phones in json.loads(process.stdout)]
+
+
+def read_texts() -> None:
+    """What the process of `phonemize` does: texts from standard input, their phones to standard output."""
+    job = json.load(sys.stdin)
+    espeak = Espeak()
+    json.dump([espeak.read(text, job["voice"]) for text in job["texts"]], sys.stdout)

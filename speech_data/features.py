@@ -68,8 +68,8 @@ def mfcc(wave: Tensor, num_frames: int, *, num_valid: Tensor | None = None, delt
     static = hold_last_frame(static, num_valid)
     if not deltas:
         return static
-    first = hold_last_frame(_difference(static), num_valid)
-    return torch.cat([static, first, _difference(first)], dim=2)
+    first = hold_last_frame(difference(static), num_valid)
+    return torch.cat([static, first, difference(first)], dim=2)
 
 
 def stack_context(features: Tensor, context: int = 4, num_valid: Tensor | None = None) -> Tensor:
@@ -125,7 +125,7 @@ def phone_labels(utterance: Utterance, num_frames: int, inventory: Sequence[str]
     return np.where(centres < utterance.num_samples, classes[spoken], IGNORED)
 
 
-def _difference(features: Tensor) -> Tensor:
+def difference(features: Tensor) -> Tensor:
     """Slope of a line through the two frames on either side; (B, T, C)."""
     num_frames = features.shape[1]
     padded = _repeat_ends(features, _DELTA_REACH)

@@ -51,8 +51,8 @@ class SkippedFile:
 
 
 @dataclass(frozen=True)
-class _Listed:
-    """A recording that was asked for: a file or a part of one."""
+class ListedAudio:
+    """A recording that is asked for: a file or a part of one, and its labels."""
 
     id: str
     name: str
@@ -63,6 +63,7 @@ class _Listed:
     """Length of the part; None is to the end."""
     text: str | None = None
     speaker: str | None = None
+    intent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class _Piece:
 
 
 class FolderCorpus:
-    """A user's audio. Made by `open_folder`."""
+    """A user's audio. Made by `open_folder` and `open_listed`."""
 
     def __init__(
         self,
@@ -172,27 +173,71 @@ def open_folder(
     unknown = sorted(set(sources) - {"", *SPLITS})
     if unknown:
         raise ValueError(f"no split is called {unknown[0]!r}; the splits are {', '.join(SPLITS)}")
-    listed: dict[str, list[_Listed]] = {}
+    listed: dict[str, list[ListedAudio]] = {}
     skipped: list[SkippedFile] = []
     for split, source in sources.items():
         listed[split], unreadable = _list_source(source, f"{split}/" if split else "")
         skipped += unreadable
-    headers = _examine_all({item.file for items in listed.values() for item in items}, decode, on_progress)
+    name = "+".join(source.name for source in sources.values())
+    places = ", ".join(map(str, sources.values()))
+    return _open(name, places, listed, skipped, False, allow_test=allow_test, decode=decode, on_progress=on_progress)
 
-    kept: dict[str, list[_Piece]] = {split: [] for split in sources}
+
+def open_listed(
+    name: str,
+    root: Path,
+    listed: Mapping[str, Sequence[ListedAudio]],
+    skipped: Iterable[SkippedFile] = (),
+    *,
+    allow_test: bool = False,
+    decode: bool = True,
+    on_progress: Progress | None = None,
+) -> FolderCorpus:
+    """A corpus of recordings that a reader of some layout has listed. They stay whole, as their labels do.
+
+    Args:
+        name: What reports call it.
+        root: Where it is, for messages.
+        listed: The recordings of each split.
+        skipped: What the reader itself has left out.
+        allow_test: Whether the test split may be read. Only evaluation passes True.
+        decode: As in `open_folder`.
+        on_progress: Called as files are looked at.
+
+    Raises:
+        ValueError: Nothing can be used.
+    """
+    skips = list(skipped)
+    return _open(name, str(root), listed, skips, True, allow_test=allow_test, decode=decode, on_progress=on_progress)
+
+
+def _open(
+    name: str,
+    places: str,
+    listed: Mapping[str, Sequence[ListedAudio]],
+    skipped: list[SkippedFile],
+    whole: bool,
+    *,
+    allow_test: bool,
+    decode: bool,
+    on_progress: Progress | None,
+) -> FolderCorpus:
+    """Looks at all files and keeps what can be used; the splits of what is listed under "" are made here."""
+    headers = _examine_all({item.file for items in listed.values() for item in items}, decode, on_progress)
+    kept: dict[str, list[_Piece]] = {split: [] for split in listed}
     for split, items in listed.items():
         for item in _once(items, skipped):
-            pieces = _cut(item, headers[item.file])
+            pieces = _cut(item, headers[item.file], whole)
             if isinstance(pieces, str):
                 skipped.append(SkippedFile(item.id, pieces))
             else:
                 kept[split] += pieces
     if not any(kept.values()):
-        raise ValueError(_nothing_left(sources, skipped))
+        raise ValueError(_nothing_left(places, skipped))
     if "" in kept:
         kept = _divide_by_name(kept[""])
     return FolderCorpus(
-        "+".join(source.name for source in sources.values()),
+        name,
         _content_hash(kept, headers),
         {split: [piece.utterance for piece in kept[split]] for split in SPLITS if kept.get(split)},
         {piece.utterance.id: piece for s, pieces in kept.items() if s != "test" or allow_test for piece in pieces},
@@ -204,29 +249,29 @@ def open_folder(
 # What is listed
 
 
-def _list_source(source: Path, prefix: str) -> tuple[list[_Listed], list[SkippedFile]]:
+def _list_source(source: Path, prefix: str) -> tuple[list[ListedAudio], list[SkippedFile]]:
     """What a folder or a manifest lists; the prefix keeps the ids of different splits apart."""
     if source.is_dir():
         return [replace(item, id=prefix + item.id) for item in _list_folder(source)], []
     if source.is_file() and source.suffix.lower() in SUFFIXES:
-        return [_Listed(prefix + source.name, source.name, source)], []
+        return [ListedAudio(prefix + source.name, source.name, source)], []
     if source.is_file():
         listed, skipped = _list_manifest(source)
         return [replace(item, id=prefix + item.id) for item in listed], skipped
     raise ValueError(f"{source} is neither a folder of audio nor a manifest; it does not exist")
 
 
-def _list_folder(folder: Path) -> list[_Listed]:
+def _list_folder(folder: Path) -> list[ListedAudio]:
     """The wav and flac files, by name."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not names:
         others = Counter(path.suffix.lower() or "no suffix" for path in folder.rglob("*") if path.is_file())
         seen = ", ".join(f"{count} × {suffix}" for suffix, count in others.most_common(5)) or "no file at all"
         raise ValueError(f"{folder} holds no wav or flac file (it holds {seen}); convert the audio to either")
-    return [_Listed(name, name, folder / name) for name in names]
+    return [ListedAudio(name, name, folder / name) for name in names]
 
 
-def _list_manifest(manifest: Path) -> tuple[list[_Listed], list[SkippedFile]]:
+def _list_manifest(manifest: Path) -> tuple[list[ListedAudio], list[SkippedFile]]:
     listed, skipped = [], []
     for number, line in enumerate(manifest.read_text("utf-8-sig", errors="replace").split("\n"), start=1):
         if not line.strip():
@@ -238,14 +283,14 @@ def _list_manifest(manifest: Path) -> tuple[list[_Listed], list[SkippedFile]]:
     return listed, skipped
 
 
-def _parse_line(line: str, folder: Path) -> _Listed:
+def _parse_line(line: str, folder: Path) -> ListedAudio:
     values = json.loads(line)
     if not isinstance(values, dict) or not isinstance(values.get("audio_filepath"), str):
         raise ValueError("audio_filepath is missing")
     offset, duration = _seconds(values, "offset"), _seconds(values, "duration")
     path = values["audio_filepath"]
     text, speaker = values.get("text"), values.get("speaker")
-    return _Listed(
+    return ListedAudio(
         path if offset is None else f"{path}@{offset:g}",
         path,
         folder / path,
@@ -265,7 +310,7 @@ def _seconds(values: Mapping[str, object], key: str) -> float | None:
     return float(value)
 
 
-def _once(items: Iterable[_Listed], skipped: list[SkippedFile]) -> Iterator[_Listed]:
+def _once(items: Iterable[ListedAudio], skipped: list[SkippedFile]) -> Iterator[ListedAudio]:
     """The items, each id once; further ones are reported."""
     seen = set()
     for item in items:
@@ -368,8 +413,8 @@ def _read_mono(file: Path, start: int, stop: int) -> tuple[Waveform, int]:
 # What is kept
 
 
-def _cut(item: _Listed, header: _Header | str) -> list[_Piece] | str:
-    """The pieces of a recording, each of `MAX_SECONDS` at most, or why there are none."""
+def _cut(item: ListedAudio, header: _Header | str, whole: bool) -> list[_Piece] | str:
+    """The pieces of a recording, each of `MAX_SECONDS` at most unless it stays whole, or why there are none."""
     if isinstance(header, str):
         return header
     length = header.num_frames / header.rate_hz
@@ -381,7 +426,7 @@ def _cut(item: _Listed, header: _Header | str) -> list[_Piece] | str:
     seconds = min(end, length) - item.offset_seconds
     if complaint := _check_length(seconds):
         return complaint
-    num_pieces = math.ceil(seconds / MAX_SECONDS)
+    num_pieces = 1 if whole else math.ceil(seconds / MAX_SECONDS)
     first, last = (round(s * header.rate_hz) for s in (item.offset_seconds, item.offset_seconds + seconds))
     edges = [first + (last - first) * i // num_pieces for i in range(num_pieces + 1)]
     return [
@@ -391,6 +436,7 @@ def _cut(item: _Listed, header: _Header | str) -> list[_Piece] | str:
                 speaker=item.speaker,
                 num_samples=round((stop - start) * SAMPLE_RATE_HZ / header.rate_hz),
                 text=item.text if num_pieces == 1 else None,
+                intent=item.intent if num_pieces == 1 else None,
             ),
             item.name,
             item.file,
@@ -417,6 +463,11 @@ def _divide_by_name(pieces: list[_Piece]) -> dict[str, list[_Piece]]:
     return divided
 
 
+def place_of_name(name: str) -> int:
+    """Where a hash puts a name, 0 to 99: a share of all names in percent, the same on every machine."""
+    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % 100
+
+
 def _split_of_place(place: int) -> str:
     for split, share in SPLIT_SHARES.items():
         if place < share:
@@ -437,7 +488,7 @@ def _content_hash(kept: Mapping[str, Sequence[_Piece]], headers: Mapping[Path, _
     return digest.hexdigest()[:16]
 
 
-def _nothing_left(sources: Mapping[str, Path], skipped: Sequence[SkippedFile]) -> str:
+def _nothing_left(places: str, skipped: Sequence[SkippedFile]) -> str:
     reasons = "".join(f"\n  {file.path} {file.reason}" for file in skipped[:5])
     more = f"\n  and {len(skipped) - 5} more" if len(skipped) > 5 else ""
-    return f"nothing in {', '.join(map(str, sources.values()))} can be used:{reasons}{more}"
+    return f"nothing in {places} can be used:{reasons}{more}"

@@ -15,6 +15,10 @@ NO_INTENT = "none"
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 """Words to spot. Their times are in the word labels."""
 
+UNKNOWN_WORD, NO_WORD = "unknown", "silence"
+KEYWORD_CLASSES = (*KEYWORDS, UNKNOWN_WORD, NO_WORD)
+"""What a clip of a word is: a keyword, another word, or no word at all."""
+
 
 def _words(text: str) -> tuple[str, ...]:
     """The entries of a comma-separated list; an entry may be several words."""
@@ -265,6 +269,20 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 INTENTS = tuple(sorted(TEMPLATES))
 
+SHORT_TEMPLATES = (
+    "{name} [never |always |]{verb} the {noun}",
+    "the {adjective} {noun} {verb} {name}",
+    "{number} {adjective} {plural} {verb} {name}",
+    "{name} {adverb} {verb} the {plural}",
+    "my {noun} [is|was|looks] {adjective} [today|tonight|again]",
+    "{plural} and {plural} are {adjective}",
+    "{name} saw {number} {plural} {preposition} the {noun}",
+    "call {contact} [before|after|at] {time}",
+    "[is|was] the {device} in the {room}",
+    "we need {food} and {food}",
+)
+"""Plain sentences of about six words, to tell speakers by."""
+
 _ALTERNATIVES = re.compile(r"\[([^\]]*)\]")
 _ENTRY = re.compile(r"\{(\w+)\}")
 
@@ -280,8 +298,24 @@ class Sentence:
     """(slot, value) in the order in which they are said."""
 
 
+def other_words() -> tuple[str, ...]:
+    """The single words of the lexicon that are no keywords, sorted."""
+    entries = {entry for entries in LEXICON.values() for entry in entries}
+    return tuple(sorted(entry for entry in entries if entry.isalpha() and entry not in KEYWORDS))
+
+
 def draw_sentence(intent: str, rng: random.Random) -> Sentence:
     """One random sentence with an intent of `INTENTS`."""
+    return _fill(rng.choice(TEMPLATES[intent]), intent, rng)
+
+
+def draw_short_sentence(rng: random.Random) -> Sentence:
+    """One random sentence of `SHORT_TEMPLATES`, without an intent."""
+    return _fill(rng.choice(SHORT_TEMPLATES), NO_INTENT, rng)
+
+
+def _fill(template: str, intent: str, rng: random.Random) -> Sentence:
+    """The template with its alternatives and entries drawn."""
     drawn: list[tuple[str, str]] = []
 
     def draw_word(match: re.Match[str]) -> str:
@@ -290,7 +324,6 @@ def draw_sentence(intent: str, rng: random.Random) -> Sentence:
         drawn.append((entry, value))
         return value
 
-    template = rng.choice(TEMPLATES[intent])
     # Alternatives first: they may hold entries of the lexicon.
     template = _ALTERNATIVES.sub(lambda match: rng.choice(match.group(1).split("|")), template)
     text = " ".join(_ENTRY.sub(draw_word, template).split())

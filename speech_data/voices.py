@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Protocol
 
 ACCENTS = (
     "en",
@@ -31,9 +32,33 @@ VARIANTS: dict[str, str] = {
 """Variants of espeak (formants, breath, roughness) by split. Near twins, such as m4 and m5, are together."""
 
 
+class Speaker(Protocol):
+    """Who speaks: a voice of a synthesiser, with habits and a vocal tract of its own."""
+
+    @property
+    def name(self) -> str:
+        """What labels call the speaker."""
+
+    @property
+    def file(self) -> str:
+        """What the synthesiser calls the voice."""
+
+    @property
+    def rate(self) -> int:
+        """Words a minute."""
+
+    @property
+    def pitch(self) -> int:
+        """0 to 100, 50 is the voice's own."""
+
+    @property
+    def tract(self) -> float:
+        """Length of the vocal tract over the voice's own."""
+
+
 @dataclass(frozen=True)
 class Voice:
-    """One speaker: a variant, with an accent and habits of its own."""
+    """A speaker of espeak: a variant, with an accent and habits of its own."""
 
     variant: str
     accent: str
@@ -41,16 +66,23 @@ class Voice:
     """Words a minute."""
     pitch: int
     """0 to 100, 50 is the variant's own."""
+    tract: float = 1.0
+    """Length of the vocal tract over the variant's own."""
 
     @property
     def name(self) -> str:
         """What labels call the speaker."""
-        return f"{self.variant}-{self.accent}"
+        return name_speaker(f"{self.variant}-{self.accent}", self.tract)
 
     @property
     def file(self) -> str:
         """What espeak calls the voice."""
         return f"gmw/{self.accent}+{self.variant}"
+
+
+def name_speaker(voice: str, tract: float) -> str:
+    """A voice with another vocal tract is another speaker, such as `m4-en@0.93`."""
+    return voice if tract == 1 else f"{voice}@{tract:g}"
 
 
 @dataclass(frozen=True)
@@ -89,7 +121,7 @@ def _voices(variants: list[str]) -> tuple[Voice, ...]:
     return tuple(voices)
 
 
-VOICES: dict[str, tuple[Voice, ...]] = {
+SPEAKERS: dict[str, tuple[Voice, ...]] = {
     split: _voices([" ".join(variant.split()) for variant in variants.split(",")])
     for split, variants in VARIANTS.items()
 }

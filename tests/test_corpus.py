@@ -36,6 +36,17 @@ def test_test_split_is_refused_unless_the_corpus_is_opened_for_it(folder):
     assert [u.id for u in Corpus(folder, allow_test=True).utterances("test")] == ["test-0"]
 
 
+def test_corpus_of_a_test_split_alone_can_neither_train_nor_choose(folder):
+    manifest = json.loads((folder / "corpus.json").read_text())
+    manifest["shards"] = {"test": ["test-000"]}
+    (folder / "corpus.json").write_text(json.dumps(manifest))
+    for split in ("train", "search", "dev"):
+        with pytest.raises(ValueError, match=f"no split '{split}' in this corpus; it has test"):
+            Corpus(folder, allow_test=True).utterances(split)
+    with pytest.raises(ValueError, match="test split is read once, by evaluate"):
+        Corpus(folder).utterances("test")
+
+
 def test_audio_of_the_test_split_is_out_of_reach(folder):
     (held_out,) = Corpus(folder, allow_test=True).utterances("test")
     with pytest.raises(ValueError, match="'test-0' is not among the utterances read from handmade"):

@@ -1,22 +1,34 @@
 """The synthesised corpus: repeatable, honestly split, sensibly labelled."""
 
 import dataclasses
+import hashlib
+import json
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
 
-from speech_data import synthesis
+from speech_data import plans, shards, synthesis
 from speech_data.corpus import SPLITS, Corpus
-from speech_data.grammar import INTENTS, KEYWORDS, NO_INTENT, SLOTS, draw_sentence
-from speech_data.synthesis import (
-    CorpusRecipe,
-    corpus_folder,
-    plan_split,
-    split_of_sentence,
-    synthesise_corpus,
+from speech_data.espeak import SILENCE
+from speech_data.grammar import (
+    INTENTS,
+    KEYWORD_CLASSES,
+    KEYWORDS,
+    NO_INTENT,
+    NO_WORD,
+    SLOTS,
+    UNKNOWN_WORD,
+    draw_sentence,
+    other_words,
 )
-from speech_data.voices import STYLES, VOICES
+from speech_data.plans import TRACTS, CorpusRecipe, plan_split, split_of_sentence
+from speech_data.recordings import SILENCE_LEVEL_DB
+from speech_data.synthesis import FULL, VARIED, corpus_folder, synthesise_corpus
+from speech_data.synthesis import KEYWORDS as KEYWORD_RECIPE
+from speech_data.synthesis import VOICES as VOICE_RECIPE
+from speech_data.voices import SPEAKERS, STYLES
 
 TINY = CorpusRecipe("tiny", seed=3, num_train=40, num_search=6, num_dev=6, num_test=6)
 
@@ -75,20 +87,20 @@ def test_another_seed_cannot_leak_a_test_sentence_into_training():
 
 
 def test_voices_are_many_and_no_variant_speaks_in_two_splits():
-    assert {split: len(voices) for split, voices in VOICES.items()} == {
+    assert {split: len(voices) for split, voices in SPEAKERS.items()} == {
         "train": 44,
         "search": 8,
         "dev": 8,
         "test": 12,
     }
-    variants = [voice.variant for voices in VOICES.values() for voice in voices]
+    variants = [voice.variant for voices in SPEAKERS.values() for voice in voices]
     assert len(variants) == len(set(variants))
 
 
 def test_voices_take_turns_and_styles_mix():
     plan = plan_split(CorpusRecipe(num_train=440), "train")
     turns = [planned.speaker for planned in plan]
-    assert all(turns.count(voice.name) == 10 for voice in VOICES["train"])
+    assert all(turns.count(voice.name) == 10 for voice in SPEAKERS["train"])
     assert {planned.style for planned in plan} == set(STYLES)
     assert {planned.intent for planned in plan} == set(INTENTS)
 
@@ -109,15 +121,102 @@ def test_cache_folder_depends_on_what_is_said(monkeypatch, tmp_path):
     assert folder.parent == tmp_path / "corpora"
     assert folder == corpus_folder(dataclasses.replace(TINY))
     assert folder != corpus_folder(dataclasses.replace(TINY, seed=4))
-    monkeypatch.setattr(synthesis, "FORMAT", synthesis.FORMAT + 1)
+    monkeypatch.setattr(shards, "FORMAT", shards.FORMAT + 1)
     assert folder != corpus_folder(TINY)
 
 
 def test_asking_for_more_sentences_than_there_are_says_how_many_there_are(monkeypatch):
     sentence = draw_sentence(NO_INTENT, random.Random(0))
-    monkeypatch.setattr(synthesis, "draw_sentence", lambda *_: sentence)
+    monkeypatch.setattr(plans, "draw_sentence", lambda *_: sentence)
     with pytest.raises(ValueError, match="no more than 1 sentences for"):
         plan_split(CorpusRecipe(), split_of_sentence(sentence.text))
+
+
+def test_published_corpora_are_planned_as_they_were():
+    """Long runs keep the audio of these recipes in the cache; another plan would be another corpus."""
+    prefix = [dataclasses.asdict(planned) for planned in plan_split(FULL, "train")[:40]]
+    assert hashlib.sha256(json.dumps(prefix, sort_keys=True).encode()).hexdigest()[:16] == "9bac915804d9cbc6"
+    assert corpus_folder(FULL).name == "nestling-english-329511f4d2"
+    assert corpus_folder(VARIED).name == "nestling-english-varied-1fb3dd709d"
+
+
+def test_unknown_material_names_the_known_ones():
+    with pytest.raises(ValueError, match="no material 'songs'; there are sentences, keywords, voices"):
+        plan_split(CorpusRecipe(material="songs"), "train")
+
+
+# Keywords
+
+
+def test_keywords_come_in_twelve_balanced_classes_by_the_voices_of_the_split():
+    for split in SPLITS:
+        plan = plan_split(KEYWORD_RECIPE, split)
+        counts = Counter(planned.intent for planned in plan)
+        assert set(counts) == set(KEYWORD_CLASSES)
+        assert max(counts.values()) - min(counts.values()) <= 1
+        assert {planned.speaker for planned in plan} == {voice.name for voice in SPEAKERS[split]}
+    assert [len(plan_split(KEYWORD_RECIPE, split)) for split in SPLITS] == [1500, 300, 300, 700]
+
+
+def test_text_of_a_keyword_is_the_word_and_that_of_silence_is_empty():
+    for planned in plan_split(KEYWORD_RECIPE, "train"):
+        if planned.intent == NO_WORD:
+            assert planned.text == ""
+            assert 600 <= planned.lead_ms + planned.trail_ms <= 1000
+        elif planned.intent == UNKNOWN_WORD:
+            assert planned.text in other_words()
+        else:
+            assert planned.text == planned.intent
+
+
+def test_unknown_words_of_a_split_are_its_own():
+    words = {
+        split: {planned.text for planned in plan_split(KEYWORD_RECIPE, split) if planned.intent == UNKNOWN_WORD}
+        for split in SPLITS
+    }
+    for split, own in words.items():
+        assert len(own) >= 20
+        assert not own & set(KEYWORDS)
+        assert not any(own & words[other] for other in SPLITS if other != split)
+
+
+# Voices
+
+
+def test_known_speakers_speak_in_every_split_and_unseen_ones_in_their_own():
+    turns = {split: Counter(planned.speaker for planned in plan_split(VOICE_RECIPE, split)) for split in SPLITS}
+    known = set(turns["train"])
+    assert len(known) == 88
+    assert set(turns["train"].values()) == {14}
+    for split, (num_known, num_unseen, count) in {
+        "search": (2, 10, 16),
+        "dev": (2, 10, 16),
+        "test": (5, 12, 24),
+    }.items():
+        assert {turns[split][speaker] for speaker in known} == {num_known}
+        unseen = {speaker: n for speaker, n in turns[split].items() if speaker not in known}
+        assert len(unseen) == count
+        assert set(unseen.values()) == {num_unseen}
+        assert not any(unseen.keys() & turns[other].keys() for other in SPLITS if other != split)
+
+
+def test_sentences_of_voices_are_short_and_the_splits_own():
+    for split in SPLITS:
+        plan = plan_split(VOICE_RECIPE, split)
+        assert len({planned.text for planned in plan}) == len(plan)
+        assert np.mean([len(planned.text.split()) for planned in plan]) < 7
+        assert all(split_of_sentence(planned.text) == split for planned in plan)
+
+
+def test_a_variant_is_two_speakers_who_differ_in_the_vocal_tract_alone():
+    plan = plan_split(VOICE_RECIPE, "train")
+    for voice in SPEAKERS["train"]:
+        own = [planned for planned in plan if planned.voice == voice.file]
+        assert {(planned.speaker, planned.tract) for planned in own} == {
+            (f"{voice.name}@{tract}", tract) for tract in TRACTS
+        }
+        assert all(abs(planned.pitch - voice.pitch) <= 16 for planned in own)
+        assert len({planned.style for planned in own}) > 1
 
 
 def test_without_espeak_the_message_says_what_to_install(monkeypatch, tmp_path):
@@ -190,6 +289,52 @@ def test_phone_times_fit_the_sound(corpus):
     assert level["sil"] < 0.2 * min(level["s"], level["m"])
 
 
+def test_silence_is_a_faint_noise_of_nobody(tmp_path):
+    pytest.importorskip("espeakng_loader")
+    recipe = CorpusRecipe("words", num_train=36, num_search=1, num_dev=1, num_test=1, material="keywords")
+    synthesise_corpus(recipe, tmp_path / "words", workers=2)
+    corpus = Corpus(tmp_path / "words")
+    levels = []
+    for utterance in corpus.utterances("train"):
+        wave = corpus.read(utterance)
+        assert [word for word, _, _ in utterance.words] == utterance.text.split()
+        if utterance.intent != NO_WORD:
+            assert np.sqrt(np.mean(wave**2)) > 0.03
+            assert utterance.speaker is not None
+            continue
+        assert (utterance.speaker, utterance.text, utterance.style) == (None, "", None)
+        assert utterance.phones == ((SILENCE, 0.0, pytest.approx(utterance.seconds, abs=1e-3)),)
+        assert 0.6 <= utterance.seconds <= 1.0
+        levels.append(20 * np.log10(np.sqrt(np.mean(wave**2))))
+    assert len(levels) == 3
+    assert min(levels) > SILENCE_LEVEL_DB[0] - 1
+    assert max(levels) < SILENCE_LEVEL_DB[1] + 1
+    assert max(levels) - min(levels) > 1
+
+
+def test_longer_vocal_tract_lowers_all_formants_by_its_factor_and_takes_as_long(monkeypatch, tmp_path):
+    pytest.importorskip("espeakng_loader")
+    one = plan_split(VOICE_RECIPE, "train")[0]
+    pair = [dataclasses.replace(one, id=str(tract), tract=tract, rate=round(170 * tract)) for tract in TRACTS]
+    monkeypatch.setattr(synthesis, "plan_split", lambda _, split: pair if split == "train" else [])
+    synthesise_corpus(VOICE_RECIPE, tmp_path / "pair", workers=1)
+    corpus = Corpus(tmp_path / "pair")
+    short, long = corpus.utterances("train")
+    steps_per_factor = 200  # of a logarithmic axis: a factor on frequency is a shift
+    frequencies = np.exp(np.arange(-1.2 * steps_per_factor, 1.8 * steps_per_factor) / steps_per_factor) * 1000
+    spectra = [mean_log_spectrum(corpus.read(utterance), frequencies) for utterance in (short, long)]
+    shifts = range(-60, 61)
+    match = [np.corrcoef(spectra[0][60:-60], spectra[1][60 - n : len(frequencies) - 60 - n])[0, 1] for n in shifts]
+    assert np.exp(shifts[int(np.argmax(match))] / steps_per_factor) == pytest.approx(TRACTS[1] / TRACTS[0], abs=0.015)
+    assert long.seconds == pytest.approx(short.seconds, rel=0.05)
+
+
+def mean_log_spectrum(wave, frequencies):
+    frames = np.lib.stride_tricks.sliding_window_view(wave, 512)[::160] * np.hanning(512)
+    power = (np.abs(np.fft.rfft(frames)) ** 2).mean(0)
+    return np.interp(frequencies, np.linspace(0, 8000, 257), np.log(power + 1e-9))
+
+
 def test_corpus_is_made_once_and_then_found(monkeypatch, tmp_path):
     pytest.importorskip("espeakng_loader")
     monkeypatch.setenv("NESTLING_CACHE", str(tmp_path))
@@ -218,5 +363,5 @@ def test_whoever_finishes_second_keeps_the_first_corpus(tmp_path):
     for name, content in (("first", "1"), ("second", "2")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "corpus.json").write_text(content)
-    synthesis._publish(tmp_path / "second", tmp_path / "first")
+    shards._publish(tmp_path / "second", tmp_path / "first")
     assert (tmp_path / "first" / "corpus.json").read_text() == "1"

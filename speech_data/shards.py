@@ -1,0 +1,108 @@
+"""Writes a corpus for `Corpus`: shards in a scratch folder, which takes its place in the cache once all are there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from speech_data.corpus import MANIFEST, cache_folder
+from speech_data.espeak import PHONE_CLASSES
+from speech_data.plans import PlannedUtterance
+from speech_data.recordings import Recording
+
+FORMAT = 1
+"""Raise it when the same plan would be stored or labelled differently."""
+UTTERANCES_PER_SHARD = 200
+
+Plan = Mapping[str, Sequence[PlannedUtterance]]
+"""The utterances of each split."""
+Progress = Callable[[int, int], None]
+"""Called with the number of utterances done and the number of all."""
+
+
+def folder_of_plan(name: str, plan: Plan) -> Path:
+    """Where the cache keeps a corpus; another text, voice or format means another folder."""
+    values = {split: [asdict(planned) for planned in utterances] for split, utterances in plan.items()}
+    key = hashlib.sha256(json.dumps([FORMAT, values], sort_keys=True).encode()).hexdigest()
+    return cache_folder() / "corpora" / f"{name}-{key[:10]}"
+
+
+def shards_of_plan(plan: Plan) -> dict[str, dict[str, Sequence[PlannedUtterance]]]:
+    """The plan of every shard, by split and name."""
+    return {
+        split: {
+            f"{split}-{first // UTTERANCES_PER_SHARD:03d}": utterances[first : first + UTTERANCES_PER_SHARD]
+            for first in range(0, len(utterances), UTTERANCES_PER_SHARD)
+        }
+        for split, utterances in plan.items()
+    }
+
+
+@contextmanager
+def new_corpus(
+    folder: Path, name: str, shards: Mapping[str, Sequence[str]], recipe: Mapping[str, Any]
+) -> Iterator[Path]:
+    """A scratch folder to write shards into; left without an error, it becomes the corpus.
+
+    Args:
+        folder: Where the corpus will be; must not exist.
+        name: What reports call it.
+        shards: The names of each split's.
+        recipe: How it was made, for the reader of its manifest.
+
+    Raises:
+        ValueError: The folder exists.
+    """
+    if folder.exists():
+        raise ValueError(f"{folder} exists; delete it to synthesise the corpus again")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield scratch
+        manifest = {
+            "format": FORMAT,
+            "name": name,
+            "hash": _content_hash(scratch),
+            "phones": sorted(set(PHONE_CLASSES.values())),
+            "recipe": dict(recipe),
+            "shards": {split: list(names) for split, names in shards.items()},
+        }
+        (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+        scratch.chmod(0o755)
+        _publish(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_shard(shard: Path, recordings: Sequence[Recording]) -> None:
+    """Writes the samples and the labels; the shard's name has no suffix."""
+    np.save(shard.with_name(shard.name + ".npy"), np.concatenate([samples for samples, _ in recordings]))
+    lines = "".join(json.dumps(labels.to_dict(), separators=(",", ":")) + "\n" for _, labels in recordings)
+    shard.with_name(shard.name + ".jsonl").write_text(lines, "utf-8")
+
+
+def _content_hash(folder: Path) -> str:
+    """Of the names and bytes of all files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _publish(scratch: Path, folder: Path) -> None:
+    """Renames the finished folder into place. If another process was first, its corpus, the same, stays."""
+    try:
+        scratch.rename(folder)
+    except OSError:
+        if not (folder / MANIFEST).is_file():
+            raise
