@@ -137,7 +137,7 @@ def _read_with_transformers(folder: Path, device: torch.device) -> Reader:
     """Opens the folder as its users will, preprocessor included."""
     import transformers  # noqa: PLC0415 - slow to import
 
-    with _silence(transformers):
+    with silence(transformers):
         try:
             prepare = transformers.AutoFeatureExtractor.from_pretrained(folder)  # type: ignore[no-untyped-call]
             model, faults = transformers.AutoModel.from_pretrained(
@@ -161,7 +161,7 @@ def _read_with_transformers(folder: Path, device: torch.device) -> Reader:
 
 
 @contextmanager
-def _silence(transformers: ModuleType) -> Iterator[None]:
+def silence(transformers: ModuleType) -> Iterator[None]:
     """Keeps `transformers` off the screen."""
     logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

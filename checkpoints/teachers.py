@@ -40,12 +40,6 @@ NEW_NAMES = {"weight_g": "parametrizations.weight.original0", "weight_v": "param
 _OLD_NAME = re.compile(r"\bweight_[gv]$")
 
 _NAMES = {
-    ".weight_g": ".parametrizations.weight.original0",
-    ".weight_v": ".parametrizations.weight.original1",
-}
-"""Weight norm's names before PyTorch 2."""
-
-_NAMES = {
     "conv_dims": "conv_dim",
     "embed_dim": "hidden_size",
     "conv_kernels": "conv_kernel",
@@ -102,7 +96,7 @@ def load_teacher(source: str | Path) -> Teacher:
     Raises:
         TeacherError: It cannot be found, or is not a network that `Encoder` computes; says what differs.
     """
-    folder = _find(str(source))
+    folder = find_folder(str(source))
     encoder = load_encoder(folder).requires_grad_(False)
     name = folder.resolve().name if Path(source).expanduser() == folder else str(source)
     return Teacher(encoder, name, folder, _read_license(folder))
@@ -114,8 +108,8 @@ def load_encoder(folder: Path) -> Encoder:
     Raises:
         TeacherError: The configuration or the weights are not such a model's; names every tensor at fault.
     """
-    values = _read_json(folder / "config.json", required=True)
-    config = read_config(values, _normalizes(folder), str(folder))
+    values = read_json(folder / "config.json", required=True)
+    config = read_config(values, normalizes_waveform(folder), str(folder))
     weights = _bare_names(_read_weights(folder), (values["model_type"], NESTLING_TYPE))
     if not (values.get("mask_time_prob", 0.05) or values.get("mask_feature_prob", 0.0)):
         weights.setdefault("masked_spec_embed", torch.zeros(config.embed_dim))  # such a HubertModel has none
@@ -260,7 +254,7 @@ def write_model(
         (folder / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def _find(source: str) -> Path:
+def find_folder(source: str) -> Path:
     """The folder that a source names, downloaded if it is on the hub."""
     if source == "demo":
         if not (DEMO_TEACHER / "config.json").is_file():
@@ -292,7 +286,7 @@ def _download(name: str) -> Path:
     return folder
 
 
-def _read_json(path: Path, required: bool = False) -> dict[str, Any]:
+def read_json(path: Path, required: bool = False) -> dict[str, Any]:
     """A JSON object; empty when the file is not there."""
     if not path.is_file():
         if required:
@@ -307,10 +301,10 @@ def _read_json(path: Path, required: bool = False) -> dict[str, Any]:
     return values
 
 
-def _normalizes(folder: Path) -> bool:
+def normalizes_waveform(folder: Path) -> bool:
     """Whether the folder's preprocessor normalises the waveform; without one nothing does."""
-    values = _read_json(folder / "preprocessor_config.json")
-    values = _read_json(folder / "processor_config.json").get("feature_extractor") or values  # as transformers does
+    values = read_json(folder / "preprocessor_config.json")
+    values = read_json(folder / "processor_config.json").get("feature_extractor") or values  # as transformers does
     if (rate := values.get("sampling_rate", SAMPLE_RATE_HZ)) != SAMPLE_RATE_HZ:
         raise TeacherError(f"{folder}: the model wants audio at {rate} Hz; only {SAMPLE_RATE_HZ} Hz is supported")
     return bool(values) and bool(values.get("do_normalize", True))
