@@ -21,13 +21,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from checkpoints.jobs import Scorer
     from checkpoints.run_folder import RunFolder
     from distillation.stages import Recipe
-    from nas.objective import DistillationObjective
     from nas.proposals import Proposer
     from search_spaces.budget import Budget
     from search_spaces.space import SearchSpace
     from speech_data.corpus import SpeechCorpus
+    from speech_tasks.comparison import Cell, Comparison
     from supernet.model import Supernet
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
@@ -280,7 +281,7 @@ def _parse_budget(texts: Sequence[str], space: SearchSpace) -> Budget:
 
 def _search(
     folder: RunFolder,
-    scorer: DistillationObjective,
+    scorer: Scorer,
     budget: Budget,
     trials: int,
     sampler: str,
@@ -455,6 +456,138 @@ def _write_report(folder: RunFolder) -> Path:
     return folder.report_path
 
 
+# --- evaluate ---------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def evaluate(
+    sources: Annotated[
+        list[str],
+        typer.Argument(help="Exports, Hugging Face folders or hub names, demo, log-mel, mfcc, untrained:NAME."),
+    ],
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="phones, keywords, intent, …; first (default) or all; repeat.")
+    ] = None,
+    split: Annotated[Literal["test", "dev"], typer.Option("--split", help="What is scored.")] = "test",
+    out_of_domain: Annotated[
+        bool,
+        typer.Option("--out-of-domain/--no-out-of-domain", help="Beside test, other voices by another synthesiser."),
+    ] = True,
+    reference: Annotated[
+        str | None, typer.Option("--reference", help="The encoder that others are compared with; default: the first.")
+    ] = None,
+    librispeech: Annotated[
+        Path | None, typer.Option("--librispeech", help="A LibriSpeech folder in place of the synthesised sentences.")
+    ] = None,
+    speech_commands: Annotated[
+        Path | None, typer.Option("--speech-commands", help="A Speech Commands folder in place of the keywords.")
+    ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Probe every hidden state too.")] = False,
+    to: Annotated[Path, typer.Option("--out", help="Folder of scores and page; what it knows is not scored again.")] = (
+        Path("runs/evaluation")
+    ),
+    form: FormatOption = "text",
+) -> None:
+    """Score frozen encoders side by side: small heads on their hidden states, with 95% intervals.
+
+    Example: nestling evaluate my-encoder demo log-mel --task first --reference demo
+    """
+    from checkpoints.evaluation import Ledger, evaluate_encoders, name_apart, view_layers, write_evaluation_page
+    from checkpoints.representations import open_representation
+    from speech_tasks.comparison import Comparison, find_reference
+    from speech_tasks.layer_view import LayerProbe
+    from speech_tasks.materials import open_materials
+    from speech_tasks.suite import SENTENCES, build_tasks, find_materials, find_tasks
+
+    tasks = find_tasks([name for names in task or ["first"] for name in names.split(",")])
+    encoders = [open_representation(source) for source in dict.fromkeys(sources)]
+    names = name_apart(encoders)
+    place = find_reference([(name, e.source) for name, e in zip(names, encoders, strict=True)], reference)
+    ledger = Ledger(to)
+    with Screen() as screen:
+        materials = open_materials(
+            dict.fromkeys([*find_materials(tasks), *([SENTENCES] if layers else [])]),
+            scored=split,
+            out_of_domain=out_of_domain,
+            librispeech=librispeech,
+            speech_commands=speech_commands,
+            on_progress=screen.show,
+            say=lambda text: log.print(f"[yellow]{_escape(text)}", soft_wrap=True),
+        )
+        entries = evaluate_encoders(
+            encoders, build_tasks(tasks, materials), split, ledger, screen.show, lambda text: log.print(_escape(text))
+        )
+        probe = LayerProbe(materials[SENTENCES]) if layers else None
+        views = view_layers(encoders, place, probe, split, ledger, screen.show) if probe else []
+    comparison = Comparison(entries, names[place])
+    page = write_evaluation_page(comparison, dict(zip(names, views, strict=False)), split, _command_line(), to)
+    if form == "json":
+        print(json.dumps({"split": split, **comparison.to_dict(), "page": str(page)}, indent=2))
+        return
+    _show_comparison(comparison)
+    _tell(f"{comparison.caveat} More in {page}.")
+
+
+def _show_comparison(comparison: Comparison) -> None:
+    """Every metric, five to a table, and what the marks mean."""
+    from speech_tasks.comparison import BOTTOM_LINE, MEAN
+    from speech_tasks.task import IN_DOMAIN
+
+    columns = [*comparison.metrics, MEAN]
+    scored = any(comparison.score(entry, IN_DOMAIN) is not None for entry in comparison.entries)
+    for first in range(0, len(columns), 5):
+        out.print(_comparison_table(comparison, columns[first : first + 5], first == 0, scored))
+    said = ["± is half of the 95 % interval"]
+    if len(comparison.entries) > 1:
+        said.append(f"▲ better, ▼ worse than {comparison.reference.name} by more than the paired interval")
+    if scored:
+        said.append(f"score: 0 is {BOTTOM_LINE}, 1000 is {comparison.reference.name}")
+    over = {condition: comparison.counted(condition) for condition in comparison.conditions}
+    if len(set(over.values())) > 1:
+        said += [f"{MEAN} {condition}: over {', '.join(metrics)}" for condition, metrics in over.items()]
+    _tell("; ".join(said) + ".")
+
+
+def _comparison_table(comparison: Comparison, metrics: Sequence[str], costs: bool, scored: bool) -> Table:
+    """A row for each encoder and condition; the last table, that with the mean, has the score too."""
+    from nas.report import short_count
+    from speech_tasks.comparison import MEAN, describe_metric
+
+    def cost(count: int | None) -> str:
+        return short_count(count) if count is not None else "–"
+
+    scored = scored and MEAN in metrics
+    table = Table(box=SIMPLE, pad_edge=False)
+    table.add_column("encoder", overflow="fold", max_width=22)
+    for name in [*(["params", "MACs@1s"] if costs else []), *metrics, *(["score"] if scored else [])]:
+        metric = describe_metric(name) if name in metrics else None
+        unit = f"\n{metric.unit} {'↑' if metric.higher_is_better else '↓'}" if metric else ""
+        table.add_column(f"{name}{unit}", justify="right", no_wrap=True)
+    for entry in comparison.entries:
+        for condition in comparison.conditions:
+            first = condition == comparison.conditions[0]
+            score = comparison.score(entry, condition)
+            table.add_row(
+                _escape(entry.name) if first else f"  {condition}",
+                *([cost(n) if first else "" for n in (entry.params, entry.macs_1s)] if costs else []),
+                *(_show_cell(comparison.cell(entry, name, condition)) for name in metrics),
+                *(["–" if score is None else f"{score:.0f}"] if scored else []),
+                style="" if first else "dim",
+            )
+    return table
+
+
+def _show_cell(cell: Cell | None) -> str:
+    """`12.3 ± 0.4 ▲`."""
+    from speech_tasks.comparison import format_value
+
+    if cell is None:
+        return "–"
+    name, score = cell.score.metric, cell.score
+    mark = {"better": " [green]▲[/]", "worse": " [red]▼[/]", "": "  "}[cell.verdict]
+    return f"{format_value(name, score.value)} ± {format_value(name, score.half_interval)}{mark}"
+
+
 # --- space, cost ------------------------------------------------------------------------------------------------------
 
 
@@ -591,55 +724,26 @@ def demo(
 
     Example: nestling demo --quick
     """
-    from checkpoints.jobs import describe_job, open_scorer
-    from checkpoints.results import find_subnet
-    from checkpoints.teachers import load_teacher
+    from checkpoints.demo import describe_demo, measure_sizes
+    from checkpoints.jobs import open_scorer
     from search_spaces.space import SearchSpace
-    from speech_tasks.curve import measure_curve, save_curve
-    from speech_tasks.phone_probe import PhoneProbe
 
     began = time.monotonic()
     run = _fresh(run)
-    audio = "demo-small" if quick else "demo"
-    changes = ["stage-1.steps=12", "stage-2.steps=16", "stage-1.batch_size=8", "stage-2.batch_size=8"] if quick else []
-    job = describe_job("demo", "tiny", "demo", audio, "demo", changes, "cpu", "auto", None)
+    job = describe_demo(quick)
     parsed = _parse_budget([budget], SearchSpace.from_dict(job["space"]))
-    supernet, folder = _train(run, job, resume=False)
+    _, folder = _train(run, job, resume=False)
     with folder.lock(), Screen() as screen:
-        scorer = open_scorer(folder, _open_audio(audio), 16 if quick else 40, "cpu", log.print)
+        scorer = open_scorer(folder, _open_audio(job["audio"]), 16 if quick else 40, "cpu", log.print)
         result = _search(folder, scorer, parsed, 20 if quick else 64, "auto", 0, screen)
     _show_result(result)
     exported = folder.path / "encoder"
     _export(folder, "best", exported)
     with folder.lock(), Screen() as screen:
         screen.start("phone error on test", None)
-        sizes = (60, 30, 40) if quick else (300, 100, 250)
-        probe = PhoneProbe(
-            _open_test_audio(audio),
-            "test",
-            num_train=sizes[0],
-            num_tuning=sizes[1],
-            num_scored=sizes[2],
-            last_layers=2,
-        )
-        curve = measure_curve(
-            supernet,
-            load_teacher("demo").encoder,
-            probe,
-            [find_subnet(folder.search_path, "best")],
-            num_middle=0 if quick else 2,
-            on_progress=screen.advance,
-        )
-        save_curve(folder.path, curve)
+        measure_sizes(folder, quick, screen.advance)
     path = _write_report(folder)
     _tell(f"\nThe encoder is in {exported}, the report in {path} ({time.monotonic() - began:.0f} s).")
-
-
-def _open_test_audio(audio: str) -> Any:
-    """The demo's corpus with its test split, which only the last table reads."""
-    from speech_data.synthesis import FULL, SMALL, synthesised_corpus
-
-    return synthesised_corpus(SMALL if audio == "demo-small" else FULL, allow_test=True)
 
 
 def _fresh(path: Path) -> Path:
@@ -704,20 +808,27 @@ class Screen:
         """One step is done."""
         self._done += 1
         self._bar.update(self._task, advance=1, note=note)
-        if not log.is_terminal and time.monotonic() - self._spoke > PLAIN_SECONDS:
-            self._spoke = time.monotonic()
-            log.print(f"{self._name} {self._done}/{self._total or '?'}  {note}", soft_wrap=True)
+        self._speak(note)
+
+    def show(self, name: str, done: int, total: int | None) -> None:
+        """How far a piece of work is that counts by itself; another name begins another piece."""
+        if self._task is None or self._name != name:
+            self.start(name, total)
+        self._done, self._total = done, total
+        self._bar.update(self._task, completed=done, total=total)
+        self._speak()
 
     def reporter(self, name: str) -> Callable[[int, int], None]:
-        """A callback (done, total) for work that counts by itself."""
+        """A callback (done, total) for a piece of work that counts by itself."""
+        return lambda done, total: self.show(name, done, total)
 
-        def report_progress(done: int, total: int) -> None:
-            if self._task is None or self._name != name:
-                self.start(name, total)
-            self._done = done
-            self._bar.update(self._task, completed=done, total=total)
-
-        return report_progress
+    def _speak(self, note: str = "") -> None:
+        """Without a terminal: a line, unless the last was just now."""
+        if log.is_terminal or time.monotonic() - self._spoke < PLAIN_SECONDS:
+            return
+        self._spoke = time.monotonic()
+        done = f" {self._done}/{self._total or '?'}" if self._done or self._total else ""
+        log.print(f"{self._name}{done}  {note}".rstrip(), soft_wrap=True, markup=False)
 
 
 def main() -> None:

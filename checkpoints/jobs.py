@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -13,17 +14,25 @@ from distillation.factory import SourceFactory
 from distillation.stages import Recipe, Stage, load_recipe
 from distillation.trainer import Step, Trainer, generator
 from nas.objective import DistillationObjective
+from nas.task_objective import TaskObjective
 from search_spaces.space import SearchSpace
 from search_spaces.strict_yaml import parse_config
 from speech_data.batching import Batch, batch_at, evaluation_batches, prefetch
 from speech_data.corpus import Corpus, SpeechCorpus
 from speech_tasks.phone_probe import PhoneProbe
+from speech_tasks.proxy import DEFAULT_MIX, NUM_SEARCH, PROBES, Proxy, find_probe_materials
+from speech_tasks.task import Material
 from supernet.model import Supernet
 
 Job = dict[str, Any]
 """All that a training run depends on, resolved, as plain JSON values: what config.yaml keeps."""
 Origin = tuple[str | None, str | None]
 """A teacher's name and licence."""
+Scorer = DistillationObjective | TaskObjective
+"""What a search minimises, with the supernet it scores and a name for reports."""
+LOSS, PROXY = "loss", "proxy"
+OBJECTIVES = (LOSS, PROXY, *PROBES)
+"""What a search may minimise: the distillation loss, the error of the proxy, or that of one of its probes."""
 
 
 def describe_job(
@@ -143,13 +152,54 @@ def quick_probe(corpus: SpeechCorpus) -> PhoneProbe | None:
 
 
 def open_scorer(
-    run: RunFolder, corpus: SpeechCorpus, num_utterances: int, device: str, say: Callable[[str], None]
-) -> DistillationObjective:
-    """Scores subnets of a run's supernet by the distillation loss on the search split, with its trained heads.
+    run: RunFolder,
+    corpus: SpeechCorpus,
+    num_utterances: int,
+    device: str,
+    say: Callable[[str], None],
+    objective: str = LOSS,
+) -> Scorer:
+    """Scores subnets of a run's supernet on the search split.
+
+    Args:
+        run: With a supernet.
+        corpus: The audio of the run; the loss is measured on it.
+        num_utterances: Utterances that are scored. Probes are fitted on about twice as many of `train`.
+        device: Where subnets run.
+        say: Told what the user should know.
+        objective: One of `OBJECTIVES`. Probes read the synthesised corpora of the tasks, whatever trained the run.
 
     Raises:
-        ValueError: The run has no supernet, no checkpoint with its heads, or no audio to compare subnets on.
+        ValueError: There is no such objective, or the run has no supernet, no checkpoint with its heads, or no audio
+            to compare subnets on.
     """
+    check_objective(objective)
+    if objective == LOSS:
+        return _open_loss(run, corpus, num_utterances, device, say)
+    probes = DEFAULT_MIX if objective == PROXY else (objective,)
+    supernet = run.load_supernet().to(device)
+    return TaskObjective(supernet, Proxy(open_probed(probes, say), probes, scale=num_utterances / NUM_SEARCH))
+
+
+def check_objective(name: str) -> None:
+    """Raises ValueError unless a search can minimise it."""
+    if name not in OBJECTIVES:
+        near = get_close_matches(name, OBJECTIVES, n=1)
+        hint = f"did you mean `{near[0]}`? " if near else ""
+        raise ValueError(f"no objective `{name}`; {hint}it is one of {', '.join(OBJECTIVES)}")
+
+
+def open_probed(probes: Sequence[str], say: Callable[[str], None]) -> Mapping[str, Material]:
+    """The materials that probes read, without the test split."""
+    from speech_tasks.materials import open_materials  # noqa: PLC0415
+
+    return open_materials(find_probe_materials(probes), scored="dev", out_of_domain=False, say=say)
+
+
+def _open_loss(
+    run: RunFolder, corpus: SpeechCorpus, num_utterances: int, device: str, say: Callable[[str], None]
+) -> DistillationObjective:
+    """The distillation loss, with the heads of the last stage."""
     try:
         corpus.utterances("search")
     except ValueError as error:

@@ -51,6 +51,9 @@ class DistillationObjective:
         view: Which renditions students hear and targets are computed from; its masking is ignored.
     """
 
+    name = "distillation loss on search"
+    """What candidates are ranked by; lower is better."""
+
     def __init__(
         self,
         supernet: Supernet,
@@ -94,10 +97,10 @@ class DistillationObjective:
         }
         for name, tensor in states.items():
             digest.update(name.encode())
-            _update(digest, tensor)
+            update_digest(digest, tensor)
         for batch in self._batches:
             for tensor in (batch.wave, torch.tensor(batch.num_frames), *chain(*batch.targets.values())):
-                _update(digest, tensor)
+                update_digest(digest, tensor)
         return digest.hexdigest()[:16]
 
     @torch.no_grad()
@@ -138,6 +141,7 @@ def _one(trace: Trace, i: int, num_frames: int) -> Trace:
     )
 
 
-def _update(digest: hashlib._Hash, tensor: Tensor) -> None:
+def update_digest(digest: hashlib._Hash, tensor: Tensor) -> None:
+    """Adds the shape and every bit of a tensor to a hash."""
     digest.update(str(tuple(tensor.shape)).encode())
     digest.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data)

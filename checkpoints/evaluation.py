@@ -1,0 +1,252 @@
+"""Evaluates encoders side by side, and keeps every score: none is computed twice, and a kill loses one task at most."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from checkpoints.representations import Representation
+from checkpoints.run_folder import made_with
+from nas.evaluation_page import EvaluationFacts, write_evaluation
+from speech_tasks.comparison import Comparison, Entry
+from speech_tasks.layer_view import LayerProbe, LayerView, compare_layers
+from speech_tasks.provenance import fingerprint_task
+from speech_tasks.store import FeatureStore
+from speech_tasks.suite import TASKS, Evaluation, TaskResult, evaluate
+from speech_tasks.task import Task
+
+EVALUATIONS = "evaluation.json"
+PAGE = "evaluation.html"
+FORMAT = 1
+NOTES = (
+    "The encoders are frozen. Each task reads a learnt weighted sum of all hidden states with a small head, fitted on "
+    "train by three seeds at the learning rate that is best on search.",
+    "Intervals are by bootstrap over utterances (over queries for MTWV) and seeds. They say nothing about other "
+    "corpora, nor about another training of the encoder.",
+)
+DEV_NOTES = ("Scores of dev serve to compare recipes; what is reported at last is of test.",)
+
+Row = dict[str, Any]
+Report = Callable[[str, int, int | None], None]
+"""Called with what is being done, how much of it is, and how much there is, None where that is not known."""
+
+
+class Ledger:
+    """All scores in a folder: `evaluation.json`, a row for each encoder and split, with every task it was scored by.
+
+    Several processes may write it: each row is read, added to and written again under a lock.
+
+    Args:
+        folder: Made with the first score.
+
+    Raises:
+        ValueError: The file is there and cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.path = self.folder / EVALUATIONS
+        self.rows()
+
+    def rows(self) -> list[Row]:
+        """Every encoder's, as plain JSON values."""
+        try:
+            values = json.loads(self.path.read_text("utf-8"))
+            if values["format"] != FORMAT:
+                raise ValueError(f"it has format {values['format']}, this Nestling writes {FORMAT}")
+            return list(values["encoders"])
+        except FileNotFoundError:
+            return []
+        except (ValueError, KeyError, TypeError) as error:  # ValueError is JSON's too
+            raise ValueError(f"{self.path} cannot be read: {error}; delete it or name another --out") from error
+
+    def find(self, encoder: Representation, split: str) -> Row:
+        """The row of an encoder, an empty one if it has none yet."""
+        return _find(self.rows(), encoder, split)
+
+    def update(self, encoder: Representation, split: str, change: Callable[[Row], None]) -> None:
+        """Changes the row of an encoder, on the disk, at once."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _alone(self.folder / ".lock"):
+            rows = self.rows()
+            row = _find(rows, encoder, split)
+            change(row)
+            kept = [r for r in rows if (r["fingerprint"], r["split"]) != (row["fingerprint"], split)]
+            lines = ",\n".join(json.dumps(r) for r in [*kept, row])
+            head = f'"format": {FORMAT}, "made_with": {json.dumps(made_with())}'
+            _write(self.path, f'{{{head}, "encoders": [\n{lines}\n]}}\n')
+
+
+def load_evaluations(folder: Path, split: str = "test") -> list[Entry]:
+    """Every encoder that was evaluated into a folder, with its newest result of each task.
+
+    Raises:
+        ValueError: The folder holds no evaluation of that split, or its file cannot be read.
+    """
+    entries = [
+        _entry(row["name"], row, {result["task"]: result for result in row["tasks"]}.values())
+        for row in Ledger(folder).rows()
+        if row["split"] == split
+    ]
+    if not entries:
+        raise ValueError(f"{folder} holds no evaluation on {split}; run `nestling evaluate … --out {folder}` first")
+    return entries
+
+
+def evaluate_encoders(
+    encoders: Sequence[Representation],
+    tasks: Sequence[Task],
+    split: str,
+    ledger: Ledger,
+    on_progress: Report = lambda *_: None,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Entry]:
+    """Scores each encoder by each task, unless the ledger has that score: the same encoder, task code and audio.
+
+    Args:
+        encoders: In the order of rows.
+        tasks: From `suite.build_tasks`.
+        split: What they score, for the ledger.
+        ledger: Where every score goes as soon as it is known.
+        on_progress: Called as it goes.
+        say: Called with what a user should know of each encoder.
+    """
+    wanted = {fingerprint_task(task): task for task in tasks}
+    entries = []
+    for encoder, name in zip(encoders, name_apart(encoders), strict=True):
+        known = {result["fingerprint"] for result in ledger.find(encoder, split).get("tasks", ())}
+        missing = [task for fingerprint, task in wanted.items() if fingerprint not in known]
+        if missing:
+            _evaluate(encoder, name, missing, split, ledger, on_progress)
+        row = ledger.find(encoder, split)
+        results = {result["fingerprint"]: result for result in row["tasks"]}
+        entries.append(_entry(name, row, [results[fingerprint] for fingerprint in wanted]))
+        if again := [task.name for fingerprint, task in wanted.items() if fingerprint in known]:
+            say(f"{name}: {', '.join(again)} known from {ledger.path}")
+    return entries
+
+
+def _evaluate(
+    encoder: Representation, name: str, tasks: Sequence[Task], split: str, ledger: Ledger, on_progress: Report
+) -> None:
+    """Scores an encoder by some tasks; each score is kept as soon as it is known."""
+
+    def keep(result: TaskResult) -> None:
+        def add(row: Row) -> None:
+            row["tasks"] = [*row["tasks"], result.to_dict()]
+
+        ledger.update(encoder, split, add)
+
+    evaluation = evaluate(
+        name,
+        encoder.encode,
+        tasks,
+        on_encode=lambda done, total: on_progress(f"{name}: encode", done, total),
+        on_task=lambda task: on_progress(f"{name}: {task}", 0, None),
+        on_result=keep,
+    )
+    ledger.update(encoder, split, lambda row: row.update(encode_seconds=round(evaluation.encode_seconds, 2)))
+
+
+def view_layers(
+    encoders: Sequence[Representation],
+    reference: int,
+    probe: LayerProbe,
+    split: str,
+    ledger: Ledger,
+    on_progress: Report = lambda *_: None,
+) -> list[LayerView]:
+    """Probes every hidden state of each encoder and compares it with those of the reference; kept in the ledger.
+
+    Args:
+        encoders: In the order of rows.
+        reference: Which of them the others are compared with.
+        probe: What to ask.
+        split: What it scores, for the ledger.
+        ledger: Where views are kept.
+        on_progress: Called as it goes.
+    """
+    key = f"{fingerprint_task(probe)} {encoders[reference].fingerprint}"
+    names = name_apart(encoders)
+    kept = [ledger.find(encoder, split).get("layers", {}) for encoder in encoders]
+    missing = [i for i, values in enumerate(kept) if values.get("key") != key]
+    theirs: Tensor | None = None
+    for i in dict.fromkeys([reference, *missing]) if missing else ():
+        report = partial(on_progress, f"{names[i]}: layers")
+        with FeatureStore(encoders[i].encode, probe.clips, on_progress=report) as store:
+            view = LayerView(tuple(probe.probe(store)))
+            ours = probe.sample(store)
+        if theirs is None:
+            theirs = ours
+        else:
+            view = replace(view, likeness=compare_layers(ours, theirs))
+        kept[i] = {"key": key, **view.to_dict()}
+        ledger.update(encoders[i], split, lambda row, values=kept[i]: row.update(layers=values))  # type: ignore[misc]
+    return [LayerView.from_dict(values) for values in kept]
+
+
+def write_evaluation_page(
+    comparison: Comparison, views: Mapping[str, LayerView], split: str, command: str, folder: Path
+) -> Path:
+    """Writes `evaluation.html` beside the scores."""
+    results = [result for entry in comparison.entries for result in entry.evaluation.results]
+    made = EvaluationFacts(
+        split=split,
+        audio=tuple(dict.fromkeys(name for result in results for name in result.audio)),
+        command=command,
+        versions=tuple((name, str(version)) for name, version in made_with().items() if version),
+        date=datetime.now(UTC).strftime("%Y-%m-%d"),
+        notes=(comparison.caveat, *NOTES, *(DEV_NOTES if split == "dev" else ())),
+    )
+    path = folder / PAGE
+    write_evaluation(comparison, views, made, path)
+    return path
+
+
+def name_apart(encoders: Sequence[Representation]) -> list[str]:
+    """What tables call encoders: their names, or what they were opened by where names coincide."""
+    names = [encoder.name for encoder in encoders]
+    return [e.source if names.count(name) > 1 else name for e, name in zip(encoders, names, strict=True)]
+
+
+def _find(rows: Sequence[Row], encoder: Representation, split: str) -> Row:
+    """The row of an encoder, brought up to date in what it is called."""
+    empty: Row = {"fingerprint": encoder.fingerprint, "split": split, "encode_seconds": 0.0, "tasks": []}
+    same = (row for row in rows if (row["fingerprint"], row["split"]) == (encoder.fingerprint, split))
+    names = {"name": encoder.name, "source": encoder.source, "params": encoder.params, "macs_1s": encoder.macs_1s}
+    return {**next(same, empty), **names}
+
+
+def _entry(name: str, row: Row, results: Iterable[Row]) -> Entry:
+    order = list(TASKS)
+    ordered = sorted(results, key=lambda r: order.index(r["task"]) if r["task"] in order else len(order))
+    evaluation = Evaluation.from_dict({"name": name, "encode_seconds": row["encode_seconds"], "tasks": ordered})
+    return Entry(name, row["source"], row["fingerprint"], row["params"], row["macs_1s"], evaluation)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Waits until no other process holds the lock; the system frees that of a process that dies."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a file so that at every moment the old one or the new one is there, whole."""
+    unfinished = path.with_name(path.name + ".tmp")
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)

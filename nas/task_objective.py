@@ -1,0 +1,69 @@
+"""The errors of quick probes on a subnet: what a search minimises instead of the distillation loss."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nas.objective import update_digest
+from nas.record import Score
+from search_spaces.subnet import Subnet
+from speech_tasks.proxy import Proxy
+from supernet.model import Supernet
+
+
+class TaskObjective:
+    """Scores a subnet by what can be read off its hidden states: phones, say, or all probes of a proxy.
+
+    The heads are fitted anew for each subnet, on `train`; errors are of `search`, clip by clip, so that candidates
+    compare in pairs. Nothing here has seen the supernet's own heads or its teacher.
+
+    Args:
+        supernet: Trained; must not change any more.
+        proxy: One probe or more.
+    """
+
+    def __init__(self, supernet: Supernet, proxy: Proxy) -> None:
+        self.supernet = supernet
+        self.proxy = proxy
+        self._device = supernet.residual_order.device
+
+    @property
+    def name(self) -> str:
+        """What candidates are ranked by; lower is better."""
+        return f"error of {' + '.join(self.proxy.names)} on search"
+
+    @torch.no_grad()
+    def __call__(self, subnet: Subnet) -> Score:
+        """The error of every clip that a probe scores; their mean is the mean of the probes, a share.
+
+        All are NaN, which is a failed score, where a hidden state is not finite.
+
+        Raises:
+            ValueError: The subnet is not in the space.
+        """
+        finite = True
+
+        def encode(wave: Tensor, lengths: Tensor | None) -> Sequence[Tensor]:
+            nonlocal finite
+            lengths = None if lengths is None else lengths.to(self._device)
+            hidden = self.supernet(wave.to(self._device), lengths, subnet).hidden
+            finite = finite and all(bool(x.isfinite().all()) for x in hidden)
+            return [x.nan_to_num(0.0, 0.0, 0.0).cpu() for x in hidden]
+
+        errors = self.proxy.score(encode).per_utterance
+        return Score((errors if finite else np.full_like(errors, np.nan)).astype(np.float32))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names all that a score depends on: space, weights, probes and their audio."""
+        digest = hashlib.sha256(f"{self.supernet.space.hash} {self.proxy.fingerprint}".encode())
+        for name, tensor in self.supernet.state_dict().items():
+            digest.update(name.encode())
+            update_digest(digest, tensor)
+        return digest.hexdigest()[:16]

@@ -1,0 +1,181 @@
+"""The suite: which tasks there are, what they read, and one encoder's scores on them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+
+from speech_tasks.characters import Characters
+from speech_tasks.intent import Intent
+from speech_tasks.keywords import Keywords
+from speech_tasks.phones import Phones
+from speech_tasks.provenance import fingerprint_task, name_audio
+from speech_tasks.queries import Queries
+from speech_tasks.slots import Slots
+from speech_tasks.speakers import Speakers
+from speech_tasks.store import Encode, FeatureStore
+from speech_tasks.task import Material, Score, Task
+from speech_tasks.verification import Verification
+
+SENTENCES, KEYWORDS, VOICES = "sentences", "keywords", "voices"
+
+TASKS: dict[str, tuple[Callable[[Material], Task], str]] = {
+    "phones": (Phones, SENTENCES),
+    "keywords": (Keywords, KEYWORDS),
+    "intent": (Intent, SENTENCES),
+    "verification": (Verification, VOICES),
+    "speakers": (Speakers, VOICES),
+    "characters": (Characters, SENTENCES),
+    "slots": (Slots, SENTENCES),
+    "queries": (Queries, SENTENCES),
+}
+"""Name of a task -> the task, and the material it reads. A new task is a file and a line here."""
+FIRST = ("phones", "keywords", "intent", "verification")
+"""Those that cost least and say most."""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What one task says about one encoder."""
+
+    task: str
+    fingerprint: str
+    """Of the task's code and audio: the same encoder under the same fingerprint scores the same."""
+    audio: tuple[str, ...]
+    """Name and hash of every corpus it read."""
+    scores: tuple[Score, ...]
+    seconds: float
+    """Wall time of heads and decoding, without encoding."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "task": self.task,
+            "fingerprint": self.fingerprint,
+            "audio": list(self.audio),
+            "seconds": round(self.seconds, 2),
+            "scores": [
+                {
+                    "metric": s.metric,
+                    "condition": s.condition,
+                    "value": s.value,
+                    "half_interval": s.half_interval,
+                    "seeds": list(s.seeds),
+                    "settings": dict(s.settings),
+                    "draws": [round(x, 6) for x in s.draws.tolist()],
+                }
+                for s in self.scores
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TaskResult:
+        """The result that `to_dict` wrote."""
+        scores = tuple(
+            Score(s["metric"], s["condition"], s["value"], tuple(s["seeds"]), np.array(s["draws"]), s["settings"])
+            for s in values["scores"]
+        )
+        return cls(values["task"], values["fingerprint"], tuple(values["audio"]), scores, values["seconds"])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One encoder's scores."""
+
+    name: str
+    results: tuple[TaskResult, ...]
+    encode_seconds: float
+    """Wall time of encoding all clips, once for all tasks."""
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """Of all tasks."""
+        return tuple(score for result in self.results for score in result.scores)
+
+    @property
+    def task_seconds(self) -> dict[str, float]:
+        """Wall time of each task, without encoding."""
+        return {result.task: result.seconds for result in self.results}
+
+    def find(self, metric: str, condition: str) -> Score | None:
+        """The score of a metric in a condition; None where it was not measured."""
+        return next((s for s in self.scores if (s.metric, s.condition) == (metric, condition)), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "name": self.name,
+            "encode_seconds": round(self.encode_seconds, 2),
+            "tasks": [result.to_dict() for result in self.results],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Evaluation:
+        """The evaluation that `to_dict` wrote."""
+        results = tuple(map(TaskResult.from_dict, values["tasks"]))
+        return cls(values["name"], results, values["encode_seconds"])
+
+
+def find_tasks(names: Sequence[str]) -> list[str]:
+    """The tasks of some names, `first` and `all` among them; each once, in the order of `TASKS`.
+
+    Raises:
+        ValueError: There is no such task.
+    """
+    groups: dict[str, tuple[str, ...]] = {"first": FIRST, "all": tuple(TASKS)}
+    wanted: set[str] = set()
+    for name in names:
+        if name not in TASKS and name not in groups:
+            near = get_close_matches(name, [*TASKS, *groups], n=1)
+            hint = f"did you mean `{near[0]}`? " if near else ""
+            raise ValueError(f"no task `{name}`; {hint}the tasks are {', '.join(TASKS)}, and first or all of them")
+        wanted.update(groups.get(name, (name,)))
+    return [name for name in TASKS if name in wanted]
+
+
+def find_materials(names: Sequence[str]) -> list[str]:
+    """The materials that tasks read, each once."""
+    return list(dict.fromkeys(TASKS[name][1] for name in names))
+
+
+def build_tasks(names: Sequence[str], materials: Mapping[str, Material]) -> list[Task]:
+    """Tasks with their audio: which clips they read is decided here, and is the same for every encoder."""
+    return [TASKS[name][0](materials[TASKS[name][1]]) for name in names]
+
+
+def evaluate(
+    name: str,
+    encode: Encode,
+    tasks: Sequence[Task],
+    *,
+    on_encode: Callable[[int, int], None] = lambda *_: None,
+    on_task: Callable[[str], None] = lambda _: None,
+    on_result: Callable[[TaskResult], None] = lambda _: None,
+) -> Evaluation:
+    """Encodes every clip once and scores each task.
+
+    Args:
+        name: What tables call the encoder.
+        encode: It.
+        tasks: From `build_tasks`.
+        on_encode: Called with the number of clips encoded and the number of all.
+        on_task: Called with a task's name before its heads are fitted.
+        on_result: Called with what each task found, as soon as it did.
+    """
+    started = time.perf_counter()
+    results: list[TaskResult] = []
+    with FeatureStore(encode, (clip for task in tasks for clip in task.clips), on_progress=on_encode) as store:
+        encode_seconds = time.perf_counter() - started
+        for task in tasks:
+            on_task(task.name)
+            started = time.perf_counter()
+            scores = tuple(task.score(store))
+            seconds = time.perf_counter() - started
+            results.append(TaskResult(task.name, fingerprint_task(task), name_audio(task), scores, seconds))
+            on_result(results[-1])
+    return Evaluation(name, tuple(results), encode_seconds)
