@@ -133,6 +133,7 @@ def test_commands_are_these():
         "search subnet",
         "export subnet",
         "report",
+        "evaluate",
         "space",
         "cost",
         "demo",
