@@ -28,6 +28,7 @@ from speech_data.plans import (
     PlannedUtterance,
     distinct_sentences,
     plan_utterances,
+    repeated_commands,
     short_sentences,
     single_words,
 )
@@ -38,7 +39,7 @@ from speech_data.voices import name_speaker
 INSTALL_HINT = "the out-of-domain set needs flite; run: apt-get install flite (or your system's package of that name)"
 VOICES = ("awb", "kal16", "rms", "slt")
 """A Scottish man, two American men, of whom kal16 is made of diphones, and an American woman."""
-TRACTS = (0.93, 1.0, 1.08)
+TRACTS = (0.86, 0.93, 1.0, 1.08, 1.16)
 """In the corpus of voices, each voice is as many speakers."""
 USUAL_RATE = 175
 """Words a minute that a voice is taken to speak by itself."""
@@ -82,7 +83,8 @@ class FliteRecipe:
 RECIPES = {
     "sentences": FliteRecipe("nestling-flite", 200, (1.0,), distinct_sentences),
     "keywords": FliteRecipe("nestling-flite-keywords", 360, (1.0,), single_words),
-    "voices": FliteRecipe("nestling-flite-voices", 144, TRACTS, short_sentences),
+    "commands": FliteRecipe("nestling-flite-commands", 288, (1.0,), repeated_commands),
+    "voices": FliteRecipe("nestling-flite-voices", 160, TRACTS, short_sentences),
 }
 """By material, as `plans.SCRIPTS`: they say what the test split of the synthesised corpus may say."""
 
@@ -97,7 +99,7 @@ def flite_corpus(
     """What flite says of a material: from the cache, or synthesised into it first. Its only split is `test`.
 
     Args:
-        material: `sentences`, `keywords` or `voices`.
+        material: `sentences`, `keywords`, `commands` or `voices`.
         allow_test: Whether it may be read at all. Only evaluation passes True.
         workers: Utterances at a time. Default: one for each core.
         on_progress: Called after each utterance.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import dataclass
+from functools import cache
 
 NO_INTENT = "none"
 
@@ -268,6 +269,9 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 
 INTENTS = tuple(sorted(TEMPLATES))
+PHRASES_EACH = 6
+"""Commands of an intent that are said over and over."""
+MAX_PHRASE_WORDS = 8
 
 SHORT_TEMPLATES = (
     "{name} [never |always |]{verb} the {noun}",
@@ -312,6 +316,20 @@ def draw_sentence(intent: str, rng: random.Random) -> Sentence:
 def draw_short_sentence(rng: random.Random) -> Sentence:
     """One random sentence of `SHORT_TEMPLATES`, without an intent."""
     return _fill(rng.choice(SHORT_TEMPLATES), NO_INTENT, rng)
+
+
+@cache
+def command_phrases() -> tuple[Sentence, ...]:
+    """A few short commands of each intent but `none`, always the same."""
+    rng = random.Random("command phrases")
+    phrases: dict[str, Sentence] = {}
+    for intent in INTENTS:
+        most = len(phrases) + (0 if intent == NO_INTENT else PHRASES_EACH)
+        while len(phrases) < most:
+            sentence = draw_sentence(intent, rng)
+            if len(sentence.text.split()) <= MAX_PHRASE_WORDS:
+                phrases[sentence.text] = sentence
+    return tuple(phrases.values())
 
 
 def _fill(template: str, intent: str, rng: random.Random) -> Sentence:

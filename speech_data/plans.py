@@ -15,6 +15,7 @@ from speech_data.grammar import (
     NO_WORD,
     UNKNOWN_WORD,
     Sentence,
+    command_phrases,
     draw_sentence,
     draw_short_sentence,
     other_words,
@@ -23,9 +24,9 @@ from speech_data.voices import SPEAKERS, STYLES, Speaker, Voice
 
 SPLIT_SHARES = {"train": 70, "search": 10, "dev": 10, "test": 10}
 """Share of all possible sentences, in percent, that may occur in a split."""
-TRACTS = (0.93, 1.08)
-"""Each variant is two speakers in the corpus of voices: with a shorter and with a longer vocal tract."""
-TURNS = {"train": (1, 0), "search": (1, 5), "dev": (1, 5), "test": (5, 12)}
+TRACTS = (0.86, 0.95, 1.05, 1.16)
+"""Each variant is so many speakers in the corpus of voices, by the length of the vocal tract."""
+TURNS = {"train": (1, 0), "search": (1, 5), "dev": (1, 5), "test": (3, 8)}
 """How often a speaker known from `train`, and one of the split's own, has a turn in a round of the voices."""
 NUM_TRIES = 10_000
 
@@ -190,6 +191,11 @@ def distinct_sentences(split: str, rng: random.Random) -> Iterator[Sentence]:
     return _distinct(split, lambda: draw_sentence(NO_INTENT if rng.random() < 0.4 else rng.choice(commands), rng))
 
 
+def repeated_commands(_: str, rng: random.Random) -> Iterator[Sentence]:
+    """The same few commands in every split, in turn, without end; only voices differ between splits."""
+    return _rounds(command_phrases(), rng)
+
+
 def short_sentences(split: str, rng: random.Random) -> Iterator[Sentence]:
     """Sentences of a split that take about 2 s, without end.
 
@@ -252,6 +258,7 @@ def _rounds(items: Sequence[Item], rng: random.Random) -> Iterator[Item]:
 SCRIPTS: dict[str, Script] = {
     "sentences": Script(_voices_of_split, distinct_sentences),
     "keywords": Script(_voices_of_split, single_words),
+    "commands": Script(_voices_of_split, repeated_commands),
     "voices": Script(_known_and_unseen, short_sentences),
 }
 """By material."""

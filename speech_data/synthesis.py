@@ -32,10 +32,14 @@ KEYWORDS = CorpusRecipe(
     "nestling-keywords", num_train=1500, num_search=300, num_dev=300, num_test=700, material="keywords"
 )
 """Single words, in the manner of Speech Commands: the intent is one of `grammar.KEYWORD_CLASSES`."""
-VOICES = CorpusRecipe(
-    "nestling-voices", num_train=88 * 14, num_search=336, num_dev=336, num_test=728, material="voices"
+COMMANDS = CorpusRecipe(
+    "nestling-commands", num_train=1440, num_search=288, num_dev=288, num_test=720, material="commands"
 )
-"""For speaker tasks: 88 speakers known from `train` speak in every split, and each other split has some of its own."""
+"""Commands with an intent, in the manner of Fluent Speech Commands: voices differ between splits, wordings do not."""
+VOICES = CorpusRecipe(
+    "nestling-voices", num_train=176 * 7, num_search=336, num_dev=336, num_test=912, material="voices"
+)
+"""For speaker tasks: 176 speakers known from `train` speak in every split, and each other split has some of its own."""
 
 
 def synthesised_corpus(

@@ -12,12 +12,17 @@ from speech_data.folder import FolderCorpus
 from speech_data.librispeech import open_librispeech
 from speech_data.plans import CorpusRecipe
 from speech_data.speech_commands import open_speech_commands
-from speech_data.synthesis import FULL, KEYWORDS, SMALL, VOICES, synthesised_corpus
+from speech_data.synthesis import COMMANDS, FULL, KEYWORDS, SMALL, VOICES, synthesised_corpus
 from speech_tasks import suite
 from speech_tasks.store import Rendition
 from speech_tasks.task import Material
 
-RECIPES: dict[str, CorpusRecipe] = {suite.SENTENCES: FULL, suite.KEYWORDS: KEYWORDS, suite.VOICES: VOICES}
+RECIPES: dict[str, CorpusRecipe] = {
+    suite.SENTENCES: FULL,
+    suite.KEYWORDS: KEYWORDS,
+    suite.COMMANDS: COMMANDS,
+    suite.VOICES: VOICES,
+}
 """Name of a material -> what is synthesised for it."""
 SCORED = ("test", "dev")
 """The splits that may be scored: the one that is read once, and the one to compare recipes on."""

@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from speech_data.corpus import SAMPLE_RATE_HZ, SpeechCorpus, Utterance, Waveform
-from speech_data.grammar import NO_INTENT
 from speech_data.randomness import generator
 from speech_tasks.distance_probes import VoiceProbe, WordProbe
 from speech_tasks.label_probes import Errors, FrameProbe, LabelProbe, take_each
@@ -27,17 +26,17 @@ from speech_tasks.provenance import hash_code
 from speech_tasks.store import Clip, Encode, FeatureStore, Rendition
 from speech_tasks.task import DRAWS, Material, half_width
 
-SENTENCES, KEYWORDS, VOICES = "sentences", "keywords", "voices"
+SENTENCES, KEYWORDS, COMMANDS, VOICES = "sentences", "keywords", "commands", "voices"
 READ = ("train", "search")
 """The splits that a proxy can read."""
 
 NUM_TRAIN, NUM_SEARCH = 250, 120
 """Sentences that a probe is fitted and scored on."""
-NUM_TRAIN_COMMANDS, NUM_SEARCH_COMMANDS = 600, 150
-"""Sentences with an intent, which is hard to learn."""
+NUM_TRAIN_COMMANDS, NUM_SEARCH_COMMANDS = 500, 200
+"""Commands with an intent."""
 NUM_TRAIN_WORDS, NUM_SEARCH_WORDS = 400, 300
 """Keywords, which are short."""
-NUM_SPEAKERS, EACH_TRAIN, EACH_KNOWN, EACH_UNSEEN = 44, 5, 2, 10
+NUM_SPEAKERS, EACH_TRAIN, EACH_KNOWN, EACH_UNSEEN = 88, 4, 1, 5
 """Voices that are known, and how many clips of each kind of voice are read."""
 VOICE_SECONDS = 1.6
 """Of a clip whose speaker is asked for, only the beginning is heard."""
@@ -67,7 +66,7 @@ def _words(material: Material, scale: float) -> Probe:
 
 
 def _intent(material: Material, scale: float) -> Probe:
-    clips = _draw(material, scale, NUM_TRAIN_COMMANDS, NUM_SEARCH_COMMANDS, _is_command)
+    clips = _draw(material, scale, NUM_TRAIN_COMMANDS, NUM_SEARCH_COMMANDS)
     return LabelProbe("intent", lambda u: u.intent, *clips)
 
 
@@ -92,7 +91,7 @@ def _verification(material: Material, scale: float) -> Probe:
 PROBES: dict[str, tuple[Callable[[Material, float], Probe], str]] = {
     "phones": (_phones, SENTENCES),
     "words": (_words, SENTENCES),
-    "intent": (_intent, SENTENCES),
+    "intent": (_intent, COMMANDS),
     "keywords": (_keywords, KEYWORDS),
     "speakers": (_speakers, VOICES),
     "verification": (_verification, VOICES),
@@ -270,15 +269,11 @@ class _Heard:
 
 
 def _draw(
-    material: Material,
-    scale: float,
-    num_train: int = NUM_TRAIN,
-    num_search: int = NUM_SEARCH,
-    accept: Callable[[Utterance], bool] = lambda _: True,
+    material: Material, scale: float, num_train: int = NUM_TRAIN, num_search: int = NUM_SEARCH
 ) -> tuple[list[Clip], list[Clip]]:
     """Clips to fit and to score."""
     train, search = (
-        material.clips(split, _share(count, scale, 1), accept)
+        material.clips(split, _share(count, scale, 1))
         for split, count in zip(READ, (num_train, num_search), strict=True)
     )
     return train, search
@@ -294,10 +289,6 @@ def _draw_voices(material: Material, scale: float) -> tuple[list[Clip], list[Cli
 
 def _begin(clip: Clip) -> Clip:
     return replace(clip, max_samples=round(VOICE_SECONDS * SAMPLE_RATE_HZ))
-
-
-def _is_command(utterance: Utterance) -> bool:
-    return utterance.intent != NO_INTENT
 
 
 def _speaker(clip: Clip) -> str | None:

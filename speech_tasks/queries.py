@@ -41,8 +41,8 @@ class Queries:
 
     Args:
         material: Sentences with speakers and timed words and phones.
-        num_queries: Of each split, at most.
-        num_documents: Of each split, at most.
+        num_queries: Of the scored split, at most; a third of them are of `search`.
+        num_documents: Of the scored split, at most; half of them are of `search`.
 
     Raises:
         ValueError: An utterance lacks a label, or a split offers no query.
@@ -54,8 +54,8 @@ class Queries:
     name = "queries"
     metrics = ("MTWV",)
 
-    def __init__(self, material: Material, num_queries: int = 60, num_documents: int = 250) -> None:
-        self.search = choose_trials(material.clips("search", num_documents), num_queries)
+    def __init__(self, material: Material, num_queries: int = 180, num_documents: int = 500) -> None:
+        self.search = choose_trials(material.clips("search", num_documents // 2), num_queries // 3)
         self.scored = {
             condition: choose_trials(clips[:num_documents], num_queries)
             for condition, clips in material.scored_sets().items()

@@ -22,12 +22,12 @@ from speech_tasks.store import Encode, FeatureStore
 from speech_tasks.task import Material, Score, Task
 from speech_tasks.verification import Verification
 
-SENTENCES, KEYWORDS, VOICES = "sentences", "keywords", "voices"
+SENTENCES, KEYWORDS, COMMANDS, VOICES = "sentences", "keywords", "commands", "voices"
 
 TASKS: dict[str, tuple[Callable[[Material], Task], str]] = {
     "phones": (Phones, SENTENCES),
     "keywords": (Keywords, KEYWORDS),
-    "intent": (Intent, SENTENCES),
+    "intent": (Intent, COMMANDS),
     "verification": (Verification, VOICES),
     "speakers": (Speakers, VOICES),
     "characters": (Characters, SENTENCES),

@@ -59,13 +59,14 @@ def talk(split: str, speakers: list[str], count: int, num_words: int, seed: int)
 
 
 def materials(share: int = 1) -> dict[str, Material]:
-    """What the probes read: sentences, keywords and voices; larger with `share`."""
+    """What the probes read: sentences, keywords, commands and voices; larger with `share`."""
     known, unseen = [f"known-{i}" for i in range(8)], [f"unseen-{i}" for i in range(5)]
     sentences = {"train": talk("train", known, 48 * share, 3, 0), "search": talk("search", unseen, 40 * share, 3, 1)}
     keywords = {"train": talk("train", known, 48 * share, 1, 2), "search": talk("search", unseen, 40 * share, 1, 3)}
+    commands = {"train": talk("train", known, 96 * share, 3, 7), "search": talk("search", unseen, 40 * share, 3, 8)}
     heard = [*talk("search", known, 16, 2, 5), *talk("search", unseen, 25 * share, 2, 6)]
     voices = {"train": talk("train", known, 40 * share, 2, 4), "search": heard}
-    splits = {"sentences": sentences, "keywords": keywords, "voices": voices}
+    splits = {"sentences": sentences, "keywords": keywords, "commands": commands, "voices": voices}
     return {
         name: Material(FakeCorpus(split, name=name, hash=name, allow_test=False), "clean")
         for name, split in splits.items()

@@ -74,9 +74,9 @@ def test_keywords_are_balanced_and_other_words_are_the_test_splits():
     assert all(planned.text == planned.intent for planned in plan if planned.intent in KEYWORDS)
 
 
-def test_voices_are_twelve_speakers_nobody_has_heard():
+def test_voices_are_twenty_speakers_nobody_has_heard():
     plan = plan_test("voices")
-    assert Counter(Counter(planned.speaker for planned in plan).values()) == {12: 12}
+    assert Counter(Counter(planned.speaker for planned in plan).values()) == {8: 20}
     heard = {planned.speaker for split in ("train", "test") for planned in plan_split(VOICE_RECIPE, split)}
     assert not heard & {planned.speaker for planned in plan}
 
@@ -88,7 +88,7 @@ def test_plans_are_repeatable_and_their_ids_unique():
 
 
 def test_unknown_material_names_the_known_ones():
-    with pytest.raises(ValueError, match="flite speaks no 'songs'; it speaks sentences, keywords, voices"):
+    with pytest.raises(ValueError, match="flite speaks no 'songs'; it speaks sentences, keywords, commands, voices"):
         flite_corpus("songs")
 
 

@@ -170,7 +170,10 @@ def test_wrong_names_are_explained(given, probes, message):
 
 
 def corpus_of(train, search):
-    return {name: Material(FakeCorpus({"train": train, "search": search}), "clean") for name in ("sentences", "voices")}
+    return {
+        name: Material(FakeCorpus({"train": train, "search": search}), "clean")
+        for name in ("sentences", "commands", "voices")
+    }
 
 
 @pytest.mark.parametrize(
