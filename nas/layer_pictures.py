@@ -51,7 +51,8 @@ def draw_errors(errors: Mapping[str, tuple[int, ProbeErrors]]) -> str:
         return _LEFT + 8 + (_WIDTH - _LEFT - _RIGHT - 16) * layer / last
 
     def up(value: float) -> float:
-        return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (high - value) / (high - low)
+        within = min(max(value, low), high)  # an interval may reach below 0 %
+        return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (high - within) / (high - low)
 
     parts = [
         f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{up(v):.1f}" y2="{up(v):.1f}"/>'

@@ -74,5 +74,8 @@ def _imports(tree: ast.Module) -> list[str]:
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names.append(str(node.module))
+            module = str(node.module)
+            names.append(module)
+            if module in _PACKAGES:  # what is imported from a package is a module
+                names += [f"{module}.{alias.name}" for alias in node.names]
     return names

@@ -1,0 +1,243 @@
+"""Side by side: verdicts follow paired intervals, aggregates equal sums by hand, and what is missing is left out."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from speech_tasks.comparison import (
+    MEAN,
+    Comparison,
+    describe_metric,
+    find_reference,
+    format_value,
+)
+from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN
+from tests.evaluation_cases import make_entry, make_score
+
+SHARED = np.random.default_rng(0).normal(0, 5, 400)
+OWN = np.random.default_rng(1).normal(0, 0.1, 400)
+SHARED_HALF = float(np.diff(np.quantile(SHARED, [0.025, 0.975]))[0]) / 2
+
+
+def cell(metric, value, draws, base=40.0):
+    """Of an encoder beside one whose resamples are `base` and what is shared."""
+    entries = [
+        make_entry("r", [make_score(metric, base, base + SHARED)]),
+        make_entry("e", [make_score(metric, value, draws)]),
+    ]
+    return Comparison(entries).cell(entries[1], metric, IN_DOMAIN)
+
+
+# Verdicts
+
+
+@pytest.mark.parametrize(("metric", "verdict"), [("PER", "worse"), ("EER", "worse"), ("KS accuracy", "better")])
+def test_a_difference_that_resamples_share_is_real_and_has_the_metrics_direction(metric, verdict):
+    found = cell(metric, 41.0, 41.0 + SHARED + OWN)
+    assert found.verdict == verdict
+    assert found.difference == pytest.approx(1.0)
+    assert found.half_interval == pytest.approx(0.2, abs=0.05)  # 1.96 deviations of what is not shared
+    assert found.score.half_interval > 8  # far more than the difference: intervals of each alone would hide it
+    other = {"better": "worse", "worse": "better"}[verdict]
+    assert cell(metric, 39.0, 39.0 + SHARED + OWN).verdict == other
+
+
+def test_the_same_difference_is_not_real_when_resamples_do_not_share():
+    found = cell("PER", 41.0, 41.0 + np.random.default_rng(2).permutation(SHARED))
+    assert found.verdict == ""
+    assert found.half_interval == pytest.approx(math.sqrt(2) * SHARED_HALF, rel=0.15)
+
+
+def test_a_difference_as_large_as_its_interval_is_not_real():
+    draws = 40 + SHARED + np.repeat([-1.0, 1.0], 200)
+    assert cell("PER", 41.0, draws).half_interval == pytest.approx(1.0)
+    assert cell("PER", 41.0, draws).verdict == ""
+    assert cell("PER", 41.01, draws).verdict == "worse"
+
+
+def test_the_reference_is_compared_with_nobody():
+    entries = [make_entry("a", {"PER": 10}), make_entry("b", {"PER": 30})]
+    comparison = Comparison(entries, "b")
+    assert comparison.reference is entries[1]
+    assert comparison.cell(entries[1], "PER", IN_DOMAIN).difference is None
+    assert comparison.cell(entries[1], "PER", IN_DOMAIN).verdict == ""
+    assert comparison.cell(entries[0], "PER", IN_DOMAIN).difference == -20
+    assert comparison.cell(entries[0], "PER", IN_DOMAIN).verdict == "better"
+
+
+def test_what_one_of_two_lacks_is_not_compared():
+    entries = [make_entry("r", {"PER": 10}), make_entry("e", {"PER": 30, "EER": 5})]
+    comparison = Comparison(entries)
+    assert comparison.cell(entries[0], "EER", IN_DOMAIN) is None
+    alone = comparison.cell(entries[1], "EER", IN_DOMAIN)
+    assert (alone.score.value, alone.difference, alone.verdict) == (5, None, "")
+    assert comparison.cell(entries[1], "PER", OUT_OF_DOMAIN) is None
+
+
+# One number
+
+
+ROWS = {
+    "log-mel": {"PER": 60, "KS accuracy": 50, "slot F1": 20, "slot CER": 80, "MTWV": 0.1},
+    "mine": {"PER": 40, "KS accuracy": 80, "slot F1": 50, "slot CER": 70, "MTWV": 0.2},
+    "top": {"PER": 20, "KS accuracy": 90, "slot F1": 80, "slot CER": 40, "MTWV": 0.5},
+}
+
+
+def compare(rows=ROWS, reference="top", sources=None):
+    entries = [make_entry(name, scores, (sources or {}).get(name)) for name, scores in rows.items()]
+    return Comparison(entries, reference), {entry.name: entry for entry in entries}
+
+
+def test_the_mean_of_tasks_is_in_points():
+    comparison, entries = compare()
+    means = {name: comparison.cell(entry, MEAN, IN_DOMAIN).score.value for name, entry in entries.items()}
+    assert means["mine"] == pytest.approx((60 + 80 + 50 + 30 + 20) / 5)
+    assert means["top"] == pytest.approx((80 + 90 + 80 + 60 + 50) / 5)
+    mine = comparison.cell(entries["mine"], MEAN, IN_DOMAIN)
+    assert mine.difference == pytest.approx(48 - 72)
+    assert mine.verdict == "worse"  # more points are better
+
+
+def test_the_mean_is_resampled_as_a_whole():
+    errors, accuracies = 40 + SHARED, 70 + OWN
+    scores = [make_score("PER", 40, errors), make_score("KS accuracy", 70, accuracies)]
+    entry = make_entry("e", scores)
+    found = Comparison([entry]).cell(entry, MEAN, IN_DOMAIN).score
+    assert found.value == pytest.approx(65)
+    np.testing.assert_allclose(found.draws, (100 - errors + accuracies) / 2)
+
+
+def test_the_score_is_between_log_mel_and_the_reference():
+    comparison, entries = compare()
+    assert comparison.score(entries["log-mel"], IN_DOMAIN) == pytest.approx(0)
+    assert comparison.score(entries["top"], IN_DOMAIN) == pytest.approx(1000)
+    # PER 20 of 40, KS 30 of 40, slots the mean of 30 of 60 and 10 of 40, MTWV 0.1 of 0.4; slots are one task
+    expected = 1000 * (0.5 + 0.75 + (0.5 + 0.25) / 2 + 0.25) / 4
+    assert comparison.score(entries["mine"], IN_DOMAIN) == pytest.approx(expected)
+    assert comparison.score(entries["mine"], OUT_OF_DOMAIN) is None
+
+
+def test_the_score_wants_log_mel_and_a_reference_that_is_better_everywhere():
+    def scored(comparison, entries):
+        return comparison.score(entries["mine"], IN_DOMAIN) is not None
+
+    assert scored(*compare())
+    assert not scored(*compare(sources={"log-mel": "./log-mel"}))  # a folder of that name
+    assert scored(*compare(sources={"top": "path/to/top"}))
+    assert not scored(*compare({name: ROWS[name] for name in ("mine", "top")}))
+    assert not scored(*compare(reference="log-mel"))
+    assert not scored(*compare({**ROWS, "top": {**ROWS["top"], "MTWV": 0.05}}))
+    assert not scored(*compare({**ROWS, "top": {**ROWS["top"], "PER": 60}}))
+
+
+def test_aggregates_are_over_what_all_encoders_have():
+    rows = {
+        "log-mel": {"PER": 60, "KS accuracy": 50, "WER": 90, "WER (beam)": 80, "EER": math.nan},
+        "mine": {"PER": 40, "KS accuracy": 80, "IC accuracy": 5, "WER (beam)": 50, "EER": 10},
+        "top": {"PER": 20, "KS accuracy": 90, "IC accuracy": 95, "WER": 20, "WER (beam)": 10, "EER": 5},
+    }
+    comparison, entries = compare(rows)
+    assert comparison.counted(IN_DOMAIN) == ("PER", "KS accuracy")
+    assert comparison.cell(entries["mine"], MEAN, IN_DOMAIN).score.value == pytest.approx((60 + 80) / 2)
+    assert comparison.score(entries["mine"], IN_DOMAIN) == pytest.approx(1000 * (0.5 + 0.75) / 2)
+    assert comparison.counted(OUT_OF_DOMAIN) == ()
+    assert comparison.cell(entries["mine"], MEAN, OUT_OF_DOMAIN) is None
+
+
+def test_each_condition_has_aggregates_of_its_own():
+    def entry(name, inside, outside):
+        return make_entry(name, [*inside, *(make_score("PER", value, condition=OUT_OF_DOMAIN) for value in outside)])
+
+    a = entry("a", [make_score("PER", 20), make_score("EER", 10)], [50])
+    b = entry("b", [make_score("PER", 30), make_score("EER", 20)], [60])
+    comparison = Comparison([a, b])
+    assert comparison.conditions == (IN_DOMAIN, OUT_OF_DOMAIN)
+    assert comparison.counted(IN_DOMAIN) == ("PER", "EER")
+    assert comparison.counted(OUT_OF_DOMAIN) == ("PER",)
+    assert comparison.cell(b, MEAN, OUT_OF_DOMAIN).score.value == 40
+    assert comparison.cell(b, MEAN, IN_DOMAIN).score.value == 75
+    assert Comparison([make_entry("c", {"PER": 1})]).conditions == (IN_DOMAIN,)
+
+
+# How it is shown
+
+
+def test_metrics_are_in_the_order_of_the_suite():
+    late = make_entry("late", {"MTWV": 0.3, "slot F1": 50, "slot CER": 40})
+    early = make_entry("early", {"EER": 10, "PER": 30})
+    assert Comparison([late, early]).metrics == ("PER", "EER", "slot F1", "slot CER", "MTWV")
+
+
+def test_a_variant_has_the_unit_and_direction_of_its_kind():
+    assert describe_metric("WER (beam)") == describe_metric("WER")
+    assert (describe_metric("WER (beam)").unit, describe_metric("WER (beam)").higher_is_better) == ("%", False)
+    assert (describe_metric(MEAN).unit, describe_metric(MEAN).higher_is_better) == ("points", True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown", "signed"),
+    [
+        ("PER", 12.345, "12.3", "+12.3"),
+        ("WER (beam)", -0.55001, "-0.6", "-0.6"),
+        ("MTWV", 0.4567, "0.457", "+0.457"),
+        (MEAN, 80.04, "80.0", "+80.0"),
+    ],
+)
+def test_a_value_has_as_many_digits_as_its_unit_deserves(name, value, shown, signed):
+    assert format_value(name, value) == shown
+    assert format_value(name, value, sign=True) == signed
+
+
+def test_the_caveat_names_synthesised_speech():
+    spoken, read = (
+        make_entry("a", {"PER": 1}, audio="nestling-english 12"),
+        make_entry("b", {"PER": 1}, audio="LibriSpeech 34"),
+    )
+    assert Comparison([spoken]).caveat == Comparison([read, spoken]).caveat == "Synthesised speech: never SUPERB."
+    assert Comparison([read]).caveat == "Splits, sizes and heads of our own: never SUPERB."
+
+
+def test_json_holds_all_but_resamples():
+    comparison, _ = compare()
+    text = json.dumps(comparison.to_dict(), allow_nan=False)
+    assert "draws" not in text
+    values = json.loads(text)
+    assert values["reference"] == "top"
+    assert values["metrics"]["MTWV"] == {"unit": "", "higher_is_better": True}
+    assert values["metrics"]["PER"] == {"unit": "%", "higher_is_better": False}
+    assert values["mean_is_over"] == {IN_DOMAIN: ["PER", "KS accuracy", "slot F1", "slot CER", "MTWV"]}
+    assert [encoder["name"] for encoder in values["encoders"]] == ["log-mel", "mine", "top"]
+    mine = values["encoders"][1]
+    assert (mine["params"], mine["macs_1s"], mine["encode_seconds"]) == (1_000_000, 2_000_000_000, 3.0)
+    assert mine["task_seconds"] == {"phones": 2.0, "keywords": 2.0, "slots": 2.0, "queries": 2.0}
+    assert mine["score_from_log_mel_to_reference"][IN_DOMAIN] == pytest.approx(468.75)
+    scores = {score["metric"]: score for score in mine["scores"]}
+    assert list(scores) == [*values["metrics"]]
+    assert (scores["PER"]["value"], scores["PER"]["difference"], scores["PER"]["verdict"]) == (40, 20, "worse")
+    assert scores["PER"]["settings"] == {"learning rate": 1e-3}
+
+
+# Which is the reference
+
+
+ENCODERS = [("small", "exports/small"), ("demo", "demo"), ("log-mel", "log-mel")]
+
+
+def test_the_reference_is_found_by_name_or_source():
+    assert find_reference(ENCODERS, None) == 0
+    assert find_reference(ENCODERS, "demo") == 1
+    assert find_reference(ENCODERS, "small") == find_reference(ENCODERS, "exports/small") == 0
+
+
+def test_a_reference_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match=r"^the reference `dmo` is not among the encoders; did you mean `demo`\?$"):
+        find_reference(ENCODERS, "dmo")
+    with pytest.raises(
+        ValueError, match=r"^the reference `x` is not among the encoders; there are small, demo, log-mel$"
+    ):
+        Comparison([make_entry(name, {"PER": 1}, source) for name, source in ENCODERS], "x")

@@ -1,0 +1,139 @@
+"""The suite: tasks are found by name, clips are encoded once for all of them, and results survive the disk."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from speech_tasks import materials, suite
+from speech_tasks.provenance import fingerprint_task
+from speech_tasks.suite import (
+    FIRST,
+    TASKS,
+    Evaluation,
+    TaskResult,
+    build_tasks,
+    evaluate,
+    find_materials,
+    find_tasks,
+)
+from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN, Material
+from tests.evaluation_cases import LoudnessTask, make_score
+from tests.speech_cases import FakeCorpus, spectral_states, utterance
+
+CORPUS = FakeCorpus({"test": [utterance(f"u{i}", 4000 + 640 * i) for i in range(5)]}, name="some", hash="1")
+LONGER = FakeCorpus({"test": CORPUS.splits["test"][1:]}, name="other", hash="2")
+
+
+# Names
+
+
+def test_tasks_are_found_by_group_once_and_in_order():
+    assert find_tasks(["first"]) == ["phones", "keywords", "intent", "verification"]
+    assert find_tasks(["all"]) == list(TASKS)
+    assert find_tasks(["queries", "intent", "phones", "intent"]) == ["phones", "intent", "queries"]
+    assert find_tasks(["slots", "first"]) == [*FIRST, "slots"]
+    assert find_tasks([]) == []
+
+
+def test_a_task_that_is_nearly_named_is_suggested():
+    message = (
+        "no task `keyword`; did you mean `keywords`? the tasks are phones, keywords, intent, verification, speakers"
+    )
+    with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+        find_tasks(["phones", "keyword"])
+    with pytest.raises(ValueError, match=r"^no task `xyz`; the tasks are .*queries, and first or all of them$"):
+        find_tasks(["xyz"])
+
+
+def test_a_material_is_opened_once_for_all_its_tasks():
+    assert find_materials(["phones", "verification", "slots", "speakers"]) == ["sentences", "voices"]
+    assert sorted(find_materials(list(TASKS))) == sorted(materials.RECIPES)  # none is made for nothing
+
+
+def test_each_task_is_built_of_its_material(monkeypatch):
+    given = {name: Material(CORPUS, scored=name) for name in find_materials(list(TASKS))}
+    for name, (_, material) in TASKS.items():
+        monkeypatch.setitem(suite.TASKS, name, (lambda m, name=name: (name, m.scored), material))
+    assert build_tasks(["speakers", "keywords"], given) == [("speakers", "voices"), ("keywords", "keywords")]
+    assert dict(build_tasks(list(TASKS), given)) == {name: material for name, (_, material) in TASKS.items()}
+
+
+# One encoder
+
+
+def test_each_clip_is_encoded_once_for_all_tasks():
+    heard, shown, told = [], [], []
+
+    def encode(wave, lengths):
+        heard.append(len(wave))
+        return spectral_states(wave, lengths)
+
+    tasks = [LoudnessTask("phones", CORPUS, "PER"), LoudnessTask("keywords", CORPUS, "KS accuracy")]
+    tasks.append(LoudnessTask("intent", LONGER, "IC accuracy"))
+    evaluation = evaluate(
+        "e",
+        encode,
+        tasks,
+        on_encode=lambda done, total: shown.append((done, total)),
+        on_task=lambda name: told.append(f"{name} begins"),
+        on_result=lambda result: told.append(f"{result.task} ends"),
+    )
+    assert sum(heard) == 5 + 4
+    assert shown[-1] == (9, 9)
+    assert told == [f"{task.name} {what}" for task in tasks for what in ("begins", "ends")]
+    assert [task.calls for task in tasks] == [1, 1, 1]
+    assert [result.fingerprint for result in evaluation.results] == [fingerprint_task(task) for task in tasks]
+    assert [result.audio for result in evaluation.results] == [("some 1",), ("some 1",), ("other 2",)]
+
+
+def test_a_score_is_of_the_encoder_that_was_given():
+    tasks = [LoudnessTask("phones", CORPUS, "PER", threshold=0.5)]  # states are scaled to a root mean square of 1
+    loud = evaluate("loud", spectral_states, tasks)
+    quiet = evaluate("quiet", lambda wave, lengths: [-x for x in spectral_states(wave, lengths)], tasks)
+    assert (loud.find("PER", IN_DOMAIN).value, quiet.find("PER", IN_DOMAIN).value) == (100, 0)
+
+
+def test_a_result_is_known_before_the_next_task_begins():
+    known = []
+
+    class Broken(LoudnessTask):
+        def score(self, _):
+            raise RuntimeError("broken")
+
+    tasks = [LoudnessTask("phones", CORPUS, "PER"), Broken("keywords", CORPUS, "KS accuracy")]
+    with pytest.raises(RuntimeError, match="broken"):
+        evaluate("e", spectral_states, tasks, on_result=known.append)
+    assert [result.task for result in known] == ["phones"]
+
+
+# On the disk
+
+
+def test_results_come_back_from_json_as_they_were():
+    draws = np.random.default_rng(0).normal(30, 2, 400)
+    scores = (make_score("PER", 30.25, draws), make_score("PER", 41.5, draws + 11, OUT_OF_DOMAIN))
+    result = TaskResult("phones", "f0", ("some 1", "other 2"), scores, 12.5)
+    first = Evaluation("mine", (result, TaskResult("keywords", "f1", (), (make_score("KS accuracy", 90),), 1.0)), 4.0)
+    again = Evaluation.from_dict(json.loads(json.dumps(first.to_dict())))
+    assert (again.name, again.encode_seconds, again.task_seconds) == ("mine", 4.0, {"phones": 12.5, "keywords": 1.0})
+    assert [(r.task, r.fingerprint, r.audio) for r in again.results] == [
+        ("phones", "f0", ("some 1", "other 2")),
+        ("keywords", "f1", ()),
+    ]
+    assert len(again.scores) == 3
+    for one, other in zip(first.scores, again.scores, strict=True):
+        assert (one.metric, one.condition, one.value) == (other.metric, other.condition, other.value)
+        assert (one.seeds, one.settings) == (other.seeds, other.settings)
+        np.testing.assert_allclose(one.draws, other.draws, atol=1e-6)
+        assert one.half_interval == pytest.approx(other.half_interval, abs=1e-5)
+
+
+def test_a_score_is_found_by_metric_and_condition():
+    scores = (make_score("PER", 30), make_score("PER", 40, condition=OUT_OF_DOMAIN))
+    evaluation = Evaluation("e", (TaskResult("phones", "f", (), scores, 1.0),), 0.0)
+    assert evaluation.find("PER", OUT_OF_DOMAIN).value == 40
+    assert evaluation.find("PER", IN_DOMAIN).value == 30
+    assert evaluation.find("EER", IN_DOMAIN) is None
