@@ -62,7 +62,7 @@ class LabelledClips:
     """By condition."""
 
     def __post_init__(self) -> None:
-        if not self.train or not self.search or not self.scored:
+        if not all((self.train, self.search, self.scored, *self.scored.values())):
             sizes = f"{len(self.train)}, {len(self.search)} and {sum(map(len, self.scored.values()))}"
             raise ValueError(f"classification wants clips to fit on, to choose by and to score; there are {sizes}")
         if len(self.classes) < 2:

@@ -88,7 +88,7 @@ class RecurrentHead(nn.Module):
         self.classify = nn.Linear(2 * CELLS, STACK * num_symbols)
 
     def forward(self, states: Tensor, lengths: Tensor) -> Tensor:
-        """States to log probabilities; those of an utterance do not depend on its padding."""
+        """States, zero where padded, to log probabilities; those of an utterance do not depend on its padding."""
         num_rows, num_frames = states.shape[1:3]
         summed = F.pad(self.sum(states), (0, 0, 0, -num_frames % STACK))
         x = self.project(summed).reshape(num_rows, -1, STACK * NARROW)  # (B, T / 2, 2 narrow)

@@ -10,7 +10,7 @@ from speech_tasks.heads import Plan
 from speech_tasks.store import Clip, FeatureStore
 from speech_tasks.task import Material, Score
 
-PLAN = Plan(epochs=20, learning_rates=(3e-4, 1e-3, 3e-3))
+PLAN = Plan(epochs=20, learning_rates=(1e-3, 3e-3, 1e-2))
 
 
 class Intent:

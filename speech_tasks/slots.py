@@ -17,7 +17,7 @@ from speech_tasks.metrics import Slot, slot_tallies, slot_value_tallies
 from speech_tasks.store import Clip, FeatureStore
 from speech_tasks.task import Material, Score, score_ratio
 
-PLAN = Plan(epochs=14, learning_rates=(1e-3, 3e-3, 1e-2))
+PLAN = Plan(epochs=9, learning_rates=(3e-3, 1e-2))
 _MARK = re.compile(r"</?[^<>]+>")
 _MARKED = re.compile(r"<([^</>]+)>(.+?)</\1>")
 
@@ -27,7 +27,7 @@ class Slots:
 
     The head writes the command with a mark before and after each value, such as `turn on the <room>kitchen</room>
     <device>lights</device>`; a mark is one symbol. Departs from SUPERB in its data, in the size of its head and in
-    14 epochs.
+    9 epochs.
 
     Args:
         material: Utterances with a text and slots; those whose intent is `none` are left out.

@@ -31,7 +31,7 @@ TASKS: dict[str, tuple[Callable[[Material], Task], str]] = {
     "verification": (Verification, VOICES),
     "speakers": (Speakers, VOICES),
     "characters": (Characters, SENTENCES),
-    "slots": (Slots, SENTENCES),
+    "slots": (Slots, COMMANDS),
     "queries": (Queries, SENTENCES),
 }
 """Name of a task -> the task, and the material it reads. A new task is a file and a line here."""

@@ -1,0 +1,357 @@
+"""Verification compares every two clips of unseen voices once, with a head that hears no padding."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+from math import exp, log, sqrt
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from search_spaces.costs import count_frames
+from search_spaces.subnet import Backbone
+from speech_tasks import verification
+from speech_tasks.aggregates import METRICS
+from speech_tasks.heads import Plan
+from speech_tasks.store import Clip, FeatureStore
+from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN, Material
+from speech_tasks.verification import EMBEDDING, Trials, Verification, VoiceHead, embed
+from tests.probe_cases import talk
+from tests.speech_cases import FakeCorpus, seeded, spectral_states, utterance
+
+KNOWN, UNSEEN = [f"known {i}" for i in range(8)], [f"unseen {i}" for i in range(6)]
+LAYERS, DIM, VOICES = 3, 6, 4
+QUICK = Plan(epochs=8, learning_rates=(3e-3,), num_seeds=1)
+ONCE = Plan(epochs=1, learning_rates=(1e-3,), num_seeds=2)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # models so small only wait for a second one
+    yield
+    torch.set_num_threads(before)
+
+
+def home(allow_test=True):
+    splits = {"train": talk("train", KNOWN, 64, 2, 0)} | {
+        split: talk(split, [*UNSEEN, KNOWN[0]], 35, 2, seed) for seed, split in enumerate(("search", "dev", "test"), 1)
+    }
+    return FakeCorpus(splits, name="home", hash="home", allow_test=allow_test)
+
+
+def abroad(allow_test=True):
+    return FakeCorpus({"test": talk("test", UNSEEN[:2], 8, 2, 8)}, name="abroad", hash="abroad", allow_test=allow_test)
+
+
+def spoken_by(speakers, num_samples=8000):
+    """A clip of each of these speakers, in a corpus of their own."""
+    said = [utterance(f"u{i}", num_samples, speaker=name) for i, name in enumerate(speakers)]
+    corpus = FakeCorpus({"test": said})
+    return [Clip(corpus, u, "clean") for u in said]
+
+
+def trials_of(speakers):
+    return Trials.of(spoken_by(speakers), set(), "test")
+
+
+def draw_embeddings(speakers, seed):
+    """Directions, (N, 5), of one speaker more alike than of two."""
+    rng = np.random.default_rng(seed)
+    voices = {name: rng.standard_normal(5) for name in sorted(set(speakers))}
+    rows = np.stack([voices[name] + rng.standard_normal(5) for name in speakers])
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def scan_thresholds(pairs):
+    """The equal error rate of (score, same) by trying every threshold: where the polygon between them is even."""
+    rates = []
+    for threshold in [np.inf, *sorted({score for score, _ in pairs}, reverse=True)]:
+        misses, false_alarms = (
+            np.mean([(score >= threshold) != same for score, same in pairs if same == kind]) for kind in (True, False)
+        )
+        rates.append((misses, false_alarms))
+    place = np.linspace(0, len(rates) - 1, 20_001 * len(rates))
+    misses, false_alarms = (np.interp(place, range(len(rates)), rate) for rate in zip(*rates, strict=True))
+    return false_alarms[np.argmin(abs(misses - false_alarms))]
+
+
+# Trials
+
+
+@pytest.mark.parametrize("speakers", ["aab", "aabbcca", "abcdabcdabcda"])
+def test_every_two_clips_meet_once(speakers):
+    trials = trials_of(speakers)
+    met = [frozenset(pair) for pair in zip(*trials.pairs, strict=True)]
+    assert sorted(map(sorted, met)) == [list(pair) for pair in combinations(range(len(speakers)), 2)]
+    same = trials.owners[0] == trials.owners[1]
+    assert same.tolist() == [speakers[i] == speakers[j] for i, j in zip(*trials.pairs, strict=True)]
+
+
+def test_cosines_are_of_the_two_clips_of_a_trial():
+    trials = trials_of("abab")
+    rows = draw_embeddings("abab", 0)
+    expected = [rows[i] @ rows[j] for i, j in zip(*trials.pairs, strict=True)]
+    assert trials.compare(torch.from_numpy(rows)) == pytest.approx(expected)
+
+
+def test_only_unseen_speakers_meet_and_are_heard_for_a_second_and_a_half():
+    trials = Trials.of(spoken_by("abacbda", 40_000), {"a", "d"}, "test")
+    assert [clip.utterance.id for clip in trials.clips] == ["u1", "u3", "u4"]
+    assert trials.speakers == ["b", "c"]
+    assert {clip.num_samples for clip in trials.clips} == {24_000}
+
+
+@pytest.mark.parametrize(
+    ("speakers", "found"),
+    [("kkk", "0 clips of 0"), ("akaa", "3 clips of 1"), ("abkc", "3 clips of 3"), ("", "0 clips of 0")],
+)
+def test_a_split_without_pairs_of_both_kinds_is_refused(speakers, found):
+    message = f"here has {found} speakers that train has not; .* wants two such speakers at least, and two clips of one"
+    with pytest.raises(ValueError, match=message):
+        Trials.of(spoken_by(speakers), {"k"}, "here")
+
+
+def test_the_least_that_can_be_compared():
+    assert len(trials_of("aab").clips) == 3
+
+
+# Equal error rate
+
+
+def test_an_equal_error_rate_by_hand():
+    at = {"a": (1, 0), "A": (0.8, 0.6), "b": (0.6, 0.8), "B": (0, 1)}
+    trials = trials_of("aabb")
+    # Of one speaker 0.8 and 0.8; of two 0.6, 0, 0.96 and 0.6. One of four impostors is above both: along its edge and
+    # the next, misses fall from 1 to 0 while false alarms stay at 1/4.
+    assert trials.error(torch.tensor([at[name] for name in "aAbB"])) == pytest.approx(1 / 4)
+    assert trials.error(torch.tensor([at[name] for name in "aaBB"], dtype=torch.float32)) == 0
+    assert trials.error(torch.tensor([at[name] for name in "aBaB"], dtype=torch.float32)) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_equal_error_rate_by_trying_every_threshold(seed):
+    speakers = "abcdabcabaab"
+    rows = draw_embeddings(speakers, seed)
+    pairs = [(rows[i] @ rows[j], speakers[i] == speakers[j]) for i, j in combinations(range(len(speakers)), 2)]
+    trials = trials_of(speakers)
+    expected = scan_thresholds(pairs)
+    assert 0.05 < expected < 0.5
+    assert trials.error(torch.from_numpy(rows)) == pytest.approx(expected, abs=1e-4)
+    heard = [-trials.compare(torch.from_numpy(rows)), trials.compare(torch.from_numpy(rows))]
+    assert trials.error_of(heard, 1, np.ones(4)) == pytest.approx(100 * expected, abs=1e-2)
+    assert trials.error_of(heard, 0, np.ones(4)) == pytest.approx(100 * (1 - expected), abs=1e-2)
+
+
+@pytest.mark.parametrize("counts", [(1, 2, 0, 1), (3, 0, 1, 0), (0, 2, 2, 0), (1, 1, 1, 4)])
+def test_a_speaker_drawn_twice_is_two_speakers_who_never_meet(counts):
+    speakers = "dcbabcabaabddc"
+    rows = draw_embeddings(speakers, 7)
+    copies = [
+        (i, name, copy)
+        for i, name in enumerate(speakers)
+        for copy in range(dict(zip("abcd", counts, strict=True))[name])
+    ]
+    pairs = [
+        (rows[i] @ rows[j], one == other)
+        for (i, one, copy), (j, other, other_copy) in combinations(copies, 2)
+        if one != other or copy == other_copy
+    ]
+    trials = trials_of(speakers)
+    heard = [trials.compare(torch.from_numpy(rows))]
+    assert trials.error_of(heard, 0, np.array(counts, float)) == pytest.approx(100 * scan_thresholds(pairs), abs=1e-2)
+
+
+@pytest.mark.parametrize("counts", [(3, 0, 0), (0, 1, 2)])
+def test_a_draw_without_pairs_of_both_kinds_counts_as_all_speakers(counts):
+    speakers = "aaaabcaa"
+    trials = trials_of(speakers)
+    heard = [trials.compare(torch.from_numpy(draw_embeddings(speakers, 3)))]
+    assert trials.error_of(heard, 0, np.array(counts, float)) == trials.error_of(heard, 0, np.ones(3)) > 0
+
+
+# Head
+
+
+def make_head(num_voices=VOICES, layers=LAYERS, dim=DIM):
+    torch.manual_seed(0)
+    head = VoiceHead(layers, dim, num_voices).eval().requires_grad_(False)
+    head.sum.weights.copy_(torch.linspace(-1, 1, layers))
+    return head
+
+
+def test_an_embedding_has_length_one_and_hears_no_padding():
+    head, lengths = make_head(), (9, 20, 1, 14)
+    states = torch.randn(LAYERS, len(lengths), 23, DIM, generator=seeded(1))
+    together = head(states, torch.tensor(lengths))  # what is behind a clip is not even zero
+    assert together.shape == (4, EMBEDDING)
+    torch.testing.assert_close(together.norm(dim=1), torch.ones(4))
+    for i, length in enumerate(lengths):
+        alone = head(states[:, i : i + 1, :length], torch.tensor([length]))
+        torch.testing.assert_close(together[i], alone[0])
+    assert torch.pdist(together).min() > 0.01
+
+
+def test_what_is_embedded_is_mean_and_deviation_over_time_of_fifteen_frames():
+    head = make_head()
+    frames = torch.randn(1, 40, DIM, generator=seeded(2)).expand(LAYERS, 1, 40, DIM).clone().requires_grad_()
+    x = head.project(frames[0]).transpose(1, 2)
+    for conv in head.convs:
+        x = F.relu(conv(x))
+    (slope,) = torch.autograd.grad(x[0, :, 20].sum(), frames, retain_graph=True)
+    assert slope[0, 0].abs().sum(1).nonzero().ravel().tolist() == list(range(13, 28))
+    x = F.relu(head.widen(x))[0].detach().double()
+    summary = torch.cat([x.mean(1), (x.var(1, correction=0) + 1e-6).sqrt()]).float()
+    expected = F.normalize(head.embed(summary), dim=0)
+    torch.testing.assert_close(head(frames, torch.tensor([40]))[0], expected)
+
+
+def test_the_loss_is_am_softmax():
+    head, lengths = make_head(), torch.tensor([9, 12, 5])
+    states = torch.randn(LAYERS, 3, 12, DIM, generator=seeded(3))
+    targets = [2, 0, 3]
+    expected = 0.0
+    for row, target in zip(head(states, lengths).tolist(), targets, strict=True):
+        worth = []
+        for i, voice in enumerate(head.voices.tolist()):
+            cosine = sum(a * b for a, b in zip(row, voice, strict=True)) / sqrt(sum(b * b for b in voice))
+            worth.append(exp(30 * (cosine - 0.4 * (i == target))))
+        expected -= log(worth[target] / sum(worth)) / len(targets)
+    assert head.loss(states, lengths, torch.tensor(targets)).item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 32])
+def test_clips_are_embedded_in_order_whatever_the_batch(monkeypatch, batch):
+    said = [utterance(f"u{i}", n, speaker="s") for i, n in enumerate((8000, 4000, 12_000, 4000, 9000, 6000, 16_000))]
+    clips = [Clip(FakeCorpus({"test": said}), u, "clean") for u in said]
+    head = make_head(layers=2, dim=8)
+    monkeypatch.setattr(verification, "BATCH", batch)
+    with FeatureStore(spectral_states, clips) as store:
+        mean, std = store.statistics(clips[:4])
+        together = embed(head, store, clips, (mean, std))
+        assert together.shape == (len(clips), EMBEDDING)
+        assert not together.requires_grad
+        for clip, row in zip(clips, together, strict=True):
+            states = ((store.frames(clip) - mean) / std).transpose(0, 1).unsqueeze(1)  # (L, 1, T, D)
+            alone = head(states, torch.tensor([clip.num_frames]))[0]
+            torch.testing.assert_close(row, alone, rtol=0, atol=2e-3)  # states are in half precision
+
+
+# The task
+
+
+def hear(clips, clear, dim=16):
+    """An encoder in whose last hidden state four channels are of the speaker if it hears clearly, else of the clip.
+
+    All else is noise, most of which lasts as long as the clip.
+    """
+    voices = {
+        clip.read()[:32].tobytes(): (i, clip.utterance.speaker if clear else f"{i}") for i, clip in enumerate(clips)
+    }
+
+    def states(num_frames, number, voice):
+        rng = np.random.default_rng(number)
+        made = rng.standard_normal((2, num_frames, dim))
+        made[1] = made[1] / 2 + 2 * rng.standard_normal(dim)
+        made[1, :, :4] = np.random.default_rng(list(voice.encode())).standard_normal(4)
+        made[1, :, :4] += 0.3 * rng.standard_normal((num_frames, 4))
+        return torch.from_numpy(made).float()
+
+    def encode(wave, lengths):
+        del lengths
+        num_frames = count_frames(Backbone(), wave.shape[1])
+        return list(torch.stack([states(num_frames, *voices[row[:32].numpy().tobytes()]) for row in wave], 1))
+
+    return encode
+
+
+def score(clear, plan, monkeypatch):
+    monkeypatch.setattr(verification, "PLAN", plan)
+    corpus = home(allow_test=False)
+    corpus.splits["train"] = talk("train", [f"known {i}" for i in range(40)], 160, 2, 0)
+    task = Verification(Material(corpus, "clean", scored="dev"))
+    with FeatureStore(hear(task.clips, clear), task.clips) as store:
+        (found,) = task.score(store)
+    return found
+
+
+def test_who_hears_the_speaker_learns_to_and_who_hears_noise_guesses(monkeypatch):
+    learnt = score(True, QUICK, monkeypatch)
+    untaught = score(True, replace(ONCE, learning_rates=(1e-9,)), monkeypatch)
+    guesses = score(False, QUICK, monkeypatch)
+    assert learnt.value < 30
+    assert untaught.value > 36
+    assert 38 < guesses.value < 62
+    assert learnt.settings == {"learning rate": 3e-3}
+
+
+def test_what_is_resampled_are_speakers(monkeypatch):
+    monkeypatch.setattr(verification, "PLAN", ONCE)
+    units = []
+
+    def note(metric, condition, measure, num_seeds, num_units, settings):
+        units.append((condition, num_seeds, num_units))
+        # A unit more or less would be an index out of range, or change nothing.
+        for left_out in range(num_units):
+            counts = np.ones(num_units)
+            counts[left_out] = 0
+            assert measure(1, counts) != measure(1, np.ones(num_units))
+        return resampled(metric, condition, measure, num_seeds, num_units, settings)
+
+    resampled = verification.score_resampled
+    monkeypatch.setattr(verification, "score_resampled", note)
+    task = Verification(Material(home(), "clean"))
+    with FeatureStore(spectral_states, task.clips) as store:
+        (found,) = task.score(store)
+    assert units == [(IN_DOMAIN, 2, len(UNSEEN))]
+    assert found.half_interval > 0
+
+
+def test_metrics_are_known_and_both_conditions_scored_beside_test(monkeypatch):
+    """The second corpus has but two voices, so half of the resamples are of one alone."""
+    monkeypatch.setattr(verification, "PLAN", ONCE)
+    task = Verification(Material(home(), "clean", abroad()))
+    with FeatureStore(spectral_states, task.clips) as store:
+        scores = task.score(store)
+    assert set(task.metrics) <= METRICS.keys()
+    assert [(found.metric, found.condition) for found in scores] == [("EER", IN_DOMAIN), ("EER", OUT_OF_DOMAIN)]
+    assert all(np.isfinite(found.draws).all() and len(found.seeds) == 2 for found in scores)
+    assert {clip.rendition for clip in task.scored[OUT_OF_DOMAIN].clips} == {"otherwise"}
+
+
+def test_scoring_dev_needs_no_test():
+    task = Verification(Material(home(allow_test=False), "clean", abroad(allow_test=False), scored="dev"))
+    assert list(task.scored) == [IN_DOMAIN]
+    assert {clip.utterance.id.split("-")[0] for clip in task.clips} == {"train", "search", "dev"}
+    with pytest.raises(ValueError, match="the test split is read once"):
+        Verification(Material(home(allow_test=False), "clean"))
+
+
+def test_the_voices_are_those_of_the_clips_fitted_on():
+    task = Verification(Material(home(), "clean"))
+    assert list(task.voices) == KNOWN
+    assert len(task.train) == 64
+    assert task.search.speakers == task.scored[IN_DOMAIN].speakers == UNSEEN
+    few = Verification(Material(home(), "clean"), num_train=3)
+    assert [clip.utterance.id for clip in few.train] == [clip.utterance.id for clip in task.train[:3]]
+    assert sorted(few.voices) == sorted({clip.utterance.speaker for clip in few.train})
+
+
+@pytest.mark.parametrize("split", ["train", "search", "test"])
+def test_a_clip_without_a_speaker_is_named(split):
+    corpus = home()
+    first, *others = corpus.splits[split]
+    corpus.splits[split] = [*others, replace(first, speaker=None)]
+    with pytest.raises(ValueError, match=f"^{first.id} has no speaker; tasks on speakers want"):
+        Verification(Material(corpus, "clean"))
+
+
+@pytest.mark.parametrize(("split", "where"), [("search", "search"), ("test", IN_DOMAIN)])
+def test_a_split_of_known_voices_is_refused_by_its_name(split, where):
+    corpus = home()
+    corpus.splits[split] = talk(split, KNOWN, 16, 2, 9)
+    with pytest.raises(ValueError, match=f"^{where} has 0 clips of 0 speakers that train has not"):
+        Verification(Material(corpus, "clean"))
