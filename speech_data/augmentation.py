@@ -44,12 +44,13 @@ _TILT_PIVOT_HZ, _TILT_OCTAVES = 1000.0, 3.0
 _NOISE_FLOOR_HZ = 60.0
 
 
-def render(clean: Waveform, rng: np.random.Generator) -> Waveform:
+def render(clean: Waveform, rng: np.random.Generator, *, snr_db: tuple[float, float] = SNR_DB) -> Waveform:
     """A noisy rendition of the same length and timing: the direct sound is not delayed.
 
     Args:
         clean: (num_samples,), any level. Digital silence stays silent.
         rng: All randomness comes from it.
+        snr_db: Range of speech (as it sounds in the room) over noise.
 
     Returns:
         (num_samples,) float32.
@@ -62,7 +63,7 @@ def render(clean: Waveform, rng: np.random.Generator) -> Waveform:
     path = np.fft.rfft(room_response(rng), size) * _tilt(frequencies, rng.uniform(*TILT_DB_PER_OCTAVE))
     speech = _inverse(np.fft.rfft(clean, size) * path, size)[:num_samples]
     noise = _coloured_noise(frequencies, size, rng)[:num_samples]
-    gain = 10 ** (-rng.uniform(*SNR_DB) / 20) * _rms(speech) / _rms(noise)
+    gain = 10 ** (-rng.uniform(*snr_db) / 20) * _rms(speech) / _rms(noise)
     return (speech + np.float32(gain) * noise).astype(np.float32)
 
 

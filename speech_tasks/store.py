@@ -25,8 +25,10 @@ from speech_data.randomness import generator
 
 Encode = Callable[[Tensor, Tensor | None], Sequence[Tensor]]
 """Waveforms (B, S) and lengths (B,), None when nothing is padded -> every hidden state, each (B, T, D)."""
-Rendition = Literal["clean", "noisy", "otherwise"]
-"""As it is; with the noise and rooms of training; with noise and rooms that no training has heard."""
+Rendition = Literal["clean", "noisy", "noisier", "otherwise"]
+"""As it is; with the noise and rooms of training; with more noise; with noise and rooms that no training has heard."""
+NOISIER_DB = (0.0, 12.0)
+"""Speech over noise, for the noisier rendition."""
 
 BATCH_SECONDS = 40.0
 Key = tuple[str, str, str, int, int]
@@ -64,7 +66,9 @@ class Clip:
         if self.rendition == "clean":
             return wave
         rng = generator("evaluation noise", self.utterance.id)
-        return (render if self.rendition == "noisy" else render_otherwise)(wave, rng)
+        if self.rendition == "otherwise":
+            return render_otherwise(wave, rng)
+        return render(wave, rng, snr_db=NOISIER_DB) if self.rendition == "noisier" else render(wave, rng)
 
 
 class FeatureStore:

@@ -124,7 +124,7 @@ def test_recordings_take_the_place_of_speech_that_is_made(tmp_path):
         "keywords": "Speech Commands",
         "voices": "nestling-tiny-voices",
     }
-    assert [material.rendition for material in found.values()] == ["clean", "clean", "noisy"]
+    assert [material.rendition for material in found.values()] == ["clean", "clean", "noisier"]
     assert [material.other is None for material in found.values()] == [True, True, False]
     assert len(found["sentences"].clips("test")) == 2
     assert {clip.utterance.speaker for clip in found["keywords"].clips("test") if clip.utterance.speaker} == {"cc00"}

@@ -49,7 +49,7 @@ def test_a_task_that_is_nearly_named_is_suggested():
 
 
 def test_a_material_is_opened_once_for_all_its_tasks():
-    assert find_materials(["phones", "verification", "slots", "speakers"]) == ["sentences", "voices"]
+    assert find_materials(["phones", "verification", "slots", "speakers"]) == ["sentences", "voices", "commands"]
     assert sorted(find_materials(list(TASKS))) == sorted(materials.RECIPES)  # none is made for nothing
 
 
