@@ -238,6 +238,9 @@ def search_subnet(
         typer.Option("--sampler", help="auto, evolution, random, optuna:nsga2, optuna:tpe, optuna:random."),
     ] = "auto",
     utterances: Annotated[int, typer.Option("--utterances", help="Of the search split, to score on.")] = 60,
+    objective: Annotated[
+        str, typer.Option("--objective", help="loss (of distillation), proxy (of the tasks), or one probe: phones, …")
+    ] = "loss",
     device: DeviceOption = "cpu",
     seed: SeedOption = None,
     form: FormatOption = "text",
@@ -246,10 +249,11 @@ def search_subnet(
 
     Example: nestling search subnet --budget 25M --budget "latency<=30ms@2s"
     """
-    from checkpoints.jobs import open_scorer
+    from checkpoints.jobs import check_objective, open_scorer
     from checkpoints.run_folder import RunFolder
     from search_spaces.space import SearchSpace
 
+    check_objective(objective)
     if budget and budgets:
         raise ValueError("--budget is for what must hold together, --budgets for alternatives; give one of them")
     folder = RunFolder.open(run)
@@ -258,7 +262,7 @@ def search_subnet(
     texts = [[b] for b in budgets.split(",")] if budgets else [budget or []]
     parsed = [_parse_budget(text, space) for text in texts]  # all are checked before anything is spent
     with folder.lock(), Screen() as screen:
-        scorer = open_scorer(folder, _open_audio(folder.config["audio"]), utterances, device, log.print)
+        scorer = open_scorer(folder, _open_audio(folder.config["audio"]), utterances, device, log.print, objective)
         results = [_search(folder, scorer, b, trials, sampler, seed or 0, screen) for b in parsed]
     if form == "json":
         print(json.dumps(results if budgets else results[0], indent=2))
@@ -317,7 +321,7 @@ def _search(
         on_trial=on_trial,
         time_subnets=SubnetTimer(supernet) if budget.latency else None,
     )
-    described = describe_result(result, space, _command_line())
+    described = describe_result(result, space, scorer.name, _command_line())
     save_result(folder.search_path, described)
     write_study(record.candidates, space, folder.search_path / "study.db", scorer.fingerprint)
     return described
@@ -342,6 +346,7 @@ def _make_proposer(sampler: str, space: SearchSpace) -> Proposer:
 
 def _show_result(result: Row) -> None:
     """The winner, who comes near it, and how sure that is."""
+    from nas.objective import DistillationObjective
     from nas.report import short_count
 
     finalists = result["finalists"]
@@ -368,6 +373,8 @@ def _show_result(result: Row) -> None:
                 *([" ".join(f"{latency['median']:.1f}" for latency in row["latency_ms"])] if timed else []),
             )
     out.print(table)
+    if result["objective"] != DistillationObjective.name:
+        out.print(f"The loss is the {result['objective']}, a share.")
     used = "; ".join(f"{u['share']:.1%} of {u['bound']}" for u in result["utilization"])
     tied = result["tied"] - 1 or "none"
     out.print(

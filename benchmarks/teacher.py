@@ -1,39 +1,83 @@
-"""The demo teacher beside MFCC and its untrained self: `python benchmarks/teacher.py > benchmarks/teacher.md`."""
+"""The demo teacher beside its baselines, all tasks, in and out of domain.
+
+    nestling evaluate demo FIRST untrained:demo log-mel mfcc --task all --out runs/teacher
+    python benchmarks/teacher.py runs/teacher > benchmarks/teacher.md
+
+FIRST is an earlier teacher to compare with, or left out.
+"""
 
 from __future__ import annotations
 
+import argparse
 from datetime import date
+from pathlib import Path
 
-import torch
-
+from checkpoints.evaluation import load_evaluations
 from checkpoints.run_folder import made_with
-from checkpoints.teachers import load_teacher
-from speech_data.synthesis import FULL, synthesised_corpus
-from speech_tasks.phone_probe import PhoneProbe, hidden_states, stacked_mfcc
-from supernet.encoder import Encoder, initialize
+from speech_tasks.comparison import MEAN, Comparison, Entry, describe_metric, format_value
+from speech_tasks.suite import FIRST
 
 
 def main() -> None:
-    corpus = synthesised_corpus(FULL, allow_test=True)
-    probe = PhoneProbe(corpus, "test", num_train=400, num_tuning=150)
-    teacher = load_teacher("demo").encoder
-    untrained = Encoder(teacher.config)
-    initialize(untrained, torch.Generator().manual_seed(0))
-    print(f"# The demo teacher\n\n{date.today()}, `python benchmarks/teacher.py`, {made_with()}, data {corpus.hash}\n")
-    print(
-        "Frame phone error of a linear probe: 400 training utterances, the layer picked on 150 of `dev`, all of `test`;"
-    )
-    print("unseen voices and sentences, noise and rooms. Synthesised speech: a sanity figure, never SUPERB.\n")
-    print("| features | phone error | layer | every layer, on `dev` |\n|---|---:|---:|---|")
-    rows = {
-        "MFCC and deltas, ±4 frames": stacked_mfcc,
-        "the teacher untrained": hidden_states(untrained),
-        "the teacher": hidden_states(teacher),
-    }
-    for name, encode in rows.items():
-        score = probe.score(encode)
-        layers = " ".join(f"{100 * error:.1f}" for error in score.tuning_errors)
-        print(f"| {name} | {100 * score.error:.1f} % ± {100 * score.half_interval:.1f} | {score.layer} | {layers} |")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="Where `nestling evaluate --out` wrote.")
+    folder = parser.parse_args().folder
+    comparison = Comparison(load_evaluations(folder), "demo")
+    print(f"# The demo teacher\n\n{date.today()}, `python benchmarks/teacher.py {folder}`, {made_with()}\n")
+    print(f"{comparison.caveat} Half of a 95 % interval after each ±; intervals of differences are paired.\n")
+    for condition in comparison.conditions:
+        show_scores(comparison, condition)
+        show_margins(comparison, condition)
+    show_seconds(comparison)
+
+
+def show_scores(comparison: Comparison, condition: str) -> None:
+    """A row for each metric, a column for each encoder."""
+    names = [entry.name for entry in comparison.entries]
+    print(f"## {condition.capitalize()}\n\n| | {' | '.join(names)} |\n|---|{'---:|' * len(names)}")
+    for metric in (*comparison.metrics, MEAN):
+        cells = [comparison.cell(entry, metric, condition) for entry in comparison.entries]
+        if any(cells):
+            shown = [
+                f"{format_value(metric, c.score.value)} ± {format_value(metric, c.score.half_interval)}" if c else "–"
+                for c in cells
+            ]
+            kind = describe_metric(metric)
+            print(f"| {metric} {kind.unit} {'↑' if kind.higher_is_better else '↓'} | {' | '.join(shown)} |")
+    print()
+
+
+def show_margins(comparison: Comparison, condition: str) -> None:
+    """By how many intervals the teacher is better than each of the others."""
+    others = [entry for entry in comparison.entries if entry is not comparison.reference]
+    print("The teacher's advantage over each, in half intervals of the paired difference:\n")
+    print(f"| | {' | '.join(entry.name for entry in others)} |\n|---|{'---:|' * len(others)}")
+    for metric in comparison.metrics:
+        margins = [margin(comparison, entry, metric, condition) for entry in others]
+        if any(m != "–" for m in margins):
+            print(f"| {metric} | {' | '.join(margins)} |")
+    print()
+
+
+def margin(comparison: Comparison, entry: Entry, metric: str, condition: str) -> str:
+    cell = comparison.cell(entry, metric, condition)
+    if cell is None or cell.difference is None or not cell.half_interval:
+        return "–"
+    sign = -1 if describe_metric(metric).higher_is_better else 1
+    return f"{sign * cell.difference / cell.half_interval:+.1f}"
+
+
+def show_seconds(comparison: Comparison) -> None:
+    """What each task took."""
+    tasks = list(dict.fromkeys(task for e in comparison.entries for task in e.evaluation.task_seconds))
+    print(f"## Seconds\n\n| | encode | {' | '.join(tasks)} | first four | all |\n|---|{'---:|' * (len(tasks) + 3)}")
+    for entry in comparison.entries:
+        spent = entry.evaluation.task_seconds
+        encode = entry.evaluation.encode_seconds
+        first = encode + sum(spent.get(task, 0.0) for task in FIRST)
+        cells = [f"{encode:.0f}", *(f"{spent.get(task, 0.0):.0f}" for task in tasks)]
+        print(f"| {entry.name} | {' | '.join(cells)} | {first:.0f} | {encode + sum(spent.values()):.0f} |")
+    print("\nThe clips of all tasks are encoded once; those of the first four alone are fewer.")
 
 
 if __name__ == "__main__":

@@ -28,10 +28,18 @@ def describe_cost(space: SearchSpace, subnet: Subnet) -> Result:
     }
 
 
-def describe_result(result: SearchResult, space: SearchSpace, command: str) -> Result:
-    """A search's outcome as plain JSON values."""
+def describe_result(result: SearchResult, space: SearchSpace, objective: str, command: str) -> Result:
+    """A search's outcome as plain JSON values.
+
+    Args:
+        result: It.
+        space: That was searched.
+        objective: What its losses are.
+        command: That ran it.
+    """
     return {
         "budget": result.budget.text,
+        "objective": objective,
         "command": command,
         "binds": result.binds,
         "utilization": [{"bound": str(bound), "share": share} for bound, share in result.utilization],

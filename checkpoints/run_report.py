@@ -10,6 +10,7 @@ from typing import Any, Literal
 from checkpoints.results import RESULT, Result, load_result, read_lines
 from checkpoints.run_folder import MADE_WITH, RunFolder
 from checkpoints.teachers import TeacherError, load_teacher
+from nas.objective import DistillationObjective
 from nas.report import (
     LARGEST,
     SEARCHED,
@@ -77,6 +78,7 @@ def collect_report(run: RunFolder) -> Report:
         usage=_usage(run) if result else (),
         notes=(SYNTHETIC,) if config["audio"].startswith("demo") else (),
         spread_note=describe_spread(points),
+        loss_name=(result or {}).get("objective", DistillationObjective.name),
     )
 
 

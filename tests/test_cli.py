@@ -220,6 +220,7 @@ def test_cost_of_a_subnet_in_a_file(empty):
         ("train supernet --run runs/no --resume", "there is no run at runs/no; train one first, or check the name"),
         ("search subnet --run runs/no", "there is no run at runs/no"),
         ("search subnet", "there is no run under runs; train one first"),
+        ("search subnet --objective phone", "no objective `phone`; did you mean `phones`?"),
         ("search subnet --budget 1M --budgets 1M,2M", "--budgets for alternatives; give one of them"),
         ("report --run runs/no", "there is no run at runs/no"),
         ("export subnet --run runs/no --out x", "there is no run at runs/no"),
