@@ -475,7 +475,10 @@ def evaluate(
     task: Annotated[
         list[str] | None, typer.Option("--task", help="phones, keywords, intent, …; first (default) or all; repeat.")
     ] = None,
-    split: Annotated[Literal["test", "dev"], typer.Option("--split", help="What is scored.")] = "test",
+    split: Annotated[
+        Literal["test", "dev", "both"],
+        typer.Option("--split", help="What is scored: dev to choose by, test to report."),
+    ] = "test",
     out_of_domain: Annotated[
         bool,
         typer.Option("--out-of-domain/--no-out-of-domain", help="Beside test, other voices by another synthesiser."),

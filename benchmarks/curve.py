@@ -26,8 +26,10 @@ SIZES = ("smallest", "middle", "container")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="Where `nestling evaluate --out` wrote.")
-    folder = parser.parse_args().folder
-    entries = sorted(load_evaluations(folder), key=lambda entry: entry.params or 0)
+    parser.add_argument("--split", default="test", help="As in `nestling evaluate`.")
+    arguments = parser.parse_args()
+    folder = arguments.folder
+    entries = sorted(load_evaluations(folder, arguments.split), key=lambda entry: entry.params or 0)
     comparison = Comparison(entries, "demo")
     print(f"# Every task against size\n\n{date.today()}, `python benchmarks/curve.py {folder}`, {made_with()}\n")
     print(f"{comparison.caveat} On `test`; half of a 95 % interval after each ±.\n")
@@ -74,9 +76,7 @@ def show_steps(entries: Sequence[Entry], sizes: Sequence[Entry]) -> None:
                 verdicts.append(cell.verdict)
         num_apart += metric != MEAN and verdicts == ["better"] * len(steps)
         print(f"| {metric} | {' | '.join(shown)} |")
-    print(
-        f"\nEach size beats the one below it by more than the interval in {num_apart} of {len(metrics)} metrics."
-    )
+    print(f"\nEach size beats the one below it by more than the interval in {num_apart} of {len(metrics)} metrics.")
 
 
 if __name__ == "__main__":

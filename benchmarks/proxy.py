@@ -27,7 +27,7 @@ from speech_tasks.comparison import MEAN, Comparison, Entry, describe_metric
 from speech_tasks.materials import open_materials
 from speech_tasks.mix import LEAST, Mix, choose_mix, held_out_agreement, judge_mixes, spearman
 from speech_tasks.proxy import DEFAULT_MIX, PROBES, Proxy, ProxyScore, find_probe_materials
-from speech_tasks.task import IN_DOMAIN
+from speech_tasks.task import IN_DOMAIN, ON_DEV
 
 NUM_SHOWN = 12
 
@@ -47,12 +47,13 @@ class Scored:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="Where `nestling evaluate --out` wrote.")
-    parser.add_argument("--split", default="dev", help="Of the evaluations.")
+    parser.add_argument("--split", default="dev", help="As in `nestling evaluate`; of `both`, `dev` is taken.")
     arguments = parser.parse_args()
-    encoders = score_encoders(load_evaluations(arguments.folder, arguments.split))
+    condition = ON_DEV if arguments.split == "both" else IN_DOMAIN
+    encoders = score_encoders(load_evaluations(arguments.folder, arguments.split), condition)
     print(f"# The proxy\n\n{date.today()}, `python benchmarks/proxy.py {arguments.folder}`, {made_with()}\n")
     print(
-        f"{len(encoders)} encoders; the suite's mean of tasks on `{arguments.split}`, in domain, against quick probes, "
+        f"{len(encoders)} encoders; the suite's mean of tasks on `dev`, in domain, against quick probes, "
         "which are fitted on `train` and scored on `search`. Points, more is better; seconds are CPU seconds of one "
         "process for the costliest encoder, encoding included. Synthesised speech, never SUPERB.\n"
     )
@@ -61,7 +62,7 @@ def main() -> None:
     show_mixes(encoders)
 
 
-def score_encoders(entries: Sequence[Entry]) -> list[Scored]:
+def score_encoders(entries: Sequence[Entry], condition: str) -> list[Scored]:
     """Every encoder by every probe."""
     comparison = Comparison(entries)
     proxy = Proxy(open_materials(find_probe_materials(tuple(PROBES)), scored="dev", out_of_domain=False), tuple(PROBES))
@@ -71,7 +72,7 @@ def score_encoders(entries: Sequence[Entry]) -> list[Scored]:
         encoder = open_representation(entry.source)
         if encoder.fingerprint != entry.fingerprint:
             raise SystemExit(f"{entry.source} changed since it was evaluated; evaluate it again")
-        cells = {m: comparison.cell(entry, m, IN_DOMAIN) for m in (*comparison.counted(IN_DOMAIN), MEAN)}
+        cells = {m: comparison.cell(entry, m, condition) for m in (*comparison.counted(condition), MEAN)}
         points = {m: describe_metric(m).to_points(cell.score.value) for m, cell in cells.items() if cell}
         started = time.perf_counter()
         score = proxy.score(encoder.encode)

@@ -21,8 +21,10 @@ from speech_tasks.suite import FIRST
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="Where `nestling evaluate --out` wrote.")
-    folder = parser.parse_args().folder
-    comparison = Comparison(load_evaluations(folder), "demo")
+    parser.add_argument("--split", default="test", help="As in `nestling evaluate`.")
+    arguments = parser.parse_args()
+    folder = arguments.folder
+    comparison = Comparison(load_evaluations(folder, arguments.split), "demo")
     print(f"# The demo teacher\n\n{date.today()}, `python benchmarks/teacher.py {folder}`, {made_with()}\n")
     print(f"{comparison.caveat} Half of a 95 % interval after each ±; intervals of differences are paired.\n")
     for condition in comparison.conditions:

@@ -17,11 +17,11 @@ import numpy as np
 
 from speech_tasks.aggregates import METRICS, Metric, mean_of_tasks, score_between
 from speech_tasks.suite import TASKS, Evaluation
-from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN, Score
+from speech_tasks.task import IN_DOMAIN, ON_DEV, OUT_OF_DOMAIN, Score
 
 MEAN = "mean of tasks"
 MEAN_OF_TASKS = Metric(MEAN, "all", "points", True, lambda points: points)
-CONDITIONS = (IN_DOMAIN, OUT_OF_DOMAIN)
+CONDITIONS = (IN_DOMAIN, OUT_OF_DOMAIN, ON_DEV)
 BOTTOM_LINE = "log-mel"
 """The encoder that scores 0; the reference scores 1000."""
 

@@ -26,8 +26,8 @@ RECIPES: dict[str, CorpusRecipe] = {
 """Name of a material -> what is synthesised for it."""
 RENDITIONS: dict[str, Rendition] = {suite.VOICES: "noisier"}
 """How encoders hear a material, where not `noisy`: clean, the mean spectrum of a synthesised voice gives it away."""
-SCORED = ("test", "dev")
-"""The splits that may be scored: the one that is read once, and the one to compare recipes on."""
+SCORED = ("test", "dev", "both")
+"""What may be scored: the split that is read once, the one to compare recipes on, or both by the same heads."""
 MAX_NAMED = 5
 """Skipped files that are named one by one."""
 
@@ -53,7 +53,7 @@ def open_materials(
 
     Args:
         needed: Names of materials, from `suite.find_materials`.
-        scored: The split that scores are of.
+        scored: The split that scores are of, or `both`.
         out_of_domain: Whether to score the second corpus too; beside `test` alone.
         librispeech: Takes the place of the sentences.
         speech_commands: Takes the place of the keywords.
@@ -64,24 +64,25 @@ def open_materials(
         ValueError: That split is not to be scored, a folder does not hold what it should, or synthesisers are missing.
     """
     if scored not in SCORED:
-        raise ValueError(f"scores are of {' or '.join(SCORED)}; got {scored!r}: heads are fitted on the other splits")
+        raise ValueError(f"scores are of {', '.join(SCORED)}; got {scored!r}: heads are fitted on the other splits")
+    split, dev_too = ("test", True) if scored == "both" else (scored, False)
     folders = {suite.SENTENCES: librispeech, suite.KEYWORDS: speech_commands}
     corpora: dict[str, SpeechCorpus] = {}
     for name, folder in folders.items():  # first: what is wrong with a folder is said before anything is spent
         if folder and name in needed:
-            corpora[name] = _open_recordings(name, folder, scored, on_progress, say)
+            corpora[name] = _open_recordings(name, folder, split, on_progress, say)
         elif folder:
             say(f"{folder} is not read: none of the tasks wants {name}")
-    renditions: dict[str, Rendition] = dict.fromkeys(corpora, "clean")
     spoken = [name for name in needed if name not in corpora]
     for name in spoken:
         progress = partial(on_progress, f"synthesise {name}")
-        corpora[name] = synthesised_corpus(RECIPES[name], allow_test=scored == "test", on_progress=progress)
-    others = _open_others(spoken if out_of_domain and scored == "test" else (), on_progress, say)
-    return {
-        name: Material(corpora[name], renditions.get(name, RENDITIONS.get(name, "noisy")), others.get(name), scored)
-        for name in needed
-    }
+        corpora[name] = synthesised_corpus(RECIPES[name], allow_test=split == "test", on_progress=progress)
+    others = _open_others(spoken if out_of_domain and split == "test" else (), on_progress, say)
+
+    def rendition(name: str) -> Rendition:
+        return "clean" if name not in spoken else RENDITIONS.get(name, "noisy")
+
+    return {name: Material(corpora[name], rendition(name), others.get(name), split, dev_too) for name in needed}
 
 
 def open_test(small: bool = False) -> Corpus:
@@ -89,10 +90,10 @@ def open_test(small: bool = False) -> Corpus:
     return synthesised_corpus(SMALL if small else FULL, allow_test=True)
 
 
-def _open_recordings(name: str, folder: Path, scored: str, on_progress: Progress, say: Say) -> FolderCorpus:
+def _open_recordings(name: str, folder: Path, split: str, on_progress: Progress, say: Say) -> FolderCorpus:
     """Recordings of people; what of them cannot be used is named."""
     reader = open_librispeech if name == suite.SENTENCES else open_speech_commands
-    corpus = reader(folder, allow_test=scored == "test", on_progress=partial(on_progress, f"check {folder.name}"))
+    corpus = reader(folder, allow_test=split == "test", on_progress=partial(on_progress, f"check {folder.name}"))
     for skipped in corpus.skipped[:MAX_NAMED]:
         say(f"skipped {skipped.path}: {skipped.reason}")
     if len(corpus.skipped) > MAX_NAMED:

@@ -54,7 +54,7 @@ class Queries:
     name = "queries"
     metrics = ("MTWV",)
 
-    def __init__(self, material: Material, num_queries: int = 180, num_documents: int = 500) -> None:
+    def __init__(self, material: Material, num_queries: int = 300, num_documents: int = 500) -> None:
         self.search = choose_trials(material.clips("search", num_documents // 2), num_queries // 3)
         self.scored = {
             condition: choose_trials(clips[:num_documents], num_queries)

@@ -9,7 +9,7 @@ from speech_data.corpus import SAMPLE_RATE_HZ, Utterance
 from speech_tasks.classification import LabelledClips, score_classification
 from speech_tasks.heads import Plan
 from speech_tasks.store import Clip, FeatureStore
-from speech_tasks.task import IN_DOMAIN, Material, Score
+from speech_tasks.task import IN_DOMAIN, ON_DEV, Material, Score
 
 PLAN = Plan(epochs=20, learning_rates=(1e-3, 3e-3, 1e-2))
 CROP_SECONDS = 1.5
@@ -48,9 +48,10 @@ class Speakers:
                 )
             return clips
 
-        self.labelled = LabelledClips(
-            speaker, train, known_clips("search", num_search), {IN_DOMAIN: known_clips(material.scored, None)}
-        )
+        scored = {IN_DOMAIN: known_clips(material.scored, None)}
+        if material.dev_too:
+            scored[ON_DEV] = known_clips("dev", None)
+        self.labelled = LabelledClips(speaker, train, known_clips("search", num_search), scored)
 
     @property
     def clips(self) -> Sequence[Clip]:

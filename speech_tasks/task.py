@@ -18,7 +18,7 @@ from speech_tasks.store import Clip, FeatureStore, Rendition
 Tallies = NDArray[np.float64]
 """(seeds, utterances, 2): what an utterance adds to a metric's numerator and to its denominator."""
 DRAWS = 400
-IN_DOMAIN, OUT_OF_DOMAIN = "in domain", "out of domain"
+IN_DOMAIN, OUT_OF_DOMAIN, ON_DEV = "in domain", "out of domain", "on dev"
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Material:
     """A second corpus, of which only `test` is read: other voices by another synthesiser, heard `otherwise`."""
     scored: str = "test"
     """The split that scores are of; the second corpus is scored only beside `test`."""
+    dev_too: bool = False
+    """Whether the same heads are scored on `dev` as well, for choices that must not look at `test`."""
 
     def clips(
         self, split: str, max_utterances: int | None = None, accept: Callable[[Utterance], bool] = lambda _: True
@@ -49,8 +51,12 @@ class Material:
     def scored_sets(
         self, max_utterances: int | None = None, accept: Callable[[Utterance], bool] = lambda _: True
     ) -> dict[str, list[Clip]]:
-        """What is scored, by condition: the split in domain and, where there is one, the second corpus."""
-        sets = {IN_DOMAIN: self.clips(self.scored, max_utterances, accept), OUT_OF_DOMAIN: self.other_clips()}
+        """What is scored, by condition: the split in domain, the second corpus and `dev`, as far as they are."""
+        sets = {
+            IN_DOMAIN: self.clips(self.scored, max_utterances, accept),
+            OUT_OF_DOMAIN: self.other_clips(),
+            ON_DEV: self.clips("dev", max_utterances, accept) if self.dev_too else [],
+        }
         return {condition: clips for condition, clips in sets.items() if clips}
 
 
@@ -61,7 +67,7 @@ class Score:
     metric: str
     """A key of `aggregates.METRICS`, which says its unit and direction."""
     condition: str
-    """`in domain` or `out of domain`."""
+    """`in domain`, `out of domain` or `on dev`."""
     value: float
     """Mean over seeds."""
     seeds: tuple[float, ...]

@@ -19,7 +19,7 @@ from speech_tasks.states import standardise_means
 from speech_tasks.store import Clip, FeatureStore
 from speech_tasks.task import Material, Score, score_resampled
 
-PLAN = Plan(epochs=20, learning_rates=(1e-3, 3e-3, 1e-2))
+PLAN = Plan(epochs=10, learning_rates=(3e-4, 1e-3, 3e-3))
 BATCH = 32
 PROJECTION, EMBEDDING = 256, 128
 SCALE, MARGIN = 30.0, 0.4

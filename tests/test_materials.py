@@ -11,7 +11,8 @@ import soundfile
 from speech_data import flite
 from speech_data.grammar import KEYWORDS
 from speech_tasks.materials import MAX_NAMED, open_materials
-from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN
+from speech_tasks.speakers import Speakers
+from speech_tasks.task import IN_DOMAIN, ON_DEV, OUT_OF_DOMAIN
 from tests.evaluation_cases import use_tiny_audio, write_cache
 
 SYNTHESISE = flite.synthesise_test
@@ -76,9 +77,24 @@ def test_test_may_be_read_only_where_it_is_scored():
         dev.clips("test")
 
 
+def test_both_splits_are_scored_by_the_same_heads():
+    both, alone = (open_materials(["sentences"], scored=scored)["sentences"] for scored in ("both", "test"))
+    sets, tests = (
+        {condition: [clip.key for clip in clips] for condition, clips in material.scored_sets().items()}
+        for material in (both, alone)
+    )
+    assert list(sets) == [IN_DOMAIN, OUT_OF_DOMAIN, ON_DEV]
+    assert {name[:3] for _, name, *_ in sets.pop(ON_DEV)} == {"dev"}
+    assert sets == tests
+    voices = open_materials(["voices"], scored="both")["voices"]
+    assert [c.split()[-1] for c in Speakers(voices).labelled.scored] == ["domain", "dev"]
+
+
 @pytest.mark.parametrize("scored", ["train", "search", "tset"])
 def test_no_other_split_is_scored(scored):
-    with pytest.raises(ValueError, match=f"^scores are of test or dev; got '{scored}': heads are fitted on the other"):
+    with pytest.raises(
+        ValueError, match=f"^scores are of test, dev, both; got '{scored}': heads are fitted on the other"
+    ):
         open_materials(["sentences"], scored=scored)
 
 

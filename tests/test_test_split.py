@@ -222,7 +222,7 @@ def trees():
 def test_materials_alone_allow_a_test_split(trees):
     found = {path: find_permissions(tree) for path, tree in trees.items()}
     assert {path: sorted(texts) for path, texts in found.items() if texts} == {
-        "speech_tasks/materials.py": ["True", "True", "scored == 'test'", "scored == 'test'"]
+        "speech_tasks/materials.py": ["True", "True", "split == 'test'", "split == 'test'"]
     }
 
 
