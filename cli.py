@@ -507,7 +507,7 @@ def evaluate(
     from speech_tasks.comparison import Comparison, find_reference
     from speech_tasks.layer_view import LayerProbe
     from speech_tasks.materials import open_materials
-    from speech_tasks.suite import SENTENCES, build_tasks, find_materials, find_tasks
+    from speech_tasks.suite import COMMANDS, SENTENCES, build_tasks, find_materials, find_tasks
 
     tasks = find_tasks([name for names in task or ["first"] for name in names.split(",")])
     encoders = [open_representation(source) for source in dict.fromkeys(sources)]
@@ -516,7 +516,7 @@ def evaluate(
     ledger = Ledger(to)
     with Screen() as screen:
         materials = open_materials(
-            dict.fromkeys([*find_materials(tasks), *([SENTENCES] if layers else [])]),
+            dict.fromkeys([*find_materials(tasks), *([SENTENCES, COMMANDS] if layers else [])]),
             scored=split,
             out_of_domain=out_of_domain,
             librispeech=librispeech,
@@ -527,7 +527,7 @@ def evaluate(
         entries = evaluate_encoders(
             encoders, build_tasks(tasks, materials), split, ledger, screen.show, lambda text: log.print(_escape(text))
         )
-        probe = LayerProbe(materials[SENTENCES]) if layers else None
+        probe = LayerProbe(materials[SENTENCES], materials[COMMANDS]) if layers else None
         views = view_layers(encoders, place, probe, split, ledger, screen.show) if probe else []
     comparison = Comparison(entries, names[place])
     page = write_evaluation_page(comparison, dict(zip(names, views, strict=False)), split, _command_line(), to)

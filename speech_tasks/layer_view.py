@@ -92,13 +92,14 @@ class LayerProbe:
     What the audio has no labels for is left out.
 
     Args:
-        material: Usually the sentences.
+        material: Sentences.
+        commands: What intents are read off; default: the sentences that have one.
         scale: Clips over the usual number.
     """
 
     name = "layers"
 
-    def __init__(self, material: Material, scale: float = 1.0) -> None:
+    def __init__(self, material: Material, commands: Material | None = None, *, scale: float = 1.0) -> None:
         def most(usual: int) -> int:
             return max(1, round(usual * scale))
 
@@ -108,8 +109,9 @@ class LayerProbe:
         self.train, heard = heard[: most(NUM_TRAIN)], heard[most(NUM_TRAIN) :]
         self.same_speakers = heard[: most(NUM_SCORED)]
         self.scored = material.clips(material.scored, most(NUM_SCORED))
-        self.commands = material.clips("train", most(NUM_TRAIN_COMMANDS), _is_command)
-        self.scored_commands = material.clips(material.scored, most(NUM_SCORED_COMMANDS), _is_command)
+        commands = commands or material
+        self.commands = commands.clips("train", most(NUM_TRAIN_COMMANDS), _is_command)
+        self.scored_commands = commands.clips(commands.scored, most(NUM_SCORED_COMMANDS), _is_command)
 
     @cached_property
     def clips(self) -> list[Clip]:

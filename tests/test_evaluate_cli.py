@@ -184,6 +184,6 @@ def test_scores_that_cannot_be_read_are_left_alone(nestling):
 def test_labels_that_a_folder_lacks_are_named(nestling, tmp_path):
     folder = write_librispeech(tmp_path / "LibriSpeech")
     (line,) = refused(
-        nestling, f"mfcc --task slots --librispeech {folder}", "is labelled with no slots; slot filling wants"
+        nestling, f"mfcc --task queries --librispeech {folder}", "has no words and no phones; queries are cut out of"
     )
     assert line.startswith("error: ")
