@@ -201,7 +201,7 @@ def write_evaluation_page(
     """Writes `evaluation.html` beside the scores."""
     results = [result for entry in comparison.entries for result in entry.evaluation.results]
     made = EvaluationFacts(
-        split=split,
+        split="test and dev" if split == "both" else split,
         audio=tuple(dict.fromkeys(name for result in results for name in result.audio)),
         command=command,
         versions=tuple((name, str(version)) for name, version in made_with().items() if version),

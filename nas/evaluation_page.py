@@ -20,7 +20,7 @@ VERDICTS = {"better": "▲", "worse": "▼", "": ""}
 STYLE = (
     """
 .better{color:var(--heads)}.worse{color:var(--mark)}td .better,td .worse{margin-left:5px;font-size:.8em}
-tr.other>*{color:var(--muted);padding-top:2px}tr.first>*{border-bottom:0;padding-bottom:2px}
+tr.other>*{color:var(--muted);padding-top:2px}tr.inner>*{border-bottom:0;padding-bottom:2px}
 .metric{margin-top:18px}.metric h3{display:flex;justify-content:space-between;gap:12px}
 .row{display:grid;grid-template-columns:minmax(120px,220px) 1fr 104px 1fr 118px;gap:16px;align-items:center;
   padding:5px 0;overflow:hidden}
@@ -28,7 +28,7 @@ tr.other>*{color:var(--muted);padding-top:2px}tr.first>*{border-bottom:0;padding
 .row.head{color:var(--muted);font-size:.82rem;padding-bottom:2px}.row.other{color:var(--muted)}
 .row+.row:not(.other){border-top:1px solid var(--line)}
 .whisker.real{--tone:var(--heads)}.whisker.unreal{--tone:var(--dot)}.whisker.worse{--tone:var(--mark)}
-.row.other .whisker b{background:var(--card);border:2px solid var(--tone)}
+.row.hollow .whisker b{background:var(--card);border:2px solid var(--tone)}
 .key i{display:inline-block;width:18px;height:4px;border-radius:2px;margin-right:7px;vertical-align:3px}
 @media (max-width:640px){
   .row{grid-template-columns:1fr auto;gap:3px 12px;padding:10px 0}
@@ -127,7 +127,8 @@ def _table(comparison: Comparison) -> str:
 
 def _row(comparison: Comparison, entry: Entry, condition: str, columns: Sequence[str], scored: bool) -> str:
     first = condition == comparison.conditions[0]
-    kind = "other" if not first else "first" if len(comparison.conditions) > 1 else "only"
+    last = condition == comparison.conditions[-1]
+    kind = " ".join([*(["other"] if not first else []), *(["inner"] if not last else [])])
     name = f"<b>{safe_text(entry.name)}</b>" if first else f"<small>{condition}</small>"
     if first and entry is comparison.reference and len(comparison.entries) > 1:
         name += ' <b class="badge">reference</b>'
@@ -135,7 +136,7 @@ def _row(comparison: Comparison, entry: Entry, condition: str, columns: Sequence
     cells = "".join(f"<td>{_value(comparison.cell(entry, metric, condition))}</td>" for metric in columns)
     score = comparison.score(entry, condition)
     cells += f"<td>{'–' if score is None else f'{score:.0f}'}</td>" if scored else ""
-    return f"<tr class={kind}><th scope=row>{name}</th>{costs}{cells}</tr>"
+    return f"<tr class="{kind}"><th scope=row>{name}</th>{costs}{cells}</tr>"
 
 
 def _metrics(comparison: Comparison) -> str:
@@ -167,9 +168,10 @@ def _metric(comparison: Comparison, metric: str) -> str:
     for entry, condition, cell in found:
         compared = paired and cell.difference is not None
         kind = {"better": "real", "worse": "worse", "": "unreal"}[cell.verdict]
+        place = {IN_DOMAIN: "own", OUT_OF_DOMAIN: "other hollow"}.get(condition, "other")
         mine = "teacher" if entry is comparison.reference else "subnet"
         rows += (
-            f'<div class="row {"other" if condition == OUT_OF_DOMAIN else "own"}">'
+            f'<div class="row {place}">'
             f"<div>{safe_text(entry.name) if condition == IN_DOMAIN else f'<small>{condition}</small>'}</div>"
             f'<div class="scale">{values.draw(_measure(cell), mine)}</div><div>{_number(cell)}</div>'
             f'<div class="scale">{differences.draw(_difference(cell), kind) if compared else ""}</div>'

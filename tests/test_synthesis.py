@@ -203,7 +203,7 @@ def test_known_speakers_speak_in_every_split_and_unseen_ones_in_their_own():
     for split, (num_known, num_unseen, count) in {
         "search": (1, 5, 32),
         "dev": (1, 5, 32),
-        "test": (3, 8, 48),
+        "test": (3, 4, 96),
     }.items():
         assert {turns[split][speaker] for speaker in known} == {num_known}
         unseen = {speaker: n for speaker, n in turns[split].items() if speaker not in known}
