@@ -136,7 +136,7 @@ def _row(comparison: Comparison, entry: Entry, condition: str, columns: Sequence
     cells = "".join(f"<td>{_value(comparison.cell(entry, metric, condition))}</td>" for metric in columns)
     score = comparison.score(entry, condition)
     cells += f"<td>{'–' if score is None else f'{score:.0f}'}</td>" if scored else ""
-    return f"<tr class="{kind}"><th scope=row>{name}</th>{costs}{cells}</tr>"
+    return f'<tr class="{kind}"><th scope=row>{name}</th>{costs}{cells}</tr>'
 
 
 def _metrics(comparison: Comparison) -> str:
