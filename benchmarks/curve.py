@@ -1,8 +1,8 @@
 """The demo's curve: every task against size, on `test`.
 
     python benchmarks/encoders.py runs/shapes runs/demo --alone
-    nestling evaluate runs/shapes/* demo log-mel mfcc --task all --reference demo --out runs/suite
-    python benchmarks/curve.py runs/suite > benchmarks/curve.md
+    nestling evaluate runs/shapes/* demo log-mel mfcc --task all --split both --out runs/suite
+    python benchmarks/curve.py runs/suite --split both > benchmarks/curve.md
 
 runs/demo is a finished run of `nestling demo`.
 """
@@ -31,7 +31,9 @@ def main() -> None:
     folder = arguments.folder
     entries = sorted(load_evaluations(folder, arguments.split), key=lambda entry: entry.params or 0)
     comparison = Comparison(entries, "demo")
-    print(f"# Every task against size\n\n{date.today()}, `python benchmarks/curve.py {folder}`, {made_with()}\n")
+    print(
+        f"# Every task against size\n\n{date.today()}, `python benchmarks/curve.py {folder} --split {arguments.split}`, {made_with()}\n"
+    )
     print(f"{comparison.caveat} On `test`; half of a 95 % interval after each ±.\n")
     for condition in comparison.conditions:
         show(comparison, condition)

@@ -1,8 +1,8 @@
 """Which quick probes rank encoders as the whole suite does, and what they cost.
 
     python benchmarks/encoders.py runs/shapes RUN…
-    nestling evaluate runs/shapes/* demo untrained:demo log-mel mfcc --task all --split dev --out runs/suite
-    python benchmarks/proxy.py runs/suite > benchmarks/proxy.md
+    nestling evaluate runs/shapes/* demo untrained:demo log-mel mfcc --task all --split both --out runs/suite
+    python benchmarks/proxy.py runs/suite --split both > benchmarks/proxy.md
 
 The suite is read from the folder's evaluation.json; the same encoders are opened again and scored by every probe. The
 mix is chosen on `dev`, as recipes are: `test` takes no part.
@@ -51,7 +51,9 @@ def main() -> None:
     arguments = parser.parse_args()
     condition = ON_DEV if arguments.split == "both" else IN_DOMAIN
     encoders = score_encoders(load_evaluations(arguments.folder, arguments.split), condition)
-    print(f"# The proxy\n\n{date.today()}, `python benchmarks/proxy.py {arguments.folder}`, {made_with()}\n")
+    print(
+        f"# The proxy\n\n{date.today()}, `python benchmarks/proxy.py {arguments.folder} --split {arguments.split}`, {made_with()}\n"
+    )
     print(
         f"{len(encoders)} encoders; the suite's mean of tasks on `dev`, in domain, against quick probes, "
         "which are fitted on `train` and scored on `search`. Points, more is better; seconds are CPU seconds of one "

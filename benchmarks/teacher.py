@@ -1,7 +1,7 @@
 """The demo teacher beside its baselines, all tasks, in and out of domain.
 
-    nestling evaluate demo FIRST untrained:demo log-mel mfcc --task all --out runs/teacher
-    python benchmarks/teacher.py runs/teacher > benchmarks/teacher.md
+    nestling evaluate demo FIRST untrained:demo log-mel mfcc --task all --split both --out runs/teacher
+    python benchmarks/teacher.py runs/teacher --split both > benchmarks/teacher.md
 
 FIRST is an earlier teacher to compare with, or left out.
 """
@@ -25,7 +25,9 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.folder
     comparison = Comparison(load_evaluations(folder, arguments.split), "demo")
-    print(f"# The demo teacher\n\n{date.today()}, `python benchmarks/teacher.py {folder}`, {made_with()}\n")
+    print(
+        f"# The demo teacher\n\n{date.today()}, `python benchmarks/teacher.py {folder} --split {arguments.split}`, {made_with()}\n"
+    )
     print(f"{comparison.caveat} Half of a 95 % interval after each ±; intervals of differences are paired.\n")
     for condition in comparison.conditions:
         show_scores(comparison, condition)
