@@ -31,9 +31,8 @@ def main() -> None:
     folder = arguments.folder
     entries = sorted(load_evaluations(folder, arguments.split), key=lambda entry: entry.params or 0)
     comparison = Comparison(entries, "demo")
-    print(
-        f"# Every task against size\n\n{date.today()}, `python benchmarks/curve.py {folder} --split {arguments.split}`, {made_with()}\n"
-    )
+    command = f"python benchmarks/curve.py {folder} --split {arguments.split}"
+    print(f"# Every task against size\n\n{date.today()}, `{command}`, {made_with()}\n")
     print(f"{comparison.caveat} On `test`; half of a 95 % interval after each ±.\n")
     for condition in comparison.conditions:
         show(comparison, condition)

@@ -51,9 +51,8 @@ def main() -> None:
     arguments = parser.parse_args()
     condition = ON_DEV if arguments.split == "both" else IN_DOMAIN
     encoders = score_encoders(load_evaluations(arguments.folder, arguments.split), condition)
-    print(
-        f"# The proxy\n\n{date.today()}, `python benchmarks/proxy.py {arguments.folder} --split {arguments.split}`, {made_with()}\n"
-    )
+    command = f"python benchmarks/proxy.py {arguments.folder} --split {arguments.split}"
+    print(f"# The proxy\n\n{date.today()}, `{command}`, {made_with()}\n")
     print(
         f"{len(encoders)} encoders; the suite's mean of tasks on `dev`, in domain, against quick probes, "
         "which are fitted on `train` and scored on `search`. Points, more is better; seconds are CPU seconds of one "

@@ -25,9 +25,8 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.folder
     comparison = Comparison(load_evaluations(folder, arguments.split), "demo")
-    print(
-        f"# The demo teacher\n\n{date.today()}, `python benchmarks/teacher.py {folder} --split {arguments.split}`, {made_with()}\n"
-    )
+    command = f"python benchmarks/teacher.py {folder} --split {arguments.split}"
+    print(f"# The demo teacher\n\n{date.today()}, `{command}`, {made_with()}\n")
     print(f"{comparison.caveat} Half of a 95 % interval after each ±; intervals of differences are paired.\n")
     for condition in comparison.conditions:
         show_scores(comparison, condition)
