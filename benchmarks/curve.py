@@ -33,7 +33,8 @@ def main() -> None:
     comparison = Comparison(entries, "demo")
     command = f"python benchmarks/curve.py {folder} --split {arguments.split}"
     print(f"# Every task against size\n\n{date.today()}, `{command}`, {made_with()}\n")
-    print(f"{comparison.caveat} On `test`; half of a 95 % interval after each ±.\n")
+    print(f"{comparison.caveat} On `test`; half of a 95 % interval after each ±.")
+    print("The mean is over the metrics that all encoders have; those that lack some were scored by fewer tasks.\n")
     for condition in comparison.conditions:
         show(comparison, condition)
     sizes = [next(e for e in entries if name in e.name and "alone" not in e.name) for name in SIZES]

@@ -15,7 +15,6 @@ from pathlib import Path
 from checkpoints.evaluation import load_evaluations
 from checkpoints.run_folder import made_with
 from speech_tasks.comparison import MEAN, Comparison, Entry, describe_metric, format_value
-from speech_tasks.suite import FIRST
 
 
 def main() -> None:
@@ -27,11 +26,11 @@ def main() -> None:
     comparison = Comparison(load_evaluations(folder, arguments.split), "demo")
     command = f"python benchmarks/teacher.py {folder} --split {arguments.split}"
     print(f"# The demo teacher\n\n{date.today()}, `{command}`, {made_with()}\n")
-    print(f"{comparison.caveat} Half of a 95 % interval after each ±; intervals of differences are paired.\n")
+    print(f"{comparison.caveat} Half of a 95 % interval after each ±; intervals of differences are paired.")
+    print("The mean is over the metrics that all encoders have.\n")
     for condition in comparison.conditions:
         show_scores(comparison, condition)
         show_margins(comparison, condition)
-    show_seconds(comparison)
 
 
 def show_scores(comparison: Comparison, condition: str) -> None:
@@ -68,19 +67,6 @@ def margin(comparison: Comparison, entry: Entry, metric: str, condition: str) ->
         return "–"
     sign = -1 if describe_metric(metric).higher_is_better else 1
     return f"{sign * cell.difference / cell.half_interval:+.1f}"
-
-
-def show_seconds(comparison: Comparison) -> None:
-    """What each task took."""
-    tasks = list(dict.fromkeys(task for e in comparison.entries for task in e.evaluation.task_seconds))
-    print(f"## Seconds\n\n| | encode | {' | '.join(tasks)} | first four | all |\n|---|{'---:|' * (len(tasks) + 3)}")
-    for entry in comparison.entries:
-        spent = entry.evaluation.task_seconds
-        encode = entry.evaluation.encode_seconds
-        first = encode + sum(spent.get(task, 0.0) for task in FIRST)
-        cells = [f"{encode:.0f}", *(f"{spent.get(task, 0.0):.0f}" for task in tasks)]
-        print(f"| {entry.name} | {' | '.join(cells)} | {first:.0f} | {encode + sum(spent.values()):.0f} |")
-    print("\nThe clips of all tasks are encoded once; those of the first four alone are fewer.")
 
 
 if __name__ == "__main__":
