@@ -97,7 +97,7 @@ PROBES: dict[str, tuple[Callable[[Material, float], Probe], str]] = {
     "verification": (_verification, VOICES),
 }
 """Name of a probe -> the probe, and the material it reads."""
-DEFAULT_MIX = ("phones", "intent", "verification")
+DEFAULT_MIX = ("phones", "keywords", "verification")
 
 
 @dataclass(frozen=True)
