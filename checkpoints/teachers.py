@@ -352,7 +352,7 @@ def _is_like(value: Any, example: Any) -> bool:
     if isinstance(example, bool) or isinstance(value, bool):
         return isinstance(value, bool) and isinstance(example, bool)
     if isinstance(example, int):
-        return isinstance(value, int) and value > 0
+        return isinstance(value, int) and (value > 0 or value == example)
     return isinstance(value, int | float if isinstance(example, float) else str)
 
 

@@ -182,7 +182,7 @@ class Trainer:
             stage.objective,
             sources,
             self.supernet.space.container,
-            self.supernet.space.backbone.pos_conv_groups,
+            self.supernet.stream_groups,
             generator(self.recipe.seed, stage.name, "heads"),
         )
         return sources, objective.to(self.device)

@@ -24,6 +24,8 @@ MAX_SECONDS = 3600.0
 """Longest audio whose MACs are counted: an hour keeps every sensible space inside int64."""
 
 BYTES_PER_PARAM = 4  # fp32
+GATES = 8
+"""Outputs of the linear map of WavLM's gates."""
 
 IntArray = NDArray[np.int64]
 Int = TypeVar("Int", int, IntArray)
@@ -150,11 +152,15 @@ def _params(backbone: Backbone, s: Totals[Int]) -> dict[str, Int]:
     normed = _add(s.conv_dims) if backbone.conv_norm == "layer" else first
     if backbone.conv_bias:
         convs = convs + _add(s.conv_dims)
+    gates: Int = 0 * d
+    if backbone.gate_width:  # WavLM: one table for all layers, in each a linear map for all heads and a gain a head
+        table = backbone.num_buckets * (backbone.gate_width // backbone.head_dim)
+        gates = table + (GATES * backbone.head_dim + GATES) * s.depth + s.heads
     return {
         "front_end": convs + 2 * normed,
         "projection": (last + 1) * d,
         "pos_conv": d * (d // backbone.pos_conv_groups) * taps + taps + d,  # kernel, one gain per tap, bias
-        "attention": 4 * d * attention_dim + 3 * attention_dim + d * s.depth,
+        "attention": 4 * d * attention_dim + 3 * attention_dim + d * s.depth + gates,
         "ffn": 2 * d * f + f + d * s.depth,
         # feature norm, mask embedding, encoder norm, two norms a layer
         "other": 2 * last + d + 2 * d + 4 * d * s.depth,
@@ -168,7 +174,7 @@ def _macs(backbone: Backbone, s: Totals[Int], seconds: float) -> dict[str, Int]:
     if frames < 1 or seconds > MAX_SECONDS:
         raise ValueError(f"{seconds:g} s of audio: need at least one frame and at most {MAX_SECONDS:g} s")
     d, attention_dim = s.embed_dim, backbone.head_dim * s.heads
-    taps = backbone.pos_conv_kernel
+    taps, gates = backbone.pos_conv_kernel, GATES if backbone.gate_width else 0
     products = [k * n for k, n in zip(backbone.conv_kernels, lengths, strict=True)]
     convs = products[0] * s.conv_dims[0]
     for num, c_in, c_out in zip(products[1:], s.conv_dims, s.conv_dims[1:], strict=False):
@@ -177,7 +183,7 @@ def _macs(backbone: Backbone, s: Totals[Int], seconds: float) -> dict[str, Int]:
         "front_end": convs,
         "projection": frames * s.conv_dims[-1] * d,
         "pos_conv": (frames + (taps + 1) % 2) * taps * d * (d // backbone.pos_conv_groups),
-        "attention": frames * 4 * d * attention_dim + 2 * frames**2 * attention_dim,
+        "attention": frames * (4 * d + gates) * attention_dim + 2 * frames**2 * attention_dim,
         "ffn": frames * 2 * d * s.ffn_dim,
     }
 

@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache, partial
 from math import comb, gcd, isfinite, prod
 from pathlib import Path
 from random import Random
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from search_spaces.budget import Bound, Budget, InfeasibleBudget
 from search_spaces.conflicts import explain_infeasible
@@ -52,6 +52,8 @@ class SearchSpace:
     """Instead of `ffn_dim`: the width is int(ratio * embed_dim)."""
     description: str = ""
     backbone: Backbone = field(default_factory=Backbone)
+    slicing: Literal["aligned", "lighthubert"] = "aligned"
+    """What a subnet takes of the container; `lighthubert`: as its released weights want. See `supernet.slicing`."""
 
     def __post_init__(self) -> None:
         if problems := list(_find_problems(self)) or list(_find_excesses(self)):
@@ -370,6 +372,7 @@ def _find_problems(space: SearchSpace) -> Iterator[str]:
         for width in space.embed_dim:
             if min(dims := space.ffn_dims(width)) < 1 or max(dims) > MAX_WIDTH or len(set(dims)) < len(dims):
                 yield f"ffn_ratio must give different widths in 1..{MAX_WIDTH}, at {width} got {list(dims)}"
+    yield from _find_gate_problems(space)
     yield from _find_depth_problems(space.depth)
 
 
@@ -377,9 +380,31 @@ def _find_backbone_problems(backbone: Backbone) -> Iterator[str]:
     for name in ("head_dim", "pos_conv_kernel", "pos_conv_groups"):
         if (value := getattr(backbone, name)) < 1:
             yield f"backbone.{name} must be positive, got {value}"
+    if backbone.gate_width < 0:
+        yield f"backbone.gate_width must be 0 (no position bias) or a width, got {backbone.gate_width}"
+    near = backbone.num_buckets // 4
+    if backbone.num_buckets % 4 or not 0 < near < backbone.max_distance:
+        yield (
+            f"backbone.num_buckets must be a positive multiple of 4 and a quarter of it below max_distance, "
+            f"got {backbone.num_buckets} and {backbone.max_distance}"
+        )
     kernels, strides = list(backbone.conv_kernels), list(backbone.conv_strides)
     if not kernels or len(kernels) != len(strides) or min(kernels + strides) < 1:
         yield f"backbone.conv_kernels, .conv_strides must pair up and be positive, got {kernels}, {strides}"
+
+
+def _find_gate_problems(space: SearchSpace) -> Iterator[str]:
+    gates, head_dim = space.backbone.gate_width, max(1, space.backbone.head_dim)
+    if not gates or not space.embed_dim or not space.heads:
+        return
+    widest, inner = max(space.embed_dim), max(space.heads) * head_dim
+    if gates != widest or gates % head_dim or inner > gates:
+        yield (
+            f"backbone.gate_width must be the widest embed_dim ({widest}), a multiple of head_dim ({head_dim}) "
+            f"and at least head_dim * heads ({inner}), got {gates}"
+        )
+    if space.slicing != "aligned":
+        yield f"slicing must be aligned where backbone.gate_width is set, got {space.slicing}"
 
 
 def _find_depth_problems(depth: Mapping[int, tuple[tuple[int, ...], ...]]) -> Iterator[str]:

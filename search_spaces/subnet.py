@@ -31,6 +31,13 @@ class Backbone:
     pos_conv_groups: int = 16
     normalize_waveform: bool = True
     """The waveform is brought to zero mean and unit variance before the first convolution."""
+    gate_width: int = 0
+    """Attention has WavLM's gated relative position bias, whose gates read a residual stream of this width: the widest
+    of the space. 0: no such bias."""
+    num_buckets: int = 320
+    """Distances in frames that the bias tells apart, both directions together."""
+    max_distance: int = 800
+    """Frames from which on all distances are one to the bias."""
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
-"""A plain, fixed-size speech encoder: HuBERT's network for any list of layer shapes.
+"""A plain, fixed-size speech encoder: the network of HuBERT, wav2vec 2.0 and WavLM for any list of layer shapes.
 
 Every teacher, every exported subnet and every reference is this class. The file imports torch alone, because it
-travels inside exported folders. Parameter names are those of `transformers`' `HubertModel`, so no table is needed.
+travels inside exported folders. Parameter names are those of `transformers`' `HubertModel`; what WavLM adds is named as
+in its `WavLMModel`, save `rel_attn_embed`, which all layers share and which therefore belongs to none.
 
 Letters: B batch, S samples, T frames, C front-end channels, d width of the residual stream, n heads, H head
-dimension, f inner dimension of a feed-forward network.
+dimension, f inner dimension of a feed-forward network, D width in which gates read (see `gate_width`), N = D / H.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -38,6 +40,14 @@ class EncoderConfig:
     pos_conv_kernel: int = 128
     pos_conv_groups: int = 16
     normalize_waveform: bool = True
+    gate_width: int = 0
+    """D: attention has WavLM's gated relative position bias, whose gates read a residual stream of this width: that of
+    i reads channels i * H to (i + 1) * H. A narrower stream has some channels of each group of the positional
+    convolution, and gates read zeros for the others. 0: no such bias."""
+    num_buckets: int = 320
+    """Distances that the bias tells apart, both directions together."""
+    max_distance: int = 800
+    """Frames from which on all distances are one."""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EncoderConfig:
@@ -180,17 +190,34 @@ class PositionalConv(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention whose inner width n * H need not be the width of the residual stream."""
 
-    def __init__(self, embed_dim: int, heads: int, head_dim: int) -> None:
+    def __init__(self, config: EncoderConfig, heads: int, interleaved: bool) -> None:
         super().__init__()
-        inner = heads * head_dim
-        self.q_proj = nn.Linear(embed_dim, inner)
-        self.k_proj = nn.Linear(embed_dim, inner)
-        self.v_proj = nn.Linear(embed_dim, inner)
-        self.out_proj = nn.Linear(inner, embed_dim)
-        self.heads, self.head_dim = heads, head_dim
+        inner = heads * config.head_dim
+        self.q_proj = nn.Linear(config.embed_dim, inner)
+        self.k_proj = nn.Linear(config.embed_dim, inner)
+        self.v_proj = nn.Linear(config.embed_dim, inner)
+        self.out_proj = nn.Linear(inner, config.embed_dim)
+        if config.gate_width:
+            self.gru_rel_pos_const = nn.Parameter(torch.empty(1, heads, 1, 1))
+            self.gru_rel_pos_linear = nn.Linear(config.head_dim, 8)
+        self.heads, self.head_dim = heads, config.head_dim
+        self.gate_width, self.groups, self.interleaved = config.gate_width, config.pos_conv_groups, interleaved
 
-    def forward(self, x: Tensor, bias: Tensor | None, taps: Collection[str], trace: Trace) -> Tensor:
-        """`bias`: (B, 1, 1, T), added to the scores: 0 for valid frames, the lowest number for padding."""
+    def forward(
+        self, x: Tensor, bias: Tensor | None, relative: Tensor | None, taps: Collection[str], trace: Trace
+    ) -> Tensor:
+        """Adds to the scores before the softmax.
+
+        Args:
+            x: (B, T, d).
+            bias: 0 for valid frames, the lowest number for padding, (B, 1, 1, T).
+            relative: WavLM's position bias before the gates, (N, T, T).
+            taps: As in `Encoder.forward`.
+            trace: As in `Encoder.forward`.
+        """
+        if relative is not None:
+            gated = self._gate(x) * relative[: self.heads]  # (B, n, T, 1) * (n, T, T)
+            bias = gated if bias is None else gated + bias
         batch, frames, _ = x.shape
         shape = (batch, frames, self.heads, self.head_dim)
         q, k, v = (p(x).view(shape).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
@@ -206,6 +233,22 @@ class Attention(nn.Module):
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
         return self.out_proj(out.transpose(1, 2).reshape(batch, frames, -1))  # type: ignore[no-any-return]
+
+    def _gate(self, x: Tensor) -> Tensor:
+        """How much of the position bias each frame takes in each head, (B, T, d) -> (B, n, T, 1).
+
+        Source: WavLM (arXiv 2110.13900), section 3.1, with the scales of its released code.
+        """
+        if (missing := self.gate_width - x.shape[-1]) and self.interleaved:
+            x = F.pad(x, (0, missing))
+        elif missing:
+            x = F.pad(x.unflatten(-1, (self.groups, -1)), (0, missing // self.groups)).flatten(-2)
+        if self.interleaved:
+            x = deinterleave(x, self.groups)
+        blocks = x[..., : self.heads * self.head_dim].unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+        gates = self.gru_rel_pos_linear(blocks).unflatten(-1, (2, 4)).sum(-1).sigmoid()  # (B, n, T, H) -> (B, n, T, 2)
+        update, reset = gates[..., :1], gates[..., 1:]
+        return update * (reset * self.gru_rel_pos_const - 1) + 2  # type: ignore[no-any-return]
 
 
 class FeedForward(nn.Module):
@@ -223,16 +266,24 @@ class FeedForward(nn.Module):
 class TransformerLayer(nn.Module):
     """Attention and feed-forward network, each with a residual sum and a norm (after it, or before: `norm_first`)."""
 
-    def __init__(self, config: EncoderConfig, heads: int, ffn_dim: int) -> None:
+    def __init__(self, config: EncoderConfig, heads: int, ffn_dim: int, interleaved: bool) -> None:
         super().__init__()
-        self.attention = Attention(config.embed_dim, heads, config.head_dim)
+        self.attention = Attention(config, heads, interleaved)
         self.layer_norm = nn.LayerNorm(config.embed_dim)
         self.feed_forward = FeedForward(config.embed_dim, ffn_dim)
         self.final_layer_norm = nn.LayerNorm(config.embed_dim)
         self.norm_first = config.norm_first
 
-    def forward(self, x: Tensor, bias: Tensor | None, taps: Collection[str], trace: Trace, dropout: float) -> Tensor:
-        attended = self.attention(self.layer_norm(x) if self.norm_first else x, bias, taps, trace)
+    def forward(
+        self,
+        x: Tensor,
+        bias: Tensor | None,
+        relative: Tensor | None,
+        taps: Collection[str],
+        trace: Trace,
+        dropout: float,
+    ) -> Tensor:
+        attended = self.attention(self.layer_norm(x) if self.norm_first else x, bias, relative, taps, trace)
         x = x + F.dropout(attended, dropout)
         if not self.norm_first:
             x = self.layer_norm(x)
@@ -253,10 +304,13 @@ class Transformer(nn.Module):
         )
         self.layer_norm = nn.LayerNorm(config.embed_dim)
         self.layers = nn.ModuleList(
-            TransformerLayer(config, heads, ffn_dim)
+            TransformerLayer(config, heads, ffn_dim, interleaved)
             for heads, ffn_dim in zip(config.heads, config.ffn_dims, strict=True)
         )
+        if config.gate_width:
+            self.rel_attn_embed = nn.Embedding(config.num_buckets, config.gate_width // config.head_dim)
         self.norm_first = config.norm_first
+        self.has_gates, self.max_distance = config.gate_width > 0, config.max_distance
 
     def forward(self, x: Tensor, taps: Collection[str], trace: Trace, dropout: float) -> None:
         bias = None
@@ -268,13 +322,22 @@ class Transformer(nn.Module):
         if not self.norm_first:
             x = self.layer_norm(x)
         x = F.dropout(x, dropout)
+        relative = self._relative_bias(x) if self.has_gates else None
         for layer in self.layers:
             if "hidden" in taps:
                 trace.hidden.append(x)
-            x = layer(x, bias, taps, trace, dropout)
+            x = layer(x, bias, relative, taps, trace, dropout)
         if "hidden" in taps:
             trace.hidden.append(x)
         trace.last = self.layer_norm(x) if self.norm_first else x
+
+    def _relative_bias(self, x: Tensor) -> Tensor:
+        """The bias of each pair of frames in each head, by their distance, (N, T, T)."""
+        positions = torch.arange(x.shape[1], device=x.device)
+        buckets = bucket_distances(
+            positions - positions[:, None], self.rel_attn_embed.num_embeddings, self.max_distance
+        )
+        return self.rel_attn_embed(buckets).permute(2, 0, 1).to(x.dtype)  # type: ignore[no-any-return]
 
 
 class Encoder(nn.Module):
@@ -343,9 +406,13 @@ def initialize(encoder: Encoder, generator: torch.Generator) -> None:
         if isinstance(module, nn.LayerNorm | nn.GroupNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, 0.0, 0.02, generator=generator)
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, 0.0, 0.02, generator=generator)
             nn.init.zeros_(module.bias)
+        elif isinstance(module, Attention) and module.gate_width:
+            nn.init.ones_(module.gru_rel_pos_const)
         elif isinstance(module, nn.Conv1d):
             if name.endswith("pos_conv_embed.conv"):
                 std = 2.0 * (module.kernel_size[0] * module.in_channels) ** -0.5
@@ -365,6 +432,18 @@ def normalize_waveform(wave: Tensor, lengths: Tensor | None = None) -> Tensor:
     count = lengths.unsqueeze(1).to(wave.dtype)
     centred = (wave - (wave * valid).sum(-1, keepdim=True) / count) * valid
     return centred * (centred.square().sum(-1, keepdim=True) / count + 1e-7).rsqrt()
+
+
+def bucket_distances(distances: Tensor, num_buckets: int, max_distance: int) -> Tensor:
+    """The bucket of each distance in frames, int64: each direction has half; near ones one each, far ones share.
+
+    Source: T5 (arXiv 1910.10683), as WavLM uses it.
+    """
+    half = num_buckets // 2
+    near = half // 2
+    size = distances.abs()
+    far = near + (torch.log(size.clamp(min=1).float() / near) / math.log(max_distance / near) * (half - near)).long()
+    return torch.where(size < near, size, far.clamp(max=half - 1)) + half * (distances > 0)
 
 
 def interleave(x: Tensor, groups: int) -> Tensor:

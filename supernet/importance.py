@@ -31,7 +31,7 @@ def taylor_importance(supernet: Supernet) -> Importance:
     Source: the first-order criterion of Molchanov et al. (arXiv 1906.10771), summed over the weights of a unit.
     """
     backbone = supernet.space.backbone
-    groups = backbone.pos_conv_groups
+    groups = supernet.stream_groups
     scores: Importance = {}
 
     def add(axis: Axis, score: Tensor) -> None:
@@ -61,15 +61,23 @@ def taylor_importance(supernet: Supernet) -> Importance:
 def reorder(supernet: Supernet, importance: Mapping[Axis, Tensor]) -> Tensor:
     """Sorts units by importance, greatest first, without changing what the container computes.
 
-    Residual channels move only within their group of the positional convolution.
+    Residual channels move only within their group of the positional convolution. Under WavLM's gates, which read
+    blocks of the stream for heads that share a table of distances, neither channels nor heads move. Where subnets are
+    cut by LightHuBERT's rule, channels and inner units stay, because its slices of them are not nested prefixes.
 
     Returns:
         The order of the residual channels, (D,): channel j of the container's outputs was channel `order[j]` before.
         To undo it, index the outputs with `order.argsort()`. The supernet keeps the product of all such orders.
     """
     backbone = supernet.space.backbone
-    groups = backbone.pos_conv_groups
-    orders = {axis: score.argsort(dim=-1, descending=True, stable=True) for axis, score in importance.items()}
+    groups = supernet.stream_groups
+    stay = {"width", "heads"} if backbone.gate_width else set()
+    stay |= set() if supernet.aligned else {"width", "ffn"}
+    orders = {
+        axis: score.argsort(dim=-1, descending=True, stable=True)
+        for axis, score in importance.items()
+        if axis.kind not in stay
+    }
     width = supernet.space.container.embed_dim
     device = supernet.residual_order.device
     blocks = orders.get(WIDTH, torch.arange(width // groups, device=device).expand(groups, -1))  # (G, D / G)
@@ -81,11 +89,11 @@ def reorder(supernet: Supernet, importance: Mapping[Axis, Tensor]) -> Tensor:
         kinds = axes(name, len(supernet.space.container.conv_dims))
         for dim, axis in enumerate(kinds):
             match axis.kind:
-                case "width":
+                case "width" if WIDTH in orders:
                     weight.copy_(weight.index_select(dim, interleaved))
-                case "grouped":
+                case "grouped" if WIDTH in orders:
                     weight.copy_(weight.index_select(dim, plain))
-                case "in_group":  # each output channel reads the channels of its own group
+                case "in_group" if WIDTH in orders:  # each output channel reads the channels of its own group
                     own = blocks.repeat_interleave(width // groups, dim=0)  # (D, D / G)
                     weight.copy_(weight.gather(dim, own.unsqueeze(-1).expand_as(weight)))
                 case "heads" if axis in orders:

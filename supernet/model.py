@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Backbone, Layer, Subnet
 from supernet.encoder import Encoder, EncoderConfig, Trace, deinterleave, initialize, interleave
-from supernet.slicing import Axis, axes, axis_size, container_name, take
+from supernet.slicing import Axis, Cut, axes, container_name, cut_axis, take
 
 CACHED_SUBNETS = 16
 KERNEL_DIMS = 3
 """Kernels of convolutions are kept as copies when no gradient is recorded: torch reads them faster in one piece."""
-POSITIONAL_BIAS = "encoder.pos_conv_embed.conv.bias"  # gathered, so a copy too
+POSITIONAL = "encoder.pos_conv_embed.conv"
+POSITIONAL_BIAS = f"{POSITIONAL}.bias"  # gathered, so a copy too
+POSITIONAL_KERNEL = f"{POSITIONAL}.parametrizations.weight.original1"
+POSITIONAL_GAINS = f"{POSITIONAL}.parametrizations.weight.original0"
 
 
 def encoder_config(backbone: Backbone, subnet: Subnet) -> EncoderConfig:
@@ -45,7 +48,7 @@ class _Slot:
     parameters: dict[str, Tensor | None]
     name: str
     source: str
-    sizes: tuple[tuple[Axis, int | None], ...]
+    cuts: tuple[Cut, ...]
 
 
 @dataclass
@@ -72,13 +75,20 @@ class Supernet(nn.Module):
     def __init__(self, space: SearchSpace, generator: torch.Generator) -> None:
         super().__init__()
         self.space = space
-        self.container = Encoder(encoder_config(space.backbone, space.container), interleaved=True)
+        self.aligned = space.slicing == "aligned"
+        self.stream_groups = space.backbone.pos_conv_groups if self.aligned else 1
+        """Groups that the channels of the residual stream are stored interleaved by."""
+        self.container = Encoder(encoder_config(space.backbone, space.container), interleaved=self.aligned)
         initialize(self.container, generator)
         self.residual_order: Tensor
         """Channel j of the container's outputs was channel `residual_order[j]` of the encoder it started from, (D,)."""
         self.register_buffer("residual_order", torch.arange(space.container.embed_dim))
         self._weights = dict(self.container.named_parameters())
-        self._copied = [w for name, w in self._weights.items() if w.dim() == KERNEL_DIMS or name == POSITIONAL_BIAS]
+        self._copied = [
+            weight
+            for name, weight in self._weights.items()
+            if not self.aligned or weight.dim() == KERNEL_DIMS or name == POSITIONAL_BIAS
+        ]
         self._plans: OrderedDict[Subnet, _Plan] = OrderedDict()
 
     def forward(
@@ -98,11 +108,11 @@ class Supernet(nn.Module):
             ValueError: The subnet is not in the space.
         """
         plan = self._plan(subnet)
-        groups = self.space.backbone.pos_conv_groups
+        groups = self.stream_groups
         weights = () if torch.is_grad_enabled() else self._identify_weights()
         if not weights or plan.filled_from != weights:
             for slot in plan.slots:
-                part = take(self._weights[slot.source], slot.sizes, groups)
+                part = self._part(slot.source, slot.cuts)
                 slot.parameters[slot.name] = part.contiguous() if weights and part.dim() == KERNEL_DIMS else part
             plan.filled_from = weights
         trace: Trace = plan.encoder(wave, lengths, taps, masked, dropout)
@@ -123,13 +133,12 @@ class Supernet(nn.Module):
     @torch.no_grad()
     def weights_of(self, subnet: Subnet) -> dict[str, Tensor]:
         """Copies of the subnet's weights, named and ordered as the extracted encoder has them."""
-        groups = self.space.backbone.pos_conv_groups
         weights = {}
-        for name, source, sizes in self._cuts(subnet):
-            weight = take(self._weights[source], sizes, groups)
-            for dim, (axis, _) in enumerate(sizes):
+        for name, source, cuts in self._cuts(subnet):
+            weight = self._part(source, cuts)
+            for dim, axis in enumerate(self._axes(name)):
                 if axis.kind == "width":
-                    weight = deinterleave(weight.movedim(dim, -1), groups).movedim(-1, dim)
+                    weight = deinterleave(weight.movedim(dim, -1), self.stream_groups).movedim(-1, dim)
             weights[name] = weight.clone(memory_format=torch.contiguous_format)
         return weights
 
@@ -144,12 +153,11 @@ class Supernet(nn.Module):
         Returns:
             The names of the parameters that were left alone.
         """
-        groups = self.space.backbone.pos_conv_groups
-        num_convs = len(self.space.container.conv_dims)
+        groups = self.stream_groups
         skipped = []
         for name, target in self._weights.items():
             weight = weights.get(name)
-            kinds = axes(name, num_convs)
+            kinds = self._axes(name)
             fixed = [dim for dim, axis in enumerate(kinds) if axis.kind == "fixed"]
             if weight is None or any(weight.shape[dim] != target.shape[dim] for dim in fixed):
                 skipped.append(name)
@@ -157,32 +165,51 @@ class Supernet(nn.Module):
             for dim, axis in enumerate(kinds):
                 if axis.kind == "width":
                     weight = interleave(weight.movedim(dim, -1), groups).movedim(-1, dim)
-            sizes = tuple((axis, min(a, b)) for axis, a, b in zip(kinds, weight.shape, target.shape, strict=True))
-            part = take(weight, sizes, groups)
-            if any(axis.kind == "grouped" for axis, _ in sizes):
+            shared = tuple(min(a, b) for a, b in zip(weight.shape, target.shape, strict=True))
+
+            def cuts_of(
+                shape: torch.Size, kinds: tuple[Axis, ...] = kinds, shared: tuple[int, ...] = shared
+            ) -> tuple[Cut, ...]:
+                return tuple(
+                    Cut(size, length // groups, size // groups) if axis.kind == "grouped" else Cut(size)
+                    for axis, length, size in zip(kinds, shape, shared, strict=True)
+                )
+
+            part = take(weight, cuts_of(weight.shape))
+            if any(axis.kind == "grouped" for axis in kinds):
                 blocks = target.unflatten(0, (groups, -1))  # a grouped axis is always the first
-                place = blocks[:, : sizes[0][1] // groups]
-                for dim, (_, size) in enumerate(sizes[1:], start=2):
+                place = blocks[:, : shared[0] // groups]
+                for dim, size in enumerate(shared[1:], start=2):
                     place = place.narrow(dim, 0, size)
                 place.copy_(part.unflatten(0, (groups, -1)))
             else:
-                take(target, sizes, groups).copy_(part)
+                take(target, cuts_of(target.shape)).copy_(part)
         return skipped
 
     def _identify_weights(self) -> tuple[int, ...]:
         """Changes when what slots hold goes stale: when weights move, or when those held as copies are written."""
         return tuple(number for weight in self._copied for number in (weight.data_ptr(), weight._version))
 
-    def _cuts(self, subnet: Subnet) -> list[tuple[str, str, tuple[tuple[Axis, int | None], ...]]]:
+    def _axes(self, name: str) -> tuple[Axis, ...]:
+        return axes(name, len(self.space.container.conv_dims))
+
+    def _part(self, source: str, cuts: tuple[Cut, ...]) -> Tensor:
+        """The part of a container's parameter that `cuts` say."""
+        if self.aligned or source not in (POSITIONAL_KERNEL, POSITIONAL_GAINS):
+            return take(self._weights[source], cuts)
+        kernel: Tensor = take(self.container.encoder.pos_conv_embed.conv.weight, cuts)  # cut after its weight norm
+        return kernel if source == POSITIONAL_KERNEL else kernel.square().sum((0, 1), keepdim=True).sqrt()
+
+    def _cuts(self, subnet: Subnet) -> list[tuple[str, str, tuple[Cut, ...]]]:
         """For each parameter of the subnet: its name, its name in the container, and how much of each axis it takes."""
         with torch.device("meta"):
             names = [name for name, _ in Encoder(encoder_config(self.space.backbone, subnet)).named_parameters()]
         return [self._cut(name, subnet) for name in names]
 
-    def _cut(self, name: str, subnet: Subnet) -> tuple[str, str, tuple[tuple[Axis, int | None], ...]]:
-        kinds = axes(name, len(subnet.conv_dims))
-        sizes = tuple((axis, axis_size(axis, self.space.backbone, subnet)) for axis in kinds)
-        return name, container_name(name, subnet.kept), sizes
+    def _cut(self, name: str, subnet: Subnet) -> tuple[str, str, tuple[Cut, ...]]:
+        read = POSITIONAL_KERNEL if name == POSITIONAL_GAINS and not self.aligned else name
+        cuts = tuple(cut_axis(axis, self.space, subnet) for axis in self._axes(read))
+        return name, container_name(name, subnet.kept), cuts
 
     def _plan(self, subnet: Subnet) -> _Plan:
         if subnet in self._plans:
@@ -191,14 +218,14 @@ class Supernet(nn.Module):
         if problem := self.space.explain(subnet):
             raise ValueError(problem)
         with torch.device("meta"):
-            encoder = Encoder(encoder_config(self.space.backbone, subnet), interleaved=True)
+            encoder = Encoder(encoder_config(self.space.backbone, subnet), interleaved=self.aligned)
         slots = []
         for path, module in encoder.named_modules():
             for name in module._parameters:
                 if module._parameters[name] is not None:
-                    _, source, sizes = self._cut(f"{path}.{name}" if path else name, subnet)
+                    _, source, cuts = self._cut(f"{path}.{name}" if path else name, subnet)
                     parameters: dict[str, Tensor | None] = module._parameters
-                    slots.append(_Slot(parameters, name, source, sizes))
+                    slots.append(_Slot(parameters, name, source, cuts))
         plan = _Plan(encoder, tuple(slots))
         self._plans[subnet] = plan
         if len(self._plans) > CACHED_SUBNETS:
