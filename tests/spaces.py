@@ -5,11 +5,18 @@ from dataclasses import replace
 from search_spaces.space import SearchSpace
 
 NAMES = ("tiny", "base", "lighthubert-base", "lighthubert-small")
+GATED = "base, gated"
+RELEASED = "lighthubert-base, as released", "lighthubert-small, as released"
+VARIANTS = (*NAMES, GATED, *RELEASED)
+"""Shipped spaces, one with WavLM's gates, and those whose subnets are cut as LightHuBERT's released weights want."""
 
 
 def small(name: str, **backbone: object) -> SearchSpace:
-    """The space `name` with widths, heads and inner units scaled down; `backbone` overrides fields of the backbone."""
-    space = SearchSpace.load(name)
+    """A variant with widths, heads and inner units scaled down; `backbone` overrides fields of the backbone."""
+    shipped = name.partition(",")[0]
+    space = replace(SearchSpace.load(shipped), slicing="lighthubert" if name in RELEASED else "aligned")
+    if name == GATED:
+        backbone = {"gate_width": 16 * len(space.embed_dim), "num_buckets": 8, "max_distance": 9, **backbone}
     return replace(
         space,
         backbone=replace(space.backbone, head_dim=4, pos_conv_kernel=8, **backbone),

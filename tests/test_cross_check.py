@@ -8,7 +8,7 @@ from nas.cross_check import cross_check
 from search_spaces.costs import count_macs, count_params
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Backbone, Layer, Subnet
-from tests.spaces import small
+from tests.spaces import GATED, small
 
 SECONDS = 0.3
 HUBERT_BASE = Subnet((512,) * 7, 768, (Layer(12, 3072),) * 12, tuple(range(12)))
@@ -37,7 +37,7 @@ def assert_exact(backbone, subnet, seconds):
     [{}, {"conv_norm": "group"}, {"conv_bias": True, "norm_first": True}],
     ids=["layer", "group", "bias"],
 )
-@pytest.mark.parametrize("name", ["tiny", "lighthubert-small"])
+@pytest.mark.parametrize("name", ["tiny", "lighthubert-small", GATED])
 def test_every_tool_agrees_to_the_unit(name, backbone):
     space, rng = small(name, **backbone), random.Random(0)
     for subnet in (space.container, space.sample(rng)):
