@@ -23,7 +23,10 @@ from rich.table import Table
 if TYPE_CHECKING:
     from checkpoints.jobs import Scorer
     from checkpoints.run_folder import RunFolder
+    from checkpoints.runtimes import Subject
     from distillation.stages import Recipe
+    from nas.latency import Ratio
+    from nas.measurement import Timing
     from nas.proposals import Proposer
     from search_spaces.budget import Budget
     from search_spaces.space import SearchSpace
@@ -307,8 +310,8 @@ def _search(
         best = min(best, trial.candidate.score.mean)
         screen.advance(f"{budget.text or 'no budget'}  best loss {best:.4f}")
 
-    if budget.latency and (warning := describe_load()):
-        log.print(f"[yellow]{warning}")
+    if budget.latency:
+        _warn(describe_load())
     screen.start("search", trials)
     result = search(
         space,
@@ -598,6 +601,171 @@ def _show_cell(cell: Cell | None) -> str:
     return f"{format_value(name, score.value)} ± {format_value(name, score.half_interval)}{mark}"
 
 
+# --- measure ----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def measure(
+    sources: Annotated[
+        list[str], typer.Argument(help="Exports, Hugging Face folders or hub names, demo; the first is the reference.")
+    ],
+    runtime: Annotated[
+        str | None,
+        typer.Option("--runtime", help="torch,transformers,onnx,onnx-int8; default: torch and a folder's ONNX files."),
+    ] = None,
+    threads: Annotated[str, typer.Option("--threads", help="Numbers of threads; all: one for each core.")] = "1,all",
+    seconds: Annotated[str, typer.Option("--seconds", help="Of audio.")] = "1,2,5,10,20",
+    repeats: Annotated[
+        int | None, typer.Option("--repeats", help="Rounds; default: up to 20, as many as two minutes allow.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds: a quarter of a minute.")] = False,
+    memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Peak memory, in fresh processes.")] = True,
+    to: Annotated[Path | None, typer.Option("--out", help="A JSON file to write too.")] = None,
+    form: FormatOption = "text",
+) -> None:
+    """Time encoders side by side on this machine, in each runtime, and take their peak memory.
+
+    Example: nestling measure my-encoder demo --runtime torch,onnx --seconds 1,5,20
+    """
+    from checkpoints.runtimes import find_subjects, parse_runtimes
+    from nas.latency import describe_load
+    from nas.measurement import QUICK_S, TOTAL_S, count_cores, measure_encoders, parse_seconds, parse_threads
+
+    if quick and repeats:
+        raise ValueError("--quick and --repeats both say how many rounds; give one of them")
+    counts, durations = parse_threads(threads, count_cores()), parse_seconds(seconds)
+    subjects = find_subjects(list(dict.fromkeys(sources)), parse_runtimes(runtime) if runtime else None, _warn)
+    if to:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.open("a").close()  # what cannot be written is told before anything is measured
+    _warn(before := describe_load())
+    with Screen() as screen:
+        contestants = [contestant for subject in subjects for contestant in subject.open()]
+        timings = measure_encoders(contestants, durations, counts, repeats, QUICK_S if quick else TOTAL_S, screen.show)
+        _warn(after := describe_load(own=max(counts)))
+        memories = _measure_memory(subjects, durations[-1], max(counts), screen) if memory else []
+    values = _describe_measurement(timings, memories, [text for text in (before, after) if text])
+    if to:
+        to.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+    if form == "json":
+        print(json.dumps(values, indent=2))
+        return
+    _show_timings(timings, durations)
+    _show_memory(memories)
+    _tell(values["made_on"] + (f"\nAll of it is in {to}." if to else ""))
+
+
+def _measure_memory(subjects: Sequence[Subject], seconds: float, threads: int, screen: Screen) -> list[Row]:
+    from checkpoints.peak_memory import measure_memory
+
+    pairs = [(subject, runtime) for subject in subjects for runtime in subject.runtimes]
+    rows = []
+    for done, (subject, runtime) in enumerate(pairs):
+        screen.show("memory", done, len(pairs))
+        found = measure_memory(subject.folder, runtime, seconds, threads)
+        rows.append(
+            {"encoder": subject.name, "runtime": runtime, "seconds": seconds, "threads": threads, **found.to_dict()}
+        )
+    return rows
+
+
+def _describe_measurement(timings: Sequence[Timing], memories: Sequence[Row], warnings: Sequence[str]) -> Row:
+    """All that was measured, and on what."""
+    from checkpoints.onnx_session import runtime_version
+    from checkpoints.run_folder import made_with
+    from nas.measurement import count_cores, name_processor
+
+    versions = {**made_with(), "onnxruntime": runtime_version()}
+    shown = ", ".join(f"{name} {version}" for name, version in versions.items() if version and name != "commit")
+    return {
+        "command": _command_line(),
+        "made_on": f"{name_processor()}, {count_cores()} cores; {shown}.",
+        "made_with": versions,
+        "warnings": warnings,
+        "timings": [timing.to_dict() for timing in timings],
+        "memory": memories,
+    }
+
+
+def _show_timings(timings: Sequence[Timing], durations: Sequence[float]) -> None:
+    """For each number of threads, every encoder and runtime, five durations to a table; and what the rows mean."""
+    for count in dict.fromkeys(timing.threads for timing in timings):
+        for first in range(0, len(durations), 5):
+            shown = durations[first : first + 5]
+            out.print(_timing_table([t for t in timings if t.threads == count and t.seconds in shown], shown))
+    said = [
+        "ms: median for a waveform alone, ± half of its 95% interval",
+        "× real time: seconds of audio in a second, more is faster",
+    ]
+    if references := dict.fromkeys(timing.reference for timing in timings if timing.reference):
+        names = " or ".join(references)
+        said.append(f"ratio: time over that of {names} in the same runtime; ▲ faster, ▼ slower by its paired interval")
+    if any(timing.front_end for timing in timings):
+        said.append("front-end: its share of the time; the rest is the Transformer's")
+    _tell("; ".join(said) + ".")
+
+
+def _timing_table(timings: Sequence[Timing], durations: Sequence[float]) -> Table:
+    """A block of rows for each encoder and runtime."""
+    from nas.measurement import count_threads
+
+    table = Table(
+        title=f"Time on {count_threads(timings[0].threads)}", title_justify="left", box=SIMPLE, pad_edge=False
+    )
+    table.add_column("encoder", overflow="fold", max_width=22)
+    table.add_column("")
+    for seconds in durations:
+        table.add_column(f"{seconds:g} s", justify="right", no_wrap=True)
+    for encoder, runtime in dict.fromkeys((t.encoder, t.runtime) for t in timings):
+        row = [t for t in timings if (t.encoder, t.runtime) == (encoder, runtime)]
+        table.add_row(_escape(encoder), "ms", *(_show_time(t) for t in row))
+        table.add_row(f"  {runtime}", "× real time", *(_figure(t.times_real_time) for t in row), style="dim")
+        if row[0].ratio:
+            table.add_row("", "ratio", *(_show_ratio(t.ratio) for t in row if t.ratio), style="dim")
+        if row[0].front_end:
+            shares = (f"{t.front_end.median:.0%}" for t in row if t.front_end)
+            table.add_row("", "front-end", *shares, style="dim")
+    table.add_row("", "rounds", *(str(len(t.latency.rounds_ms)) for t in row), style="dim")
+    return table
+
+
+def _show_time(timing: Timing) -> str:
+    """`12.3 ± 0.4`."""
+    latency = timing.latency
+    return f"{_figure(latency.median_ms)} ± {_figure((latency.high_ms - latency.low_ms) / 2)}"
+
+
+def _show_ratio(ratio: Ratio) -> str:
+    """`0.52 ± 0.01 ▲`."""
+    mark = "  " if ratio.tied else " [green]▲[/]" if ratio.high < 1 else " [red]▼[/]"
+    return f"{_figure(ratio.median)} ± {_figure((ratio.high - ratio.low) / 2)}{mark}"
+
+
+def _figure(value: float) -> str:
+    """Three digits or more: `0.52`, `12.3`, `1234`."""
+    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
+
+
+def _show_memory(memories: Sequence[Row]) -> None:
+    """What an encoder adds to its runtime, and what was measured."""
+    from nas.measurement import count_threads
+
+    if not memories:
+        return
+    table = Table(title="Peak memory, MB", title_justify="left", box=SIMPLE, pad_edge=False)
+    table.add_column("encoder", overflow="fold", max_width=40)
+    for name in ("runtime", "encoder adds", "runtime alone", "in all"):
+        table.add_column(name, justify="left" if name == "runtime" else "right", no_wrap=True)
+    for row in memories:
+        sizes = (row[f"{part}_bytes"] / 1e6 for part in ("encoder", "import", "peak"))
+        table.add_row(_escape(row["encoder"]), row["runtime"], *(f"{size:.0f}" for size in sizes))
+    out.print(table)
+    _tell(
+        "Memory: the highest resident memory of a fresh process that imports the runtime (alone: so far), opens the "
+        f"encoder and encodes {memories[0]['seconds']:g} s of audio with {count_threads(memories[0]['threads'])}."
+    )
+
+
 # --- space, cost ------------------------------------------------------------------------------------------------------
 
 
@@ -767,6 +935,11 @@ def _fresh(path: Path) -> Path:
 def _tell(text: str) -> None:
     """Prints a result as it is: no line is broken, no bracket read as markup."""
     out.print(text, soft_wrap=True, markup=False)
+
+
+def _warn(text: str | None) -> None:
+    if text:
+        log.print(f"[yellow]{_escape(text)}", soft_wrap=True)
 
 
 def _name_run(folder: RunFolder, asked: Path | None) -> None:

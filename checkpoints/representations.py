@@ -87,7 +87,7 @@ def open_representation(source: str) -> Representation:
         return Representation(name, source, BASELINES[name], 0, None, fingerprint(name))
     folder = find_folder(name)
     values = read_json(folder / "config.json", required=True)
-    config = _own_config(folder, values)
+    config = own_config(folder, values)
     title = folder.resolve().name if Path(name).expanduser() == folder else name
     shown = title if trained else UNTRAINED + title
     with torch.random.fork_rng(devices=[]):  # fresh weights are the same each time, and the caller's draws as before
@@ -139,7 +139,7 @@ def encode_alone(states_of: Callable[[Tensor], Sequence[Tensor]], wave: Tensor, 
     return [torch.stack(state) for state in zip(*padded, strict=True)]
 
 
-def _own_config(folder: Path, values: Mapping[str, Any]) -> EncoderConfig | None:
+def own_config(folder: Path, values: Mapping[str, Any]) -> EncoderConfig | None:
     """The shape, if `Encoder` computes this network; None if it is one for `transformers`."""
     normalizes = normalizes_waveform(folder)
     if values.get("model_type") == NESTLING_TYPE:
@@ -190,7 +190,7 @@ def _open_encoder(folder: Path, config: EncoderConfig, name: str, source: str, t
 def _open_transformers(
     folder: Path, values: Mapping[str, Any], name: str, source: str, trained: bool
 ) -> Representation:
-    model = _load_transformers(folder, values, trained).eval().requires_grad_(False)
+    model = load_transformers(folder, values, trained).eval().requires_grad_(False)
     normalizes = normalizes_waveform(folder)
 
     def states_of(wave: Tensor) -> Sequence[Tensor]:
@@ -214,7 +214,7 @@ def _open_transformers(
     )
 
 
-def _load_transformers(folder: Path, values: Mapping[str, Any], trained: bool) -> Any:
+def load_transformers(folder: Path, values: Mapping[str, Any], trained: bool) -> Any:
     """The model under any head, in fp32; never with code from the folder."""
     import transformers  # noqa: PLC0415 - slow to import
 

@@ -7,6 +7,7 @@ both cancels out, and a difference inside the noise is called a tie.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +24,7 @@ from search_spaces.subnet import SAMPLE_RATE_HZ, Subnet
 from supernet.model import Supernet
 
 WARM_UPS = 2
+MIN_REPEATS = 3
 MAX_ROUNDS = 2
 """Rounds are run until enough are steady, but no more than this many for each that is asked for."""
 STEADY = 0.05
@@ -73,6 +75,7 @@ def measure_latency(
     threads: int = 1,
     rng: Random | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    limit_s: float = math.inf,
 ) -> dict[str, Latency]:
     """Times models side by side.
 
@@ -83,6 +86,7 @@ def measure_latency(
         threads: CPU threads torch may use meanwhile; one is what varies least from machine to machine.
         rng: Of the order within rounds.
         clock: Seconds, never going back.
+        limit_s: Fewer rounds are kept, three at least, where `repeats` steady ones would take longer than this.
 
     Returns:
         For each model, its times in the `repeats` steadiest rounds.
@@ -90,8 +94,9 @@ def measure_latency(
     Raises:
         ValueError: Fewer than three repeats, no thread, or no model.
     """
-    if repeats < 3 or threads < 1 or not models:
-        raise ValueError(f"need at least 3 repeats, 1 thread and 1 model; got {repeats}, {threads} and {len(models)}")
+    if repeats < MIN_REPEATS or threads < 1 or not models:
+        got = f"{repeats}, {threads} and {len(models)}"
+        raise ValueError(f"need at least {MIN_REPEATS} repeats, 1 thread and 1 model; got {got}")
     rng = rng or Random(0)
     names = list(models)
 
@@ -105,8 +110,13 @@ def measure_latency(
     rounds: list[dict[str, float]] = []
     drifts: list[float] = []
     with _threads(threads):
-        for name in names * WARM_UPS:
-            run(name)
+        for _ in range(WARM_UPS):
+            times = [run(name) / 1000 for name in names]
+            round_s = sum(times) + times[0]  # the control runs once more
+            if MIN_REPEATS * round_s > limit_s:
+                break  # so slow that they are warm
+        if repeats * round_s > limit_s:
+            repeats = max(MIN_REPEATS, int(limit_s / round_s))
         control = run(names[0])
         while len(rounds) < MAX_ROUNDS * repeats and sum(d < STEADY for d in drifts) < repeats:
             rounds.append({name: run(name) for name in rng.sample(names, len(names))})
@@ -129,12 +139,18 @@ def compare_latency(a: Latency, b: Latency) -> Ratio:
     return Ratio(float(np.median(ratios)), *_median_interval(ratios))
 
 
-def describe_load() -> str | None:
-    """A warning when more processes want to run than there are cores; None when timings can be trusted."""
+def describe_load(own: int = 0) -> str | None:
+    """A warning when more processes want to run than there are cores; None when timings can be trusted.
+
+    Args:
+        own: Threads of this process that the load average has counted by now. Where they fill the cores, half a
+            process more is let pass: no system is quite idle.
+    """
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if load <= cores:
+    if load <= max(cores, own + 0.5):
         return None
-    return f"the load average is {load:.1f} on {cores} cores: other work slows these timings"
+    ours = f", of which up to {own} is ours" if own else ""
+    return f"the load average is {load:.1f} on {cores} cores{ours}: other work slows these timings"
 
 
 class SubnetTimer:

@@ -134,6 +134,7 @@ def test_commands_are_these():
         "export subnet",
         "report",
         "evaluate",
+        "measure",
         "space",
         "cost",
         "demo",

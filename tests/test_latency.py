@@ -82,6 +82,17 @@ def test_rounds_are_bounded_when_nothing_is_steady():
     assert machine.runs == latency.WARM_UPS + 1 + 2 * 4 * latency.MAX_ROUNDS
 
 
+@pytest.mark.parametrize(("limit_s", "rounds"), [(9.0, 20), (1.6, 10), (0.5, 3), (0.4, 3), (0.1, 3), (0.0, 3)])
+def test_slow_models_get_fewer_rounds(limit_s, rounds):
+    machine = Machine(lambda _: 1.0)
+    models = {"a": machine.model(50), "b": machine.model(50)}  # a round and its control take 0.15 s
+    times = measure_latency(models, WAVE, repeats=20, clock=machine.clock, limit_s=limit_s)
+    assert len(times["a"].rounds_ms) == rounds
+    warm_ups = 2 if limit_s >= 0.45 else 1
+    assert machine.runs == 2 * (warm_ups + rounds) + rounds + 1
+    assert machine.now <= max(limit_s, 3 * 0.15) + 0.1 * warm_ups + 0.05 + 1e-9
+
+
 def test_order_within_rounds_varies():
     order = []
     models = {name: (lambda _, name=name: order.append(name)) for name in "abc"}
@@ -138,3 +149,16 @@ def test_load_is_named(monkeypatch):
     assert describe_load() is None
     monkeypatch.setattr(latency.os, "getloadavg", lambda: (9.26, 0, 0))
     assert describe_load() == "the load average is 9.3 on 4 cores: other work slows these timings"
+    assert describe_load(own=2) == (
+        "the load average is 9.3 on 4 cores, of which up to 2 is ours: other work slows these timings"
+    )
+
+
+@pytest.mark.parametrize(
+    ("load", "own", "warns"),
+    [(4.1, 0, True), (4.1, 1, True), (3.9, 1, False), (4.4, 4, False), (4.6, 4, True)],
+)
+def test_our_own_threads_are_no_reason_to_warn(monkeypatch, load, own, warns):
+    monkeypatch.setattr(latency.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(latency.os, "getloadavg", lambda: (load, 0, 0))
+    assert (describe_load(own) is not None) == warns

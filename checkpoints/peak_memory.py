@@ -1,0 +1,138 @@
+"""The memory that encoding takes, in a process that does nothing else.
+
+    python -m checkpoints.peak_memory FOLDER RUNTIME SECONDS THREADS
+
+A fresh process imports the runtime and the model's code, and its highest resident memory so far is noted. It then
+opens the encoder and encodes noise twice; the highest by then has the weights, what opening them took, and what
+encoding took.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from checkpoints.onnx_session import ONNX_FILES, open_session
+
+ROOT = Path(__file__).parent.parent
+RUNS = 2
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """Highest resident memory of a process."""
+
+    import_bytes: int
+    """Before an encoder was opened: the interpreter and the runtime."""
+    peak_bytes: int
+    """In all."""
+
+    @property
+    def encoder_bytes(self) -> int:
+        """What the encoder adds: its weights, what opening them took, and what encoding took."""
+        return self.peak_bytes - self.import_bytes
+
+    def to_dict(self) -> dict[str, int]:
+        """Plain JSON values."""
+        return {**asdict(self), "encoder_bytes": self.encoder_bytes}
+
+
+def measure_memory(folder: Path, runtime: str, seconds: float, threads: int) -> PeakMemory:
+    """Opens an encoder in a fresh process and encodes audio there.
+
+    Args:
+        folder: Holds the encoder.
+        runtime: One of `runtimes.RUNTIMES`.
+        seconds: Of audio, batch 1.
+        threads: That the runtime may use.
+
+    Raises:
+        ValueError: The process failed; says why.
+    """
+    command = [sys.executable, "-P", "-m", __name__, str(folder.absolute()), runtime, str(seconds), str(threads)]
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path})
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        killed = f"killed by signal {-done.returncode}, which the system does when memory is short"
+        reason = killed if done.returncode < 0 or not lines else lines[-1]
+        raise ValueError(f"{folder} in {runtime}, alone in a process with {seconds:g} s of audio: {reason}")
+    return PeakMemory(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    """What the fresh process does."""
+    folder, runtime, seconds, threads = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
+    start = _import_onnx(folder, runtime) if runtime in ONNX_FILES else _import_torch(folder, runtime)
+    imported = peak_bytes()
+    encode = start(seconds, threads)
+    for _ in range(RUNS):
+        encode()
+    print(json.dumps(asdict(PeakMemory(imported, peak_bytes()))))  # noqa: T201 - what the parent reads
+
+
+def peak_bytes() -> int:
+    """The highest resident memory of this process so far.
+
+    On Linux not `ru_maxrss`: a process starts with that of its parent.
+    """
+    if sys.platform == "linux":
+        lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _import_onnx(folder: Path, runtime: str) -> Callable[[float, int], Callable[[], object]]:
+    """Imports ONNX Runtime and returns what opens the encoder there. Torch stays out of this process."""
+    import onnxruntime  # noqa: F401, PLC0415
+
+    def start(seconds: float, threads: int) -> Callable[[], object]:
+        run = open_session(folder / ONNX_FILES[runtime], threads)
+        wave = np.random.default_rng(0).standard_normal((1, round(seconds * 16_000)), np.float32)
+        return lambda: run(wave)
+
+    return start
+
+
+def _import_torch(folder: Path, runtime: str) -> Callable[[float, int], Callable[[], object]]:
+    """Imports torch and all that opening the encoder imports; returns what opens it."""
+    import torch  # noqa: PLC0415 - the processes of ONNX Runtime go without
+
+    from checkpoints.representations import own_config  # noqa: PLC0415
+    from checkpoints.runtimes import open_torch, open_transformers  # noqa: PLC0415
+    from checkpoints.teachers import NESTLING_TYPE, read_json  # noqa: PLC0415
+    from nas.measurement import make_wave  # noqa: PLC0415
+    from supernet.encoder import Encoder  # noqa: PLC0415
+
+    values = read_json(folder / "config.json", required=True)
+    config = own_config(folder, values)
+    if config:
+        with torch.device("meta"):
+            Encoder(config)  # takes no memory, but imports sympy and more
+    if runtime == "transformers" or not config:
+        import transformers  # noqa: PLC0415
+
+        if values["model_type"] == NESTLING_TYPE:
+            import checkpoints.modeling_nestling  # noqa: F401, PLC0415
+        elif values["model_type"] in transformers.CONFIG_MAPPING:
+            transformers.MODEL_MAPPING[transformers.CONFIG_MAPPING[values["model_type"]]]  # imports the model's module
+
+    def start(seconds: float, threads: int) -> Callable[[], object]:
+        torch.set_num_threads(threads)
+        run = open_torch(folder)[0] if runtime == "torch" else open_transformers(folder)
+        wave = make_wave(seconds)
+        return torch.inference_mode()(lambda: run(wave))
+
+    return start
+
+
+if __name__ == "__main__":
+    main()

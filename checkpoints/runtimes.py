@@ -1,0 +1,155 @@
+"""Encoders opened in each runtime that they can run in: torch, `transformers`, ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from checkpoints.onnx_session import ONNX_FILES, open_session, runtime_version
+from checkpoints.representations import load_transformers, own_config
+from checkpoints.teachers import NESTLING_TYPE, find_folder, load_encoder, normalizes_waveform, read_json
+from nas.measurement import Contestant, Run
+from supernet.encoder import normalize_waveform
+
+RUNTIMES = ("torch", "transformers", *ONNX_FILES)
+"""`torch` runs our own network where that computes the folder's, and that of `transformers` otherwise."""
+INSTALL_HINT = 'onnxruntime is not installed; run: pip install "nestling[onnx]"'
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An encoder to be measured."""
+
+    name: str
+    """What tables call it: the folder's own name, the name on the hub, or the source where names coincide."""
+    source: str
+    folder: Path
+    runtimes: tuple[str, ...]
+    """In which it is to run."""
+
+    def open(self) -> list[Contestant]:
+        """The encoder in each of its runtimes.
+
+        Raises:
+            TeacherError: The folder holds no encoder; or, when an ONNX file is opened, ValueError of that file.
+        """
+        return [self._open(runtime) for runtime in self.runtimes]
+
+    def _open(self, runtime: str) -> Contestant:
+        if runtime in ONNX_FILES:
+            path = self.folder / ONNX_FILES[runtime]
+            return Contestant(self.name, runtime, lambda threads: _open_onnx(path, threads))
+        run, front_end = open_torch(self.folder) if runtime == "torch" else (open_transformers(self.folder), None)
+        return Contestant(self.name, runtime, lambda _: run, front_end)
+
+
+def parse_runtimes(text: str) -> tuple[str, ...]:
+    """Runtimes from words such as `torch,onnx`.
+
+    Raises:
+        ValueError: There is no such runtime.
+    """
+    words = dict.fromkeys(word.strip() for word in text.split(","))
+    for word in words:
+        if word not in RUNTIMES:
+            near = get_close_matches(word, RUNTIMES, n=1)
+            hint = f"did you mean `{near[0]}`? " if near else ""
+            raise ValueError(f"--runtime {text}: no runtime `{word}`; {hint}there are {', '.join(RUNTIMES)}")
+    return tuple(words)
+
+
+def find_subjects(
+    sources: Sequence[str], runtimes: Sequence[str] | None, say: Callable[[str], None] = lambda _: None
+) -> list[Subject]:
+    """Finds encoders, and what each can run in.
+
+    Args:
+        sources: Exports, folders in Hugging Face format or names on the hub, `demo`.
+        runtimes: Those wanted; None for torch and what ONNX files a folder has.
+        say: Called with what is left out, and why.
+
+    Raises:
+        TeacherError: There is no such folder.
+        ValueError: A folder lacks the file of a runtime that is wanted, or that runtime is not installed.
+    """
+    folders = {source: find_folder(source) for source in sources}
+    titles = [f.resolve().name if Path(s).expanduser() == f else s for s, f in folders.items()]
+    names = [s if titles.count(title) > 1 else title for s, title in zip(folders, titles, strict=True)]
+    subjects = [
+        Subject(name, source, folder, tuple(runtimes) if runtimes else _available(folder))
+        for name, (source, folder) in zip(names, folders.items(), strict=True)
+    ]
+    if runtime_version() is None and any(set(ONNX_FILES) & set(s.runtimes) for s in subjects):
+        if runtimes:
+            raise ValueError(INSTALL_HINT)
+        say(f"ONNX files are left out: {INSTALL_HINT}")
+        subjects = [Subject(s.name, s.source, s.folder, ("torch",)) for s in subjects]
+    for subject in subjects:
+        for runtime in subject.runtimes:
+            if runtime in ONNX_FILES and not (subject.folder / ONNX_FILES[runtime]).is_file():
+                kind = "onnx" if runtime == "onnx" else "int8"
+                raise ValueError(
+                    f"{subject.source} has no {ONNX_FILES[runtime]}, which the runtime {runtime} wants; "
+                    f"`nestling export subnet --to {kind}` writes it"
+                )
+    return subjects
+
+
+def open_torch(folder: Path) -> tuple[Run, Run | None]:
+    """An encoder in eager torch, and its front-end alone where the network is ours.
+
+    Raises:
+        TeacherError: The folder holds no encoder.
+    """
+    config = own_config(folder, read_json(folder / "config.json", required=True))
+    if config is None:
+        return open_transformers(folder), None
+    encoder = load_encoder(folder).requires_grad_(False)
+
+    def run(wave: Tensor) -> Tensor:
+        return encoder(wave, None, ()).last  # type: ignore[no-any-return]
+
+    def front_end(wave: Tensor) -> Tensor:
+        return encoder.feature_extractor(normalize_waveform(wave) if config.normalize_waveform else wave)  # type: ignore[no-any-return]
+
+    return run, front_end
+
+
+def open_transformers(folder: Path) -> Run:
+    """An encoder as `transformers` computes it, its preprocessor included.
+
+    Raises:
+        TeacherError: The folder holds no encoder.
+    """
+    values = read_json(folder / "config.json", required=True)
+    normalizes = normalizes_waveform(folder)
+    model: Any
+    if values.get("model_type") == NESTLING_TYPE:
+        from checkpoints.modeling_nestling import NestlingConfig, NestlingModel  # noqa: PLC0415 - transformers is slow
+
+        model = NestlingModel(NestlingConfig(**values))
+        model.nestling = load_encoder(folder)
+    else:
+        model = load_transformers(folder, values, trained=True)
+    model.eval().requires_grad_(False)
+
+    def run(wave: Tensor) -> Tensor:
+        return model(normalize_waveform(wave) if normalizes else wave).last_hidden_state  # type: ignore[no-any-return]
+
+    return run
+
+
+def _available(folder: Path) -> tuple[str, ...]:
+    """Torch, unless there are ONNX files alone, and what ONNX files there are."""
+    files = tuple(runtime for runtime, name in ONNX_FILES.items() if (folder / name).is_file())
+    return files if files and not (folder / "config.json").is_file() else ("torch", *files)
+
+
+def _open_onnx(path: Path, threads: int) -> Run:
+    run = open_session(path, threads)
+    return lambda wave: run(wave.numpy())
