@@ -20,11 +20,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from checkpoints.export import write_encoder
+from checkpoints.export import ExportRecord, export_subnet, write_encoder
 from checkpoints.proof import TOLERANCE as PROVEN
 from checkpoints.proof import ProofError, prove_outputs
 from checkpoints.s3prl_expert import UpstreamExpert
 from checkpoints.s3prl_upstream import S3PRL_FILES, entry_name, write_s3prl
+from search_spaces.budget import Budget
 from supernet.encoder import Encoder
 from supernet.model import Supernet
 from tests.encoders import TOLERANCE, make_encoder, randomize
@@ -257,13 +258,21 @@ def test_the_folder_names_the_entry(folder: str, name: str) -> None:
 # Where only torch and safetensors are to be had
 
 ALONE = """
-import importlib.util, json, sys
+import json, sys
 site, folders, package, expected, project = json.loads(sys.argv[1])
 sys.path.append(site)  # not as a site: no .pth file of it is read
 import torch
 from safetensors.torch import load_file
 
-assert not any(importlib.util.find_spec(name) for name in project)
+
+
+class Blocker:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] in project:
+            raise ModuleNotFoundError(name)
+
+
+sys.meta_path.insert(0, Blocker())
 expected = load_file(expected)
 before = set(sys.modules)
 experts = {}
@@ -344,7 +353,16 @@ def test_it_works_alone_in_both_layouts(exports: dict[str, Path], encoders: dict
         assert (error <= TOLERANCE) == sound, f"{place}: {error}"
 
 
-# Proof
+# Export and proof
+
+
+def test_an_export_with_an_upstream_can_be_replaced(tmp_path: Path) -> None:
+    supernet = Supernet(small("tiny"), torch.Generator())
+    subnet, folder = supernet.space.smallest(), tmp_path / "my-encoder"
+    export_subnet(supernet, subnet, folder, budget=Budget(), card=ExportRecord())
+    write_s3prl(supernet.extract(subnet), folder)
+    export_subnet(supernet, subnet, folder, budget=Budget(), card=ExportRecord())
+    assert not (folder / "hubconf.py").exists()
 
 
 @pytest.mark.parametrize("conv_norm", ["layer", "group"])
