@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 import supernet.encoder
 from checkpoints.proof import TOLERANCE, ProofError, prove_outputs, prove_params
 from checkpoints.run_folder import dump_yaml
+from checkpoints.s3prl_upstream import S3PRL_FILES
 from checkpoints.teachers import NESTLING_TYPE, hubert_config, preprocessor_config, save_hubert, write_model
 from search_spaces.budget import Budget
 from search_spaces.costs import count_bytes, count_macs, count_params
@@ -30,7 +31,11 @@ from supernet.model import Supernet
 SCHEMA_VERSION = 1
 WRAPPER = Path(__file__).with_name("modeling_nestling.py")
 CODE = ("modeling_nestling.py", "encoder.py")
-FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "subnet.json", "README.md", *CODE)
+FILES = (
+    *("config.json", "model.safetensors", "preprocessor_config.json", "subnet.json", "README.md"),
+    *CODE,
+    *S3PRL_FILES,
+)
 
 
 class ExportError(ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from checkpoints.s3prl_upstream import entry_name
 from checkpoints.teachers import load_encoder
 from search_spaces.costs import count_params
 from search_spaces.subnet import SAMPLE_RATE_HZ, Subnet
@@ -55,8 +57,8 @@ def prove_params(folder: Path, supernet: Supernet, subnet: Subnet) -> None:
 def prove_outputs(folder: Path, supernet: Supernet, subnet: Subnet) -> dict[str, float]:
     """Reopens the folder and compares all it computes with what the supernet computes.
 
-    Random audio of unequal lengths goes through the supernet, through our own reader of the folder, and
-    through `transformers` where it is installed.
+    Random audio of unequal lengths goes through the supernet, through our own reader of the folder, through
+    `transformers` where it is installed, and through s3prl's upstream where the folder has one.
 
     Returns:
         For each reader, the largest relative error.
@@ -68,6 +70,8 @@ def prove_outputs(folder: Path, supernet: Supernet, subnet: Subnet) -> dict[str,
     readers = {"nestling": _read_with_encoder(folder, device)}
     if importlib.util.find_spec("transformers"):
         readers["transformers"] = _read_with_transformers(folder, device)
+    if (folder / "hubconf.py").exists():
+        readers["torch.hub"] = _read_with_expert(folder, device)
     errors = dict.fromkeys(readers, 0.0)
     for waves in _batches(together=supernet.space.backbone.conv_norm == "layer"):
         wave, lengths = _pad(waves, device)
@@ -156,6 +160,22 @@ def _read_with_transformers(folder: Path, device: torch.device) -> Reader:
         inputs = prepare(arrays, sampling_rate=SAMPLE_RATE_HZ, padding=True, return_tensors="pt").to(device)
         outputs = model(**inputs, output_hidden_states=True)
         return torch.stack([*outputs.hidden_states, outputs.last_hidden_state])
+
+    return read
+
+
+def _read_with_expert(folder: Path, device: torch.device) -> Reader:
+    """Opens the folder as users of s3prl's interface will, by torch.hub."""
+    try:
+        expert = torch.hub.load(str(folder), entry_name(folder), source="local").to(device)
+    except Exception as error:  # whatever it is, users would meet it too
+        raise ProofError(f"torch.hub cannot open it: {error}") from error
+    finally:
+        shutil.rmtree(folder / "__pycache__", ignore_errors=True)
+
+    def read(waves: list[Tensor]) -> Tensor:
+        outputs = expert([wave.to(device) for wave in waves])
+        return torch.stack([*outputs["hidden_states"], outputs["last_hidden_state"]])
 
     return read
 

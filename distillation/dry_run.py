@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from distillation.factory import SIGNAL_DIM, describe_signal
 from distillation.sources import CodeSource, SignalSource, Source, TeacherSource
@@ -31,7 +32,7 @@ class Estimate:
     step_seconds: tuple[float, ...]
     """For each stage."""
     memory_bytes: int
-    """The most this process has held, which is what the largest stage needs."""
+    """The most this process has held on the device, which is what the largest stage needs."""
 
 
 def estimate_training(
@@ -55,8 +56,15 @@ def estimate_training(
         )
         trainer.run()
         times.append((clock[-1] - clock[0]) / (len(clock) - 1))
+    return Estimate(tuple(times), measure_peak_memory(device))
+
+
+def measure_peak_memory(device: str) -> int:
+    """The most bytes that this process has held on a device; on a CPU, all that it is."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
     unit = 1 if sys.platform == "darwin" else 1024  # kilobytes on Linux
-    return Estimate(tuple(times), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _noise(stage: Stage, first: int, stop: int) -> Iterator[Batch]:
