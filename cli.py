@@ -100,14 +100,14 @@ def train_teacher(
     Example: nestling train teacher --audio my-audio/ --run runs/teacher
     """
     from checkpoints.jobs import describe_job
-    from checkpoints.teachers import save_hubert
+    from checkpoints.teachers import save_encoder
 
     job = describe_job("train teacher", space, init, audio, config, changes, device, precision, seed)
     if dry_run:
         return _dry_run(job)
     supernet, folder = _train(run, job, resume)
     to = to or folder.path / "teacher"
-    save_hubert(supernet.extract(supernet.space.container), to)
+    save_encoder(supernet.extract(supernet.space.container), to)
     _tell(f"The teacher is in {to}. Next: nestling train supernet --teacher {to} --audio {audio}")
 
 
@@ -217,7 +217,7 @@ def _dry_run(job: Row) -> None:
     if job["teacher"]:
         from checkpoints.teachers import load_teacher
 
-        teacher = load_teacher(job["teacher"]).encoder
+        teacher = load_teacher(job["teacher"]).network
     space = SearchSpace.from_dict(job["space"])
     table = Table("stage", "steps", "seconds a step", "hours", title="What training would take (estimated)")
     estimate = estimate_training(space, recipe, teacher, job["precision"], job["device"])

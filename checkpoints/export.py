@@ -1,7 +1,7 @@
 """A subnet as a folder that stands alone, proven to hold its budget and to compute what the supernet does.
 
 config.json, model.safetensors, preprocessor_config.json, subnet.json, README.md (the model card) and, when no
-HubertModel has the shape, modeling_nestling.py with a copy of encoder.py.
+HubertModel or WavLMModel has the shape, modeling_nestling.py with a copy of encoder.py.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 import supernet.encoder
+from checkpoints.hugging_face import hugging_face_config, preprocessor_config
 from checkpoints.proof import TOLERANCE, ProofError, prove_outputs, prove_params
 from checkpoints.run_folder import dump_yaml
 from checkpoints.s3prl_upstream import S3PRL_FILES
-from checkpoints.teachers import NESTLING_TYPE, hubert_config, preprocessor_config, save_hubert, write_model
+from checkpoints.teachers import NESTLING_TYPE, save_encoder, write_model
 from search_spaces.budget import Budget
 from search_spaces.costs import count_bytes, count_macs, count_params
 from search_spaces.subnet import Subnet
@@ -64,7 +65,7 @@ class ExportReport:
     folder: Path
     subnet: Subnet
     plain: bool
-    """It is a HubertModel and needs no remote code."""
+    """It is a HubertModel or a WavLMModel and needs no remote code."""
     params: int
     macs: int
     """For 1 s of audio."""
@@ -161,10 +162,10 @@ def _write(
 
 
 def write_encoder(encoder: Encoder, folder: Path) -> None:
-    """Writes what `transformers` needs: a HubertModel if one has the shape, else the encoder and its code."""
+    """Writes what `transformers` needs: a HubertModel or WavLMModel if one has the shape, else with the code too."""
     config = encoder.config
-    if hubert_config(config) is not None:
-        save_hubert(encoder, folder)
+    if hugging_face_config(config) is not None:
+        save_encoder(encoder, folder)
         return
     values = {
         "model_type": NESTLING_TYPE,
@@ -201,6 +202,7 @@ def model_card(
     hashes: Mapping[str, str],
 ) -> str:
     """README.md: a YAML head for the hub, then costs, use, limits, shape, scores and proof."""
+    family = "wavlm" if config.gate_width else "hubert"
     head = {
         "library_name": "transformers",
         "pipeline_tag": "feature-extraction",
@@ -208,8 +210,10 @@ def model_card(
         "base_model": card.teacher if _is_on_hub(card.teacher or "") else None,
         "datasets": list(filter(_is_on_hub, card.datasets)) or None,
         "language": card.language,
-        "tags": ["speech", "hubert", "nestling", "neural-architecture-search", "knowledge-distillation"],
+        "tags": ["speech", family, "nestling", "neural-architecture-search", "knowledge-distillation"],
     }
+    plain = hugging_face_config(config)
+    listed = [f"`{name}` {hashes[name]}" for name in CODE if name in hashes]
     least = 1
     for kernel, stride in zip(reversed(config.conv_kernels), reversed(config.conv_strides), strict=True):
         least = (least - 1) * stride + kernel
@@ -237,7 +241,7 @@ def model_card(
         trust="" if report.plain else ", trust_remote_code=True",
         num_states=len(config.heads) + 1,
         width=config.embed_dim,
-        code=PLAIN if report.plain else REMOTE.format(*(f"`{name}` {hashes[name]}" for name in CODE)),
+        code=PLAIN.format(plain["architectures"][0]) if plain else REMOTE.format(*listed),
         least=least,
         rate=config.frame_rate_hz,
         normalization=NORMALIZATION[report.plain] if config.normalize_waveform else NO_NORMALIZATION,
@@ -260,11 +264,11 @@ def _table(heading: str, rows: Mapping[str, str]) -> str:
     return "\n".join([f"| | {heading} |", "|---|---|", *(f"| {name} | {value} |" for name, value in cells)])
 
 
-PLAIN = "It is a plain `HubertModel`: no remote code."
+PLAIN = "It is a plain `{}`: no remote code."
 
 REMOTE = """\
-No `HubertModel` has this shape, so the network travels with it: two short files that import torch and
-transformers alone. Read them, and pin a `revision` when you load from the hub. Their SHA-256:
+No `HubertModel` or `WavLMModel` has this shape, so the network travels with it: two short files that import
+torch and transformers alone. Read them, and pin a `revision` when you load from the hub. Their SHA-256:
 
 - {}
 - {}"""
@@ -275,7 +279,7 @@ NORMALIZATION = {
     False: "It brings each waveform to zero mean and unit variance itself, so the feature extractor does "
     "not; a waveform that already is so passes unchanged.",
 }
-"""Whether the export is a HubertModel -> who normalises the waveform."""
+"""Whether the export is a model of `transformers` -> who normalises the waveform."""
 
 NO_NORMALIZATION = "It takes the waveform as it is, not normalised."
 

@@ -10,7 +10,7 @@ import torch
 
 from checkpoints.run_folder import RunError, RunFolder
 from checkpoints.teachers import load_teacher
-from distillation.factory import SourceFactory
+from distillation.factory import SourceFactory, check_teacher
 from distillation.stages import Recipe, Stage, load_recipe
 from distillation.trainer import Step, Trainer, generator
 from nas.objective import DistillationObjective
@@ -22,6 +22,7 @@ from speech_data.corpus import Corpus, SpeechCorpus
 from speech_tasks.phone_probe import PhoneProbe
 from speech_tasks.proxy import DEFAULT_MIX, NUM_SEARCH, PROBES, Proxy, find_probe_materials
 from speech_tasks.task import Material
+from supernet.encoder import Encoder
 from supernet.model import Supernet
 
 Job = dict[str, Any]
@@ -82,12 +83,17 @@ def build_trainer(
         job: Its configuration.
         corpus: The audio that the job names.
         on_progress: Called after every step with its losses in words.
+
+    Raises:
+        ValueError: The teacher does not give what the recipe wants; or it lends no weights, and nothing else is wanted.
     """
     recipe = parse_config(Recipe, job["recipe"], source=str(run.config_path))
     supernet = Supernet(SearchSpace.from_dict(job["space"]), generator(recipe.seed, "weights"))
     teacher = load_teacher(job["teacher"]) if job["teacher"] else None
     if teacher:
-        supernet.load_encoder(teacher.encoder.state_dict())
+        check_teacher(recipe, teacher.network, supernet.container.config)
+        if not recipe.teacher_taps or isinstance(teacher.network, Encoder):
+            supernet.load_encoder(teacher.encoder.state_dict())
     probe = quick_probe(corpus)
     starts = {stage.name: sum(s.steps for s in recipe.stages[:i]) for i, stage in enumerate(recipe.stages)}
 
@@ -114,7 +120,7 @@ def build_trainer(
         supernet,
         recipe,
         training_batches(corpus, recipe.seed),
-        SourceFactory(corpus, teacher.encoder if teacher else None, recipe.seed),
+        SourceFactory(corpus, teacher.network if teacher else None, recipe.seed),
         on_step=on_step,
         on_stage=on_stage,
         on_checkpoint=run.save_state,

@@ -106,24 +106,26 @@ def _import_torch(folder: Path, runtime: str) -> Callable[[float, int], Callable
     """Imports torch and all that opening the encoder imports; returns what opens it."""
     import torch  # noqa: PLC0415 - the processes of ONNX Runtime go without
 
-    from checkpoints.representations import own_config  # noqa: PLC0415
+    from checkpoints.hugging_face import OtherNetworkError  # noqa: PLC0415
     from checkpoints.runtimes import open_torch, open_transformers  # noqa: PLC0415
-    from checkpoints.teachers import NESTLING_TYPE, read_json  # noqa: PLC0415
+    from checkpoints.teachers import NESTLING_TYPE, read_config, read_json  # noqa: PLC0415
     from nas.measurement import make_wave  # noqa: PLC0415
-    from supernet.encoder import Encoder  # noqa: PLC0415
+    from supernet.encoder import Encoder, EncoderConfig  # noqa: PLC0415
 
-    values = read_json(folder / "config.json", required=True)
-    config = own_config(folder, values)
-    if config:
-        with torch.device("meta"):
-            Encoder(config)  # takes no memory, but imports sympy and more
-    if runtime == "transformers" or not config:
+    with torch.device("meta"):
+        Encoder(EncoderConfig((16,), 16, (1,), (1,), 16, (1,), (1,)))  # takes no memory, but imports sympy and more
+    values = read_json(folder / "config.json", required=folder.is_dir())
+    try:
+        foreign = bool(values) and not read_config(values, False, str(folder))
+    except OtherNetworkError:
+        foreign = True
+    if runtime == "transformers" or foreign:
         import transformers  # noqa: PLC0415
 
-        if values["model_type"] == NESTLING_TYPE:
+        if (model_type := values.get("model_type")) == NESTLING_TYPE:
             import checkpoints.modeling_nestling  # noqa: F401, PLC0415
-        elif values["model_type"] in transformers.CONFIG_MAPPING:
-            transformers.MODEL_MAPPING[transformers.CONFIG_MAPPING[values["model_type"]]]  # imports the model's module
+        elif isinstance(model_type, str) and model_type in transformers.CONFIG_MAPPING:
+            transformers.MODEL_MAPPING[transformers.CONFIG_MAPPING[model_type]]  # imports the model's module
 
     def start(seconds: float, threads: int) -> Callable[[], object]:
         torch.set_num_threads(threads)

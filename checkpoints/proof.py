@@ -6,9 +6,7 @@ import importlib.util
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from safetensors import safe_open
@@ -16,6 +14,7 @@ from torch import Tensor
 
 from checkpoints.s3prl_upstream import entry_name
 from checkpoints.teachers import load_encoder
+from checkpoints.transformers_models import silence
 from search_spaces.costs import count_params
 from search_spaces.subnet import SAMPLE_RATE_HZ, Subnet
 from supernet.encoder import Trace
@@ -158,7 +157,10 @@ def _read_with_transformers(folder: Path, device: torch.device) -> Reader:
     def read(waves: list[Tensor]) -> Tensor:
         arrays = [wave.numpy() for wave in waves]
         inputs = prepare(arrays, sampling_rate=SAMPLE_RATE_HZ, padding=True, return_tensors="pt").to(device)
-        outputs = model(**inputs, output_hidden_states=True)
+        with warnings.catch_warnings():
+            # A WavLMModel gives PyTorch's attention a mask of numbers and a mask of booleans.
+            warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask and attn_mask", UserWarning)
+            outputs = model(**inputs, output_hidden_states=True)
         return torch.stack([*outputs.hidden_states, outputs.last_hidden_state])
 
     return read
@@ -178,19 +180,3 @@ def _read_with_expert(folder: Path, device: torch.device) -> Reader:
         return torch.stack([*outputs["hidden_states"], outputs["last_hidden_state"]])
 
     return read
-
-
-@contextmanager
-def silence(transformers: ModuleType) -> Iterator[None]:
-    """Keeps `transformers` off the screen."""
-    logging = transformers.utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

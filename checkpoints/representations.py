@@ -8,31 +8,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from checkpoints.proof import silence
-from checkpoints.teachers import (
-    NESTLING_TYPE,
-    TeacherError,
-    find_folder,
-    load_encoder,
-    normalizes_waveform,
-    read_config,
-    read_json,
-)
+from checkpoints.hugging_face import OtherNetworkError, TeacherError
+from checkpoints.teachers import find_model, load_encoder, normalizes_waveform, read_config, read_json
+from checkpoints.transformers_models import open_network
 from search_spaces.costs import count_frames, count_macs
-from search_spaces.subnet import SAMPLE_RATE_HZ, Backbone, Layer, Subnet
+from search_spaces.subnet import SAMPLE_RATE_HZ, Backbone
 from speech_data.features import difference, hold_last_frame, log_mel, mfcc
 from speech_tasks.store import Encode
-from supernet.encoder import Encoder, EncoderConfig, initialize, normalize_waveform
+from supernet.encoder import Encoder, EncoderConfig, initialize
+from supernet.model import shape_of
 
 UNTRAINED = "untrained:"
 """Before a name: the same shape with fresh random weights."""
@@ -40,13 +32,12 @@ SEED = 0
 """Of those weights."""
 ACCEPTED = (
     "what can be evaluated: an export, a HuBERT, wav2vec 2.0, WavLM or the like in Hugging Face format (a folder, or "
-    "a name on the hub), demo, log-mel, mfcc, and untrained:NAME for fresh weights in the shape of NAME"
+    "a name on the hub), a file of fairseq, unilm or s3prl, demo, log-mel, mfcc, and untrained:NAME for fresh weights "
+    "in the shape of NAME"
 )
 
 _BOOKKEEPING = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 """Keys of config.json that change no output."""
-_UNUSED = "masked_spec_embed"
-"""The mask embedding: transformers makes one where a file has none, and only training reads it."""
 _NUM_MELS = 80
 
 
@@ -73,8 +64,8 @@ def open_representation(source: str) -> Representation:
     """Opens what `nestling evaluate` is given.
 
     Args:
-        source: `mfcc`, `log-mel`, `demo`, a folder or a name on the Hugging Face hub, or `untrained:` before one of
-            the last three. A folder that has a baseline's name is reached as `./mfcc`.
+        source: `mfcc`, `log-mel`, `demo`, a folder, a name on the Hugging Face hub or a file as `load_encoder` takes,
+            or `untrained:` before one of the last four. A folder that has a baseline's name is reached as `./mfcc`.
 
     Raises:
         TeacherError: It cannot be found or opened, or does not make a frame every 20 ms; says what is accepted.
@@ -85,16 +76,20 @@ def open_representation(source: str) -> Representation:
         if not trained:
             raise TeacherError(f"{source}: nothing is trained in {name}; name an encoder after {UNTRAINED}")
         return Representation(name, source, BASELINES[name], 0, None, fingerprint(name))
-    folder = find_folder(name)
-    values = read_json(folder / "config.json", required=True)
-    config = own_config(folder, values)
-    title = folder.resolve().name if Path(name).expanduser() == folder else name
+    path = find_model(name)
+    title = path.resolve().name if Path(name).expanduser() == path else name
     shown = title if trained else UNTRAINED + title
     with torch.random.fork_rng(devices=[]):  # fresh weights are the same each time, and the caller's draws as before
         torch.default_generator.manual_seed(SEED)
-        if config:
-            return _open_encoder(folder, config, shown, source, trained)
-        return _open_transformers(folder, values, shown, source, trained)
+        if path.is_file():
+            encoder = load_encoder(path)
+            return _describe(path, encoder if trained else _make_fresh(encoder.config), shown, source)
+        values = read_json(path / "config.json", required=True)
+        try:
+            config = read_config(values, normalizes_waveform(path), str(path))
+        except OtherNetworkError:
+            return _open_transformers(path, values, shown, source, trained)
+        return _describe(path, load_encoder(path) if trained else _make_fresh(config), shown, source)
 
 
 def fingerprint(*parts: str, weights: Mapping[str, Tensor] | None = None) -> str:
@@ -139,31 +134,19 @@ def encode_alone(states_of: Callable[[Tensor], Sequence[Tensor]], wave: Tensor, 
     return [torch.stack(state) for state in zip(*padded, strict=True)]
 
 
-def own_config(folder: Path, values: Mapping[str, Any]) -> EncoderConfig | None:
-    """The shape, if `Encoder` computes this network; None if it is one for `transformers`."""
-    normalizes = normalizes_waveform(folder)
-    if values.get("model_type") == NESTLING_TYPE:
-        return read_config(values, normalizes, str(folder))
-    if values.get("model_type") != "hubert" or any(folder.glob("*.index.json")):  # weights in several files
-        return None
-    try:
-        return read_config(values, normalizes, str(folder))
-    except TeacherError:
-        return None
+def _make_fresh(config: EncoderConfig) -> Encoder:
+    encoder = Encoder(config).eval()
+    initialize(encoder, torch.Generator().manual_seed(SEED))
+    return encoder
 
 
-def _open_encoder(folder: Path, config: EncoderConfig, name: str, source: str, trained: bool) -> Representation:
-    backbone = Backbone(**{f.name: getattr(config, f.name) for f in fields(Backbone)})
+def _describe(path: Path, encoder: Encoder, name: str, source: str) -> Representation:
+    config = encoder.config
     if (config.conv_kernels, config.conv_strides) != (Backbone().conv_kernels, Backbone().conv_strides):
         raise TeacherError(
-            f"{folder}: kernels {list(config.conv_kernels)} and strides {list(config.conv_strides)} do not make the "
+            f"{path}: kernels {list(config.conv_kernels)} and strides {list(config.conv_strides)} do not make the "
             f"frames of HuBERT's front-end; tasks want those, one every 20 ms"
         )
-    if trained:
-        encoder = load_encoder(folder)
-    else:
-        encoder = Encoder(config).eval()
-        initialize(encoder, torch.Generator().manual_seed(SEED))
 
     def states_of(wave: Tensor, lengths: Tensor | None = None) -> Sequence[Tensor]:
         return encoder(wave, lengths).hidden  # type: ignore[no-any-return]
@@ -174,15 +157,13 @@ def _open_encoder(folder: Path, config: EncoderConfig, name: str, source: str, t
             return encode_alone(states_of, wave, lengths)
         return states_of(wave, lengths)
 
-    layers = tuple(Layer(heads, ffn_dim) for heads, ffn_dim in zip(config.heads, config.ffn_dims, strict=True))
-    subnet = Subnet(config.conv_dims, config.embed_dim, layers, tuple(range(len(layers))))
     weights = encoder.state_dict()
     return Representation(
         name,
         source,
         encode,
         params=sum(weight.numel() for weight in weights.values()),
-        macs_1s=count_macs(backbone, subnet, 1.0),
+        macs_1s=count_macs(*shape_of(config), 1.0),
         fingerprint=fingerprint("encoder", json.dumps(config.to_dict()), weights=weights),
     )
 
@@ -190,99 +171,24 @@ def _open_encoder(folder: Path, config: EncoderConfig, name: str, source: str, t
 def _open_transformers(
     folder: Path, values: Mapping[str, Any], name: str, source: str, trained: bool
 ) -> Representation:
-    model = load_transformers(folder, values, trained).eval().requires_grad_(False)
     normalizes = normalizes_waveform(folder)
-
-    def states_of(wave: Tensor) -> Sequence[Tensor]:
-        wave = normalize_waveform(wave) if normalizes else wave
-        return model(input_values=wave, output_hidden_states=True, return_dict=True).hidden_states  # type: ignore[no-any-return]
+    network, macs = open_network(folder, values, normalizes, ACCEPTED, trained)
 
     @torch.no_grad()
     def encode(wave: Tensor, lengths: Tensor | None) -> Sequence[Tensor]:
-        return encode_alone(states_of, wave, lengths)
+        return encode_alone(network.states_of, wave, lengths)
 
     shape = {key: value for key, value in values.items() if key not in _BOOKKEEPING}
     return Representation(
         name,
         source,
         encode,
-        params=sum(parameter.numel() for parameter in model.parameters()),
-        macs_1s=_try(encode, f"{folder}: {type(model).__name__}"),
+        params=sum(parameter.numel() for parameter in network.parameters()),
+        macs_1s=macs,
         fingerprint=fingerprint(
-            "transformers", json.dumps(shape, sort_keys=True), str(normalizes), weights=model.state_dict()
+            "transformers", json.dumps(shape, sort_keys=True), str(normalizes), weights=network.network.state_dict()
         ),
     )
-
-
-def load_transformers(folder: Path, values: Mapping[str, Any], trained: bool) -> Any:
-    """The model under any head, in fp32; never with code from the folder."""
-    import transformers  # noqa: PLC0415 - slow to import
-
-    if (model_type := values.get("model_type")) not in transformers.CONFIG_MAPPING:
-        raise TeacherError(
-            f"{folder}: model_type is {model_type!r}, which transformers {transformers.__version__} does not have; "
-            f"{ACCEPTED}"
-        )
-    options = {"trust_remote_code": False, "dtype": torch.float32}
-    faults: dict[str, Any] = {}
-    with silence(transformers):
-        try:
-            if trained:
-                model, faults = transformers.AutoModel.from_pretrained(
-                    folder,
-                    local_files_only=True,
-                    output_loading_info=True,
-                    ignore_mismatched_sizes=True,  # it names them, and we refuse them below
-                    **options,
-                )
-            else:
-                config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-                model = transformers.AutoModel.from_config(config, **options)  # type: ignore[no-untyped-call]
-        except Exception as error:  # a damaged folder fails in a dozen ways
-            reason = " ".join(str(error).split())[:300]
-            raise TeacherError(f"{folder}: transformers cannot open it ({type(error).__name__}): {reason}") from error
-    _check_weights(folder, model, faults)
-    return model
-
-
-def _check_weights(folder: Path, model: Any, faults: Mapping[str, Any]) -> None:
-    """Refuses weights that `transformers` would make up, or leave out though the network has a place for their kind."""
-    prefix = f"{model.base_model_prefix}."
-    missing, unexpected = (
-        sorted(str(name).removeprefix(prefix) for name in faults.get(kind, ()))
-        for kind in ("missing_keys", "unexpected_keys")
-    )
-    parts = tuple(f"{name}.{inner}." for name, part in model.named_children() for inner, _ in part.named_children())
-    problems = [f"missing {name}" for name in missing if name != _UNUSED]
-    problems += [f"unexpected {name}" for name in unexpected if name.startswith(parts)]  # the others are of a head
-    for name, found, wanted in sorted(faults.get("mismatched_keys", ())):
-        problems.append(f"{name.removeprefix(prefix)} has shape {list(found)}, not {list(wanted)}")
-    if problems:
-        more = [f"and {len(problems) - 5} more"] if len(problems) > 5 else []
-        raise TeacherError("\n  ".join([f"{folder}: the weights do not fit config.json:", *problems[:5], *more]))
-
-
-def _try(encode: Encode, what: str) -> int | None:
-    """Encodes 1 s of noise: its multiply-accumulates, None if nothing was counted.
-
-    Raises:
-        TeacherError: It gives something else than finite frames at 50 Hz, alike in every layer.
-    """
-    wave = 0.1 * torch.randn(1, SAMPLE_RATE_HZ, generator=torch.Generator().manual_seed(SEED))
-    counter = FlopCounterMode(display=False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH), counter:  # the counter does not see fused attention
-            states = encode(wave, None)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise TeacherError(
-            f"{what} does not turn a waveform into frames ({type(error).__name__}: {reason}); {ACCEPTED}"
-        ) from error
-    if len({x.shape for x in states}) != 1:
-        raise TeacherError(f"{what} gives hidden states of {len({x.shape for x in states})} shapes; tasks want one")
-    if not all(x.isfinite().all() for x in states):
-        raise TeacherError(f"{what} gives numbers that are not finite; its weights are damaged")
-    return counter.get_total_flops() // 2 or None
 
 
 def _num_frames(wave: Tensor, lengths: Tensor | None) -> tuple[int, Tensor | None]:

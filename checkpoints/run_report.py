@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from checkpoints.hugging_face import TeacherError
 from checkpoints.results import RESULT, Result, load_result, read_lines
 from checkpoints.run_folder import MADE_WITH, RunFolder
-from checkpoints.teachers import TeacherError, load_teacher
+from checkpoints.teachers import load_teacher
 from nas.objective import DistillationObjective
 from nas.report import (
     LARGEST,
@@ -167,10 +168,10 @@ def _teacher(name: str | None, points: Sequence[Point]) -> TeacherRow | None:
     if not name:
         return None
     try:
-        teacher = load_teacher(name)
+        encoder = load_teacher(name).encoder
     except TeacherError:
-        return None  # it may have moved since; the report can do without
-    backbone, shape = shape_of(teacher.encoder.config)
+        return None  # it may have moved since, or be no encoder of ours; the report can do without
+    backbone, shape = shape_of(encoder.config)
     point = next((p for p in points if p.kind == "teacher"), None)
     return TeacherRow(
         name,

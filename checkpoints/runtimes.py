@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
+from checkpoints.hugging_face import OtherNetworkError
 from checkpoints.onnx_session import ONNX_FILES, open_session, runtime_version
-from checkpoints.representations import load_transformers, own_config
-from checkpoints.teachers import NESTLING_TYPE, find_folder, load_encoder, normalizes_waveform, read_json
+from checkpoints.teachers import ACCEPTED, NESTLING_TYPE, find_model, load_encoder, normalizes_waveform, read_json
+from checkpoints.transformers_models import load_model
 from nas.measurement import Contestant, Run
 from supernet.encoder import normalize_waveform
 
@@ -77,7 +78,7 @@ def find_subjects(
         TeacherError: There is no such folder.
         ValueError: A folder lacks the file of a runtime that is wanted, or that runtime is not installed.
     """
-    folders = {source: find_folder(source) for source in sources}
+    folders = {source: find_model(source) for source in sources}
     titles = [f.resolve().name if Path(s).expanduser() == f else s for s, f in folders.items()]
     names = [s if titles.count(title) > 1 else title for s, title in zip(folders, titles, strict=True)]
     subjects = [
@@ -106,16 +107,16 @@ def open_torch(folder: Path) -> tuple[Run, Run | None]:
     Raises:
         TeacherError: The folder holds no encoder.
     """
-    config = own_config(folder, read_json(folder / "config.json", required=True))
-    if config is None:
+    try:
+        encoder = load_encoder(folder).requires_grad_(False)
+    except OtherNetworkError:
         return open_transformers(folder), None
-    encoder = load_encoder(folder).requires_grad_(False)
 
     def run(wave: Tensor) -> Tensor:
         return encoder(wave, None, ()).last  # type: ignore[no-any-return]
 
     def front_end(wave: Tensor) -> Tensor:
-        return encoder.feature_extractor(normalize_waveform(wave) if config.normalize_waveform else wave)  # type: ignore[no-any-return]
+        return encoder.feature_extractor(normalize_waveform(wave) if encoder.config.normalize_waveform else wave)  # type: ignore[no-any-return]
 
     return run, front_end
 
@@ -135,7 +136,7 @@ def open_transformers(folder: Path) -> Run:
         model = NestlingModel(NestlingConfig(**values))
         model.nestling = load_encoder(folder)
     else:
-        model = load_transformers(folder, values, trained=True)
+        model = load_model(folder, values, ACCEPTED)
     model.eval().requires_grad_(False)
 
     def run(wave: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
-"""Encoders in and out of Hugging Face folders: plain JSON and safetensors, without `transformers`."""
+"""Encoders in and out of folders and files: Hugging Face's, fairseq's and unilm's, without any of their code."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,112 +14,130 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from checkpoints.fairseq_layout import WANTED, from_fairseq, is_checkpoint, to_fairseq_name
+from checkpoints.hugging_face import (
+    CLASSES,
+    CONFIG_KEYS,
+    DEFAULTS,
+    GATE_KEYS,
+    REQUIRED_OPTIONS,
+    OtherNetworkError,
+    TeacherError,
+    bare_names,
+    check_like,
+    hugging_face_config,
+    preprocessor_config,
+    refuse_weights,
+    to_hugging_face,
+)
+from checkpoints.transformers_models import open_network
+from distillation.sources import FrozenNetwork
 from supernet.encoder import SAMPLE_RATE_HZ, Encoder, EncoderConfig
 
 DEMO_TEACHER = Path(__file__).parent / "demo_teacher"
 NESTLING_TYPE = "nestling"
-"""`model_type` of an exported encoder whose shape no HubertModel has."""
-
-REQUIRED_OPTIONS: Mapping[str, Any] = {
-    "hidden_act": "gelu",
-    "feat_extract_activation": "gelu",
-    "feat_proj_layer_norm": True,
-    "conv_pos_batch_norm": False,
-    "layer_norm_eps": 1e-5,
-    "adapter_attn_dim": None,
-    "add_adapter": False,
-    "quantization_config": None,
-}
-"""Options of a HubertModel that change what it computes, with the one value that `Encoder` computes."""
-
-HEADS = ("lm_head.", "projector.", "classifier.", "final_proj.", "label_embs", "layer_weights")
-"""Parameters that sit on top of an encoder, by the start of their names."""
-
-NEW_NAMES = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
-"""Weight norm's names before PyTorch 2, and now."""
-
-_OLD_NAME = re.compile(r"\bweight_[gv]$")
-
-_NAMES = {
-    "conv_dims": "conv_dim",
-    "embed_dim": "hidden_size",
-    "conv_kernels": "conv_kernel",
-    "conv_strides": "conv_stride",
-    "conv_bias": "conv_bias",
-    "conv_norm": "feat_extract_norm",
-    "norm_first": "do_stable_layer_norm",
-    "pos_conv_kernel": "num_conv_pos_embeddings",
-    "pos_conv_groups": "num_conv_pos_embedding_groups",
-}
-"""Field of `EncoderConfig` -> key of a HubertModel's config.json."""
-
-_DEFAULTS: Mapping[str, Any] = {
-    "conv_dim": [512] * 7,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
-    "conv_stride": [5, 2, 2, 2, 2, 2, 2],
-    "conv_bias": False,
-    "feat_extract_norm": "group",
-    "do_stable_layer_norm": False,
-    "num_conv_pos_embeddings": 128,
-    "num_conv_pos_embedding_groups": 16,
-    "mask_time_prob": 0.05,
-    "mask_feature_prob": 0.0,
-}
-"""What `transformers` takes for a key that config.json leaves out."""
-
-
-class TeacherError(ValueError):
-    """A folder or a hub name does not give an encoder."""
+"""`model_type` of an exported encoder whose shape no model of `transformers` has."""
+SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+ACCEPTED = (
+    "what can teach: demo, a folder or a name on the Hugging Face hub (HuBERT, wav2vec 2.0, WavLM, or another network "
+    "of `transformers` that makes a hidden state of a waveform every 20 ms), or a file of fairseq, unilm or s3prl"
+)
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A frozen encoder that gives targets."""
+    """A frozen network that gives targets."""
 
-    encoder: Encoder
+    network: Encoder | FrozenNetwork
     name: str
-    """`demo`, the folder's own name, or the name on the hub: that alone has a slash."""
-    folder: Path
+    """`demo`, the folder's or file's own name, or the name on the hub: that alone has a slash."""
+    path: Path
     license: str | None = None
     """As its model card names it."""
+    reason: str = ""
+    """Why it is not an `Encoder`, if it is not."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """The network, if it is one whose weights others can start from.
+
+        Raises:
+            TeacherError: It is not.
+        """
+        if isinstance(self.network, FrozenNetwork):
+            raise TeacherError(f"{self.name} can teach, but lends no weights: {self.reason}")
+        return self.network
 
 
 def load_teacher(source: str | Path) -> Teacher:
     """A teacher, frozen, in fp32.
 
     Args:
-        source: `demo`, a folder in Hugging Face format, or a name on the Hugging Face hub.
+        source: `demo`, a folder in Hugging Face format, a name on the Hugging Face hub, or a file: fairseq's, unilm's
+            or s3prl's, or the weights in a folder of Hugging Face.
 
     Raises:
-        TeacherError: It cannot be found, or is not a network that `Encoder` computes; says what differs.
+        TeacherError: It cannot be found, or is not a network that `Encoder` or `transformers` computes; says why.
     """
-    folder = find_folder(str(source))
-    encoder = load_encoder(folder).requires_grad_(False)
-    name = folder.resolve().name if Path(source).expanduser() == folder else str(source)
-    return Teacher(encoder, name, folder, _read_license(folder))
+    path = find_model(str(source))
+    name = path.resolve().name if Path(source).expanduser() == path else str(source)
+    licensed = _read_license(path) if path.is_dir() else None
+    try:
+        return Teacher(load_encoder(path).requires_grad_(False), name, path, licensed)
+    except OtherNetworkError as error:
+        if not path.is_dir():
+            raise
+        reason = str(error)
+    network, _ = open_network(path, read_json(path / "config.json"), normalizes_waveform(path), ACCEPTED)
+    return Teacher(network, name, path, licensed, reason)
 
 
-def load_encoder(folder: Path) -> Encoder:
-    """The encoder in a Hugging Face folder: a HubertModel, bare or under a head, or an export of ours.
+def load_encoder(path: Path) -> Encoder:
+    """The encoder in a folder of Hugging Face, bare or under a head, in an export of ours, or in a file.
 
     Raises:
-        TeacherError: The configuration or the weights are not such a model's; names every tensor at fault.
+        OtherNetworkError: It is a network that `Encoder` does not compute.
+        TeacherError: The configuration or the weights are not such a model's; names the tensors at fault.
     """
+    if not path.is_file():
+        return _load_folder(path)
+    values = _read_file(path)
+    if is_checkpoint(values):
+        config, weights = from_fairseq(values, str(path))
+        return _fill(config, weights, partial(to_fairseq_name, conv_norm=config.conv_norm), str(path), "its options")
+    if not isinstance(values, dict) or not all(isinstance(weight, Tensor) for weight in values.values()):
+        keys = ", ".join(map(str, values)) if isinstance(values, dict) else type(values).__name__
+        raise TeacherError(f"{path} holds {keys[:100]}; wanted is {WANTED}")
+    if not (path.parent / "config.json").is_file():
+        raise TeacherError(f"{path} holds tensors alone, and no config.json is beside it to say what they are")
+    return _load_folder(path.parent, values)
+
+
+def _load_folder(folder: Path, weights: Mapping[str, Tensor] | None = None) -> Encoder:
+    """The encoder that a config.json describes, with the folder's weights or with others."""
     values = read_json(folder / "config.json", required=True)
     config = read_config(values, normalizes_waveform(folder), str(folder))
-    weights = _bare_names(_read_weights(folder), (values["model_type"], NESTLING_TYPE))
-    if not (values.get("mask_time_prob", 0.05) or values.get("mask_feature_prob", 0.0)):
-        weights.setdefault("masked_spec_embed", torch.zeros(config.embed_dim))  # such a HubertModel has none
+    model_type = values["model_type"]
+    weights = bare_names(_read_weights(folder) if weights is None else weights, (model_type, NESTLING_TYPE))
+    if model_type == "wav2vec2" or not (values.get("mask_time_prob", 0.05) or values.get("mask_feature_prob", 0.0)):
+        # Such a model has none, or, a wav2vec 2.0, was saved before `transformers` masked. Only training reads it.
+        weights.setdefault("masked_spec_embed", torch.zeros(config.embed_dim))
+    rename = str if model_type == NESTLING_TYPE else to_hugging_face
+    return _fill(config, weights, rename, str(folder), "config.json")
+
+
+def _fill(
+    config: EncoderConfig, weights: Mapping[str, Tensor], rename: Callable[[str], str], source: str, shape: str
+) -> Encoder:
+    """The encoder of a shape, which `shape` describes, with weights that `rename` gives the names of."""
+    if problem := _explain_gates(config):
+        raise TeacherError(f"{source}: {problem}")
     try:
         with torch.device("meta"):
             encoder = Encoder(config)
     except (ValueError, RuntimeError) as error:
-        raise TeacherError(f"{folder}: no encoder has the shape of config.json: {error}") from error
-    expected = encoder.state_dict()
+        raise TeacherError(f"{source}: no encoder has the shape of {shape}: {error}") from error
+    expected = {rename(name): tensor for name, tensor in encoder.state_dict().items()}
     problems = [f"missing {name}" for name in expected if name not in weights]
     problems += [f"unexpected {name}" for name in weights if name not in expected]
     for name in expected.keys() & weights.keys():
@@ -130,9 +149,24 @@ def load_encoder(folder: Path) -> Encoder:
         elif not found.isfinite().all():
             problems.append(f"{name} has numbers that are not finite")
     if problems:
-        raise TeacherError("\n  ".join([f"{folder}: the weights do not fit config.json:", *sorted(problems)]))
-    encoder.load_state_dict({name: weight.float() for name, weight in weights.items()}, assign=True)
+        raise refuse_weights(source, sorted(problems), shape)
+    encoder.load_state_dict({name: weights[rename(name)].float() for name in encoder.state_dict()}, assign=True)
     return encoder.eval()
+
+
+def _explain_gates(config: EncoderConfig) -> str | None:
+    """Why attention cannot have these gates; None if it can, or has none."""
+    near = config.num_buckets // 4
+    if not config.gate_width or (
+        0 < near < config.max_distance
+        and config.gate_width % config.head_dim == 0
+        and config.gate_width >= max(config.embed_dim, *(heads * config.head_dim for heads in config.heads))
+    ):
+        return None
+    return (
+        f"no attention has gates of width {config.gate_width} with {config.num_buckets} buckets up to a distance of "
+        f"{config.max_distance}"
+    )
 
 
 def read_config(values: Mapping[str, Any], normalize_waveform: bool, source: str) -> EncoderConfig:
@@ -140,7 +174,7 @@ def read_config(values: Mapping[str, Any], normalize_waveform: bool, source: str
 
     Args:
         values: Its content.
-        normalize_waveform: Whether the preprocessor does, which a HubertModel's config does not say.
+        normalize_waveform: Whether the preprocessor does, which only an export of ours says.
         source: What to blame in an error.
 
     Raises:
@@ -151,16 +185,18 @@ def read_config(values: Mapping[str, Any], normalize_waveform: bool, source: str
         if missing := {f.name for f in fields(EncoderConfig)} - values.keys():
             raise TeacherError(f"{source}: config.json lacks {', '.join(sorted(missing))}")
         for key, example in EncoderConfig((1,), 1, (1,), (1,)).to_dict().items():
-            _check_like(values, key, example, source)
+            check_like(values, key, example, source)
         return EncoderConfig.from_dict(values)
-    if model_type != "hubert":
-        raise TeacherError(f"{source}: model_type is {model_type!r}; only 'hubert' can be loaded")
+    if not isinstance(model_type, str) or model_type not in CLASSES:
+        raise OtherNetworkError(f"{source}: model_type is {model_type!r}; an encoder is one of {', '.join(CLASSES)}")
     for option, required in REQUIRED_OPTIONS.items():
         if (got := values.get(option, required)) != required:
-            raise TeacherError(f"{source}: {option}={json.dumps(got)} is not supported, only {json.dumps(required)}")
-    values = {**_DEFAULTS, **values}
-    for key, default in _DEFAULTS.items():
-        _check_like(values, key, default, source)
+            raise OtherNetworkError(
+                f"{source}: {option}={json.dumps(got)} is not supported, only {json.dumps(required)}"
+            )
+    values = {**DEFAULTS, **values}
+    for key, default in DEFAULTS.items():
+        check_like(values, key, default, source)
     width, heads = values["hidden_size"], values["num_attention_heads"]
     depth, groups = values["num_hidden_layers"], values["num_conv_pos_embedding_groups"]
     if values["feat_extract_norm"] not in ("group", "layer"):
@@ -172,7 +208,8 @@ def read_config(values: Mapping[str, Any], normalize_waveform: bool, source: str
             f"{source}: hidden_size={width} must be a multiple of num_attention_heads={heads} "
             f"and of num_conv_pos_embedding_groups={groups}"
         )
-    shape = {name: values[key] for name, key in _NAMES.items()}
+    gates = {"gate_width": width, **{name: values[key] for name, key in GATE_KEYS.items()}}
+    shape = {name: values[key] for name, key in CONFIG_KEYS.items()} | (gates if model_type == "wavlm" else {})
     return EncoderConfig.from_dict(
         {
             **shape,
@@ -184,43 +221,8 @@ def read_config(values: Mapping[str, Any], normalize_waveform: bool, source: str
     )
 
 
-def hubert_config(config: EncoderConfig) -> dict[str, Any] | None:
-    """A HubertModel's config.json for this shape, or None when no HubertModel has it."""
-    if len(set(config.heads)) != 1 or len(set(config.ffn_dims)) != 1:
-        return None
-    if config.embed_dim != config.heads[0] * config.head_dim:
-        return None
-    values = config.to_dict()
-    return {
-        "model_type": "hubert",
-        "architectures": ["HubertModel"],
-        **{key: values[name] for name, key in _NAMES.items()},
-        "num_hidden_layers": len(config.heads),
-        "num_attention_heads": config.heads[0],
-        "intermediate_size": config.ffn_dims[0],
-    }
-
-
-def preprocessor_config(config: EncoderConfig, do_normalize: bool) -> dict[str, Any]:
-    """A preprocessor_config.json: how `transformers` prepares audio for this encoder.
-
-    Args:
-        config: The encoder's. Under a group norm padding changes valid frames, mask or not: none is made.
-        do_normalize: The preprocessor, not the model, brings each waveform to zero mean and unit variance.
-    """
-    return {
-        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-        "feature_size": 1,
-        "sampling_rate": SAMPLE_RATE_HZ,
-        "padding_side": "right",
-        "padding_value": 0.0,
-        "do_normalize": do_normalize,
-        "return_attention_mask": config.conv_norm == "layer",
-    }
-
-
-def save_hubert(encoder: Encoder, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Writes an encoder as a HubertModel: config.json, model.safetensors, preprocessor_config.json.
+def save_encoder(encoder: Encoder, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Writes an encoder as a HubertModel, or with gates a WavLMModel: config.json, weights, preprocessor_config.json.
 
     Args:
         encoder: Of uniform layers.
@@ -228,16 +230,17 @@ def save_hubert(encoder: Encoder, folder: Path, dtype: torch.dtype = torch.float
         dtype: Of the stored weights; they are read back as fp32.
 
     Raises:
-        ValueError: No HubertModel has this shape.
+        ValueError: No such model has this shape.
     """
-    config = hubert_config(encoder.config)
+    config = hugging_face_config(encoder.config)
     if config is None:
         got = encoder.config
         raise ValueError(
-            f"no HubertModel has this shape: layers must be alike, with embed_dim = heads * head_dim; got "
-            f"embed_dim {got.embed_dim}, head_dim {got.head_dim}, heads {got.heads}, ffn_dims {got.ffn_dims}"
+            f"no HubertModel or WavLMModel has this shape: layers must be alike, with embed_dim = heads * head_dim and "
+            f"gates of that width or none; got embed_dim {got.embed_dim}, head_dim {got.head_dim}, heads {got.heads}, "
+            f"ffn_dims {got.ffn_dims}, gate_width {got.gate_width}"
         )
-    weights = {name: weight.to(dtype) for name, weight in encoder.state_dict().items()}
+    weights = {to_hugging_face(name): weight.to(dtype) for name, weight in encoder.state_dict().items()}
     preprocessor = preprocessor_config(encoder.config, encoder.config.normalize_waveform)
     write_model(folder, {**config, "dtype": str(dtype).removeprefix("torch.")}, weights, preprocessor)
 
@@ -254,17 +257,19 @@ def write_model(
         (folder / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def find_folder(source: str) -> Path:
-    """The folder that a source names, downloaded if it is on the hub."""
+def find_model(source: str) -> Path:
+    """The folder or the file that a source names, downloaded if it is on the hub."""
     if source == "demo":
         if not (DEMO_TEACHER / "config.json").is_file():
             raise TeacherError("this installation has no demo teacher; name a folder or a model on the hub")
         return DEMO_TEACHER
     path = Path(source).expanduser()
-    if path.is_dir():
-        return path
+    if path.is_dir() or path.suffix in SUFFIXES:
+        if path.exists():
+            return path
+        raise TeacherError(f"there is no file {source}")
     if path.is_file():
-        raise TeacherError(f"{source} is a file; name the folder that holds it and its config.json")
+        raise TeacherError(f"{source} is no file of weights, which end in {', '.join(SUFFIXES)}; {ACCEPTED}")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", source):
         raise TeacherError(f"there is no folder {source}")
     return _download(source)
@@ -311,49 +316,25 @@ def normalizes_waveform(folder: Path) -> bool:
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    safe, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
-    try:
-        if safe.is_file():
-            return safetensors.torch.load_file(safe)
-        if pickled.is_file():
-            weights = torch.load(pickled, map_location="cpu", weights_only=True)
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (path := folder / name).is_file():
+            weights = _read_file(path)
             if isinstance(weights, dict) and all(isinstance(w, Tensor) for w in weights.values()):
                 return weights
-            raise TeacherError(f"{pickled} holds something else than tensors by name")
-    except TeacherError:
-        raise
-    except Exception as error:  # a damaged file fails in a dozen ways
-        path = safe if safe.is_file() else pickled
-        raise TeacherError(
-            f"{path} cannot be read ({type(error).__name__}): it is damaged, or holds more than tensors"
-        ) from error
+            raise TeacherError(f"{path} holds something else than tensors by name")
     raise TeacherError(f"{folder} has no weights: model.safetensors or pytorch_model.bin is wanted")
 
 
-def _bare_names(weights: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """Names as `Encoder` has them: no prefix of a model under a head, no heads, no old names."""
-    prefix = next((f"{p}." for p in prefixes if any(name.startswith(f"{p}.") for name in weights)), "")
-    return {
-        _OLD_NAME.sub(lambda match: NEW_NAMES[match[0]], name.removeprefix(prefix)): weight
-        for name, weight in weights.items()
-        if not name.startswith(HEADS)
-    }
-
-
-def _check_like(values: Mapping[str, Any], key: str, example: Any, source: str) -> None:
-    if not _is_like(values[key], example):
-        raise TeacherError(f"{source}: {key}={json.dumps(values[key])} is not like {json.dumps(example)}")
-
-
-def _is_like(value: Any, example: Any) -> bool:
-    """Whether a value of config.json has the type of an example, and counts are positive."""
-    if isinstance(example, list):
-        return isinstance(value, list) and bool(value) and all(_is_like(v, example[0]) for v in value)
-    if isinstance(example, bool) or isinstance(value, bool):
-        return isinstance(value, bool) and isinstance(example, bool)
-    if isinstance(example, int):
-        return isinstance(value, int) and (value > 0 or value == example)
-    return isinstance(value, int | float if isinstance(example, float) else str)
+def _read_file(path: Path) -> Any:
+    """What a file of weights holds, in plain values and tensors."""
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file fails in a dozen ways
+        raise TeacherError(
+            f"{path} cannot be read ({type(error).__name__}): it is damaged, or holds more than tensors"
+        ) from error
 
 
 def _read_license(folder: Path) -> str | None:

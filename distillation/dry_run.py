@@ -11,15 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from distillation.factory import SIGNAL_DIM, describe_signal
-from distillation.sources import CodeSource, SignalSource, Source, TeacherSource
+from distillation.factory import SIGNAL_DIM, check_teacher, describe_signal
+from distillation.sources import CodeSource, FrozenNetwork, SignalSource, Source, TeacherSource
 from distillation.stages import Recipe, Stage
 from distillation.trainer import Precision, Trainer, generator
 from search_spaces.space import SearchSpace
 from speech_data.batching import HOP, Batch
 from speech_data.corpus import SAMPLE_RATE_HZ, Utterance
 from supernet.encoder import Encoder
-from supernet.model import Supernet
+from supernet.model import Supernet, encoder_config
 
 STEPS = 3
 """Steps that are run; the last two are timed."""
@@ -36,9 +36,15 @@ class Estimate:
 
 
 def estimate_training(
-    space: SearchSpace, recipe: Recipe, teacher: Encoder | None, precision: Precision, device: str
+    space: SearchSpace, recipe: Recipe, teacher: Encoder | FrozenNetwork | None, precision: Precision, device: str
 ) -> Estimate:
-    """Runs a few steps of each stage on noise and times them. Time to read audio is not in it."""
+    """Runs a few steps of each stage on noise and times them. Time to read audio is not in it.
+
+    Raises:
+        ValueError: The teacher does not give what the recipe wants.
+    """
+    if teacher is not None:
+        check_teacher(recipe, teacher, encoder_config(space.backbone, space.container))
     times: list[float] = []
     for stage in recipe.stages:
         short = stage.model_copy(update={"steps": STEPS, "reorder": False})
@@ -76,7 +82,7 @@ def _noise(stage: Stage, first: int, stop: int) -> Iterator[Batch]:
         yield Batch(wave, wave, lengths, utterances, np.zeros(len(wave), np.int64))
 
 
-def _sources(stage: Stage, supernet: Supernet, teacher: Encoder | None) -> dict[str, Source]:
+def _sources(stage: Stage, supernet: Supernet, teacher: Encoder | FrozenNetwork | None) -> dict[str, Source]:
     """Sources of the same cost as the real ones."""
     count_frames = supernet.container.config.count_frames
     sources: dict[str, Source] = {}

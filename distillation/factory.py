@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from distillation.codes import Describe, code_corpus, load_codes
-from distillation.sources import SignalSource, Source, TeacherSource
-from distillation.stages import SourceSpec, Stage
+from distillation.sources import FrozenNetwork, SignalSource, Source, TeacherSource
+from distillation.stages import Recipe, SourceSpec, Stage
 from distillation.trainer import number
 from speech_data.batching import HOP, Batch, evaluation_batches
-from speech_data.corpus import SpeechCorpus
+from speech_data.corpus import SAMPLE_RATE_HZ, SpeechCorpus
 from speech_data.features import log_mel, mfcc
-from supernet.encoder import Encoder
+from supernet.encoder import TAPS, Encoder, EncoderConfig
 from supernet.model import Supernet
 
 SIGNAL_DIM = 40 + 13
@@ -29,11 +29,11 @@ class SourceFactory:
 
     Args:
         corpus: Where codes are computed.
-        teacher: The frozen encoder; None when a recipe has no such source.
+        teacher: The frozen encoder or other network; None when a recipe has no such source.
         seed: Of the clustering.
     """
 
-    def __init__(self, corpus: SpeechCorpus, teacher: Encoder | None, seed: int) -> None:
+    def __init__(self, corpus: SpeechCorpus, teacher: Encoder | FrozenNetwork | None, seed: int) -> None:
         self.corpus = corpus
         self.teacher = teacher
         self.seed = seed
@@ -75,6 +75,30 @@ class SourceFactory:
                     HOP,
                     number(self.seed, stage.name) % 2**31,
                 )
+
+
+def check_teacher(recipe: Recipe, teacher: Encoder | FrozenNetwork, student: EncoderConfig) -> None:
+    """Refuses, before anything is spent, a recipe that wants of a teacher what it does not give.
+
+    Raises:
+        ValueError: A tap that it lacks, or frames at another rate than the student's.
+    """
+    wanted_taps = recipe.teacher_taps
+    if not wanted_taps:
+        return
+    taps = teacher.taps if isinstance(teacher, FrozenNetwork) else TAPS
+    if lacking := [f"{place}={tap}" for place, tap in wanted_taps.items() if tap not in taps]:
+        raise ValueError(
+            f"this teacher gives {', '.join(taps)} alone, and the recipe wants {', '.join(lacking)}; take --config "
+            f"two-stage or demo, or --set each of these to {taps[0]}"
+        )
+    second = torch.tensor(SAMPLE_RATE_HZ)
+    found, wanted = (int(config.count_frames(second)) for config in (teacher.config, student))
+    if found != wanted:
+        raise ValueError(
+            f"the teacher makes {found} frames of 1 s, and encoders of this space {wanted}; take a space whose "
+            "conv_kernels and conv_strides are the teacher's"
+        )
 
 
 def _coded_batches(corpus: SpeechCorpus) -> Iterator[Batch]:

@@ -5,16 +5,17 @@ A source says what it may read, so that leakage can be tested: `audio` alone, or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from speech_data.batching import Batch
-from supernet.encoder import Encoder, Trace
+from supernet.encoder import Encoder, EncoderConfig, Trace
 
 Normalization = Literal["channel", "instance", "none"]
 
@@ -73,11 +74,52 @@ class ChannelStatistics:
         return out
 
 
+class FrozenNetwork(nn.Module):
+    """A teacher that `Encoder` does not compute: it gives its hidden states alone, and lends no weights.
+
+    Args:
+        network: Holds the weights.
+        states_of: Waveforms of one length (B, S), 16 kHz -> the input of the first layer and the output of each, each
+            (B, T, d).
+        dim: d.
+        front_end: A shape whose front-end makes the same frames.
+    """
+
+    taps = ("hidden",)
+
+    def __init__(
+        self,
+        network: nn.Module,
+        states_of: Callable[[Tensor], Sequence[Tensor]],
+        dim: int,
+        front_end: EncoderConfig,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.states_of = states_of
+        self.dim = dim
+        self.config = front_end
+
+    def forward(self, wave: Tensor, lengths: Tensor | None, taps: Collection[str]) -> Trace:
+        """Encodes waveforms of one length, (B, S).
+
+        Raises:
+            ValueError: Lengths are given, or other taps than `taps`; or it makes other frames than it should.
+        """
+        if lengths is not None or set(taps) - set(self.taps):
+            raise ValueError(f"this network gives {', '.join(self.taps)} of whole waveforms, not {', '.join(taps)}")
+        states = list(self.states_of(wave))
+        found, wanted = states[0].shape[1], int(self.config.count_frames(torch.tensor(wave.shape[1])))
+        if found != wanted:
+            raise ValueError(f"the teacher makes {found} frames of {wave.shape[1]} samples, and {wanted} are wanted")
+        return Trace(states[-1], None, self.config.frame_rate_hz, hidden=states)
+
+
 class TeacherSource:
     """A frozen encoder's layers.
 
     Args:
-        teacher: The encoder; put into evaluation mode and frozen.
+        teacher: The encoder, or another network; put into evaluation mode and frozen.
         tap: `hidden` (outputs of layers) or `ffn` (feed-forward outputs before the residual sum, LightHuBERT's).
         normalization: How each channel of each layer is standardised: with statistics measured once by `calibrate`
             (`channel`), over the time of each utterance as data2vec does (`instance`), or not at all.
@@ -85,17 +127,16 @@ class TeacherSource:
 
     reads = frozenset({"audio"})
 
-    def __init__(self, teacher: Encoder, tap: Literal["hidden", "ffn"], normalization: Normalization) -> None:
+    def __init__(
+        self, teacher: Encoder | FrozenNetwork, tap: Literal["hidden", "ffn"], normalization: Normalization
+    ) -> None:
         self.teacher = teacher.eval().requires_grad_(False)
         self.tap: Literal["hidden", "ffn"] = tap
         self.normalization = normalization
         self.state: dict[str, Any] = {}
         self._statistics = ChannelStatistics()
-
-    @property
-    def dim(self) -> int:
-        """Channels of a target."""
-        return self.teacher.config.embed_dim
+        self.dim = teacher.dim if isinstance(teacher, FrozenNetwork) else teacher.config.embed_dim
+        self._alone = isinstance(teacher, FrozenNetwork) or teacher.config.conv_norm == "group"
 
     @torch.no_grad()
     def calibrate(self, wave: Tensor, lengths: Tensor | None) -> None:
@@ -116,22 +157,21 @@ class TeacherSource:
                 return layers
 
     def _layers(self, wave: Tensor, lengths: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
-        if lengths is not None and self.teacher.config.conv_norm == "group":
+        if lengths is not None and self._alone:
             return self._one_by_one(wave, lengths)
         trace = self.teacher(wave, lengths, (self.tap,))
         return self._pick(trace), trace.valid
 
     def _one_by_one(self, wave: Tensor, lengths: Tensor) -> tuple[list[Tensor], Tensor]:
-        """A group-norm front-end normalises over time, so padding would change what it hears."""
+        """A group norm hears padding, masked or not, and so may networks of others: each utterance is heard alone."""
         frames = int(self.teacher.config.count_frames(torch.tensor(wave.shape[1])))
-        out = [wave.new_zeros(len(wave), frames, self.dim) for _ in self.teacher.config.heads]
-        valid = torch.zeros(len(wave), frames, dtype=torch.bool, device=wave.device)
-        for i, length in enumerate(lengths.tolist()):
-            layers = self._pick(self.teacher(wave[i : i + 1, :length], None, (self.tap,)))
-            for place, x in zip(out, layers, strict=True):
-                place[i, : x.shape[1]] = x[0]
-            valid[i, : layers[0].shape[1]] = True
-        return out, valid
+        rows = [
+            self._pick(self.teacher(wave[i : i + 1, :length], None, (self.tap,)))
+            for i, length in enumerate(lengths.tolist())
+        ]
+        padded = [[F.pad(x[0], (0, 0, 0, frames - x.shape[1])) for x in layers] for layers in rows]
+        valid = torch.arange(frames, device=wave.device) < self.teacher.config.count_frames(lengths).unsqueeze(1)
+        return [torch.stack(layer) for layer in zip(*padded, strict=True)], valid
 
     def _pick(self, trace: Trace) -> list[Tensor]:
         return [x.float() for x in (trace.hidden[1:] if self.tap == "hidden" else trace.ffn)]

@@ -96,6 +96,16 @@ class Recipe(BaseModel):
         """Steps of all stages."""
         return sum(stage.steps for stage in self.stages)
 
+    @property
+    def teacher_taps(self) -> dict[str, str]:
+        """What stages take from the teacher, by the key of each tap, such as `stage-1.sources.teacher.tap`."""
+        return {
+            f"{stage.name}.sources.{name}.tap": spec.tap
+            for stage in self.stages
+            for name, spec in stage.sources.items()
+            if spec.kind == "teacher"
+        }
+
 
 def _find_problems(stage: Stage) -> Iterator[str]:
     """What would only show when the stage starts, hours into a run."""

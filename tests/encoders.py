@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import HubertConfig, HubertModel
+import transformers
+from torch import Tensor, nn
 
-from checkpoints.teachers import hubert_config
+from checkpoints.hugging_face import hugging_face_config
 from supernet.encoder import Encoder, EncoderConfig
 
 TOLERANCE = 1e-5  # of the RMS: both sides add the same fp32 numbers, in another order
@@ -25,6 +26,12 @@ SMALL = EncoderConfig(
     pos_conv_kernel=8,
     pos_conv_groups=4,
 )
+
+
+GATES = {"gate_width": 32, "num_buckets": 20, "max_distance": 40}
+"""What makes a WavLM of `SMALL`; most of its buckets occur in 50 frames."""
+FAMILIES = {"hubert": "Hubert", "wav2vec2": "Wav2Vec2", "wavlm": "WavLM"}
+"""`model_type` -> how the classes of `transformers` begin."""
 
 
 def randomize(module: torch.nn.Module, seed: int = 0) -> None:
@@ -48,13 +55,36 @@ def make_encoder(seed: int = 0, **changes: Any) -> Encoder:
     return encoder
 
 
-def make_hubert(encoder: Encoder) -> HubertModel:
-    """The same network by `transformers`."""
-    values = hubert_config(encoder.config)
+def make_model(encoder: Encoder, model_type: str = "hubert", head: str = "Model", **options: Any) -> nn.Module:
+    """The same network by `transformers`, bare or under a random head, such as `ForCTC`."""
+    values = hugging_face_config(encoder.config, model_type)
     assert values is not None
-    model = HubertModel(HubertConfig(**values))
-    model.load_state_dict(encoder.state_dict())
-    return model.eval()
+    config = getattr(transformers, f"{FAMILIES[model_type]}Config")(**values, **options)
+    model = getattr(transformers, FAMILIES[model_type] + head)(config)
+    randomize(model, seed=1)
+    weights = encoder.state_dict()
+    if model_type == "wavlm":
+        weights["encoder.layers.0.attention.rel_attn_embed.weight"] = weights.pop("encoder.rel_attn_embed.weight")
+    (model if head == "Model" else getattr(model, model_type)).load_state_dict(weights)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def run_model(model: nn.Module, wave: Tensor, lengths: Tensor | None, masked: Tensor | None) -> list[Tensor]:
+    """Every hidden state and the last output, by `transformers`."""
+    mask = None if lengths is None else (torch.arange(wave.shape[1]) < lengths.unsqueeze(1)).long()
+    with warnings.catch_warnings():
+        # WavLM gives PyTorch's attention a mask of numbers and a mask of booleans.
+        warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask and attn_mask", UserWarning)
+        out = model(wave, attention_mask=mask, mask_time_indices=masked, output_hidden_states=True)
+    return [*out.hidden_states, out.last_hidden_state]
+
+
+@torch.no_grad()
+def run_encoder(encoder: Encoder, wave: Tensor, lengths: Tensor | None, masked: Tensor | None) -> list[Tensor]:
+    """The same, by the encoder."""
+    trace = encoder(wave, lengths, ("hidden",), masked)
+    return [*trace.hidden, trace.last]
 
 
 def make_batch(seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ import cli
 from checkpoints.export import write_encoder
 from checkpoints.run_folder import dump_yaml
 from checkpoints.s3prl_upstream import write_s3prl
-from checkpoints.teachers import load_encoder, save_hubert
+from checkpoints.teachers import load_encoder, save_encoder
 from distillation.stages import load_recipe
 from search_spaces.budget import Budget
 from search_spaces.space import SearchSpace
@@ -126,7 +126,7 @@ def home(tmp_path: Path, export: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(export, tmp_path / "my-encoder")
     (tmp_path / "my-space.yaml").write_text(dump_yaml(SPACE.to_dict()))
     (tmp_path / "my-recipe.yaml").write_text(RECIPE)
-    save_hubert(make_teacher(), tmp_path / "my-teacher")
+    save_encoder(make_teacher(), tmp_path / "my-teacher")
     write_audio(tmp_path / "my-audio")
     for part, speaker in (("train-clean-100", "103"), ("train-other-500", "20"), ("dev-clean", "84")):
         write_chapter(tmp_path / "LibriSpeech", part, speaker, "1", ["GO ON"] * 3)

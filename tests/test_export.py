@@ -194,6 +194,24 @@ def test_model_card(export: tuple[Supernet, ExportReport]) -> None:
         assert f"- `encoder.py` {hashlib.sha256(code.read_bytes()).hexdigest()}" in text
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gates_are_exported_as_a_wavlm_if_one_has_the_shape(tmp_path: Path, shape: str) -> None:
+    space = small("tiny")
+    backbone = replace(space.backbone, gate_width=16, num_buckets=20, max_distance=40)
+    supernet = Supernet(replace(space, backbone=backbone, embed_dim=(16,)), torch.Generator())
+    randomize(supernet.container)
+    subnet = SHAPES[shape](supernet)
+    report = export_subnet(supernet, subnet, tmp_path / "gated", budget=NO_BUDGET, card=RECORD)
+    assert report.plain == (shape == "plain")
+    model = AutoModel.from_pretrained(report.folder, trust_remote_code=True)
+    assert type(model).__name__ == ("WavLMModel" if report.plain else "NestlingModel")
+    assert sum(parameter.numel() for parameter in model.parameters()) == report.params
+    card = (report.folder / "README.md").read_text()
+    assert ("It is a plain `WavLMModel`: no remote code." in card) == report.plain
+    assert parse_yaml(card.split("---\n")[1])["tags"][1] == "wavlm"
+    assert load_teacher(report.folder).encoder.config == supernet.extract(subnet).config
+
+
 def test_a_sparse_card(tmp_path: Path) -> None:
     supernet = make_supernet()
     folder = tmp_path / "x"
@@ -277,7 +295,7 @@ def test_wrapper_answers_as_hubert_does(tmp_path: Path) -> None:
     encoder = supernet.extract(even(supernet))
     write_encoder(encoder, tmp_path / "plain")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints.export, "hubert_config", lambda _: None)
+        patch.setattr(checkpoints.export, "hugging_face_config", lambda _: None)
         write_encoder(encoder, tmp_path / "wrapper")
     plain = HubertModel.from_pretrained(tmp_path / "plain")
     wrapper = AutoModel.from_pretrained(tmp_path / "wrapper", trust_remote_code=True)

@@ -1,4 +1,4 @@
-"""The encoder computes what `transformers`' HubertModel does, in every hidden state, under every option."""
+"""The encoder computes what HuBERT, wav2vec 2.0 and WavLM of `transformers` do, in every hidden state."""
 
 from __future__ import annotations
 
@@ -6,12 +6,21 @@ from itertools import product
 
 import pytest
 import torch
-from torch import Tensor
-from transformers import HubertModel, Wav2Vec2FeatureExtractor
+from transformers import Wav2Vec2FeatureExtractor
 
-from checkpoints.teachers import preprocessor_config
-from supernet.encoder import Encoder, normalize_waveform
-from tests.encoders import TOLERANCE, error_of, make_batch, make_encoder, make_hubert
+from checkpoints.hugging_face import preprocessor_config
+from supernet.encoder import normalize_waveform
+from tests.encoders import (
+    FAMILIES,
+    GATES,
+    TOLERANCE,
+    error_of,
+    make_batch,
+    make_encoder,
+    make_model,
+    run_encoder,
+    run_model,
+)
 
 OPTIONS = {
     "conv_norm": ("layer", "group"),
@@ -28,29 +37,18 @@ def name_case(case: dict[str, object]) -> str:
     return "-".join(f"{value}" for value in case.values())
 
 
-@torch.no_grad()
-def run_encoder(encoder: Encoder, wave: Tensor, lengths: Tensor | None, masked: Tensor | None) -> list[Tensor]:
-    trace = encoder(wave, lengths, ("hidden",), masked)
-    return [*trace.hidden, trace.last]
-
-
-@torch.no_grad()
-def run_hubert(model: HubertModel, wave: Tensor, lengths: Tensor | None, masked: Tensor | None) -> list[Tensor]:
-    mask = None if lengths is None else (torch.arange(wave.shape[1]) < lengths.unsqueeze(1)).long()
-    out = model(wave, attention_mask=mask, mask_time_indices=masked, output_hidden_states=True)
-    return [*out.hidden_states, out.last_hidden_state]
-
-
+@pytest.mark.parametrize("model_type", FAMILIES)
 @pytest.mark.parametrize("case", CASES, ids=name_case)
-def test_every_hidden_state_is_that_of_transformers(case: dict[str, object]) -> None:
-    encoder = make_encoder(normalize_waveform=False, **case)
-    model = make_hubert(encoder)
+def test_every_hidden_state_is_that_of_transformers(case: dict[str, object], model_type: str) -> None:
+    gates = GATES if model_type == "wavlm" else {}
+    encoder = make_encoder(normalize_waveform=False, **case, **gates)
+    model = make_model(encoder, model_type)
     wave, lengths = make_batch()
     frames = encoder.config.count_frames(lengths)
     masked = torch.rand(2, int(frames[0]), generator=torch.Generator().manual_seed(1)) < 0.3
     valid = torch.arange(int(frames[0])) < frames.unsqueeze(1)
     for seen, mask in product((None, lengths), (None, masked)):
-        wanted = run_hubert(model, wave, seen, mask)
+        wanted = run_model(model, wave, seen, mask)
         got = run_encoder(encoder, wave, seen, mask)
         assert len(wanted) == len(encoder.config.heads) + 2
         assert error_of(got, wanted, None if seen is None else valid) <= TOLERANCE
@@ -70,7 +68,7 @@ def test_the_waveform_is_normalised_as_the_feature_extractor_does(normalize: boo
     assert inputs["attention_mask"].sum(-1).tolist() == lengths.tolist()
     if normalize:
         assert error_of([normalize_waveform(wave, lengths)], [inputs["input_values"]]) <= TOLERANCE
-    wanted = run_hubert(make_hubert(encoder), inputs["input_values"], lengths, None)
+    wanted = run_model(make_model(encoder), inputs["input_values"], lengths, None)
     got = run_encoder(encoder, wave, lengths, None)
     frames = encoder.config.count_frames(lengths)
     valid = torch.arange(int(frames[0])) < frames.unsqueeze(1)
@@ -81,17 +79,19 @@ def test_the_waveform_is_normalised_as_the_feature_extractor_does(normalize: boo
 
 @pytest.mark.parametrize("conv_norm", ["layer", "group"])
 @pytest.mark.parametrize("norm_first", [False, True])
-def test_one_wrong_number_in_any_tensor_is_noticed(conv_norm: str, norm_first: bool) -> None:
-    encoder = make_encoder(conv_norm=conv_norm, norm_first=norm_first, conv_bias=True, normalize_waveform=False)
-    model = make_hubert(encoder)
+@pytest.mark.parametrize("model_type", ["hubert", "wavlm"])
+def test_one_wrong_number_in_any_tensor_is_noticed(conv_norm: str, norm_first: bool, model_type: str) -> None:
+    options = {"conv_norm": conv_norm, "norm_first": norm_first, **(GATES if model_type == "wavlm" else {})}
+    encoder = make_encoder(conv_bias=True, normalize_waveform=False, **options)
+    model = make_model(encoder, model_type)
     wave, lengths = make_batch()
     masked = torch.zeros(2, int(encoder.config.count_frames(lengths)[0]), dtype=torch.bool)
     masked[:, 3:6] = True
-    wanted = run_hubert(model, wave, None, masked)
+    wanted = run_model(model, wave, None, masked)
     assert error_of(run_encoder(encoder, wave, None, masked), wanted) <= TOLERANCE
     unnoticed = []
     for name, parameter in encoder.named_parameters():
-        number = parameter.detach().flatten()[parameter.numel() // 2 :][:1]
+        number = parameter.detach().flatten()[parameter.numel() // 3 :][:1]
         kept = number.clone()
         number += 0.5
         if error_of(run_encoder(encoder, wave, None, masked), wanted) < 100 * TOLERANCE:

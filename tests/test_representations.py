@@ -31,8 +31,10 @@ from transformers import (
 )
 
 from checkpoints.export import write_encoder
+from checkpoints.fairseq_layout import to_fairseq
+from checkpoints.hugging_face import TeacherError
 from checkpoints.representations import ACCEPTED, Representation, encode_alone, open_representation
-from checkpoints.teachers import TeacherError, save_hubert
+from checkpoints.teachers import save_encoder
 from search_spaces.costs import count_frames
 from search_spaces.subnet import Backbone
 from speech_data.features import log_mel, mfcc
@@ -191,11 +193,37 @@ def make_encoder_like(config: EncoderConfig) -> Encoder:
 
 def test_a_plain_export_equals_the_hubert_model_it_is(tmp_path: Path) -> None:
     config = replace(OURS, heads=(4, 4), ffn_dims=(48, 48), normalize_waveform=False)
-    save_hubert(make_encoder_like(config), tmp_path)
+    save_encoder(make_encoder_like(config), tmp_path)
     model = HubertModel.from_pretrained(tmp_path).eval()
     opened = open_representation(str(tmp_path))
     wave = make_waves()[1]
     assert error_of(list(opened.encode(wave[None], None)), states_by_transformers(model, wave, False)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2-group", "wav2vec2-layer", "wavlm-group", "wavlm-layer"])
+def test_our_own_network_computes_them(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_model(tmp_path, KINDS[kind])
+    monkeypatch.setattr("checkpoints.representations.open_network", None)
+    for source in (str(tmp_path), f"untrained:{tmp_path}"):
+        assert len(open_representation(source).encode(make_waves()[0][None], None)) == 3
+
+
+@pytest.mark.parametrize("conv_norm", ["layer", "group"])
+def test_files_of_others(tmp_path: Path, conv_norm: str) -> None:
+    gates = {"gate_width": 32, "num_buckets": 20}
+    config = replace(OURS, heads=(4, 4), ffn_dims=(48, 48), conv_norm=conv_norm, **gates)
+    encoder = make_encoder_like(config)
+    torch.save(to_fairseq(encoder, "wavlm"), tmp_path / "WavLM.pt")
+    save_encoder(encoder, tmp_path / "folder")
+    opened, same = (open_representation(str(tmp_path / name)) for name in ("WavLM.pt", "folder"))
+    assert (opened.name, same.name) == ("WavLM.pt", "folder")
+    assert (opened.params, opened.macs_1s, opened.fingerprint) == (same.params, same.macs_1s, same.fingerprint)
+    wave = make_waves()[0][None]
+    assert error_of(list(opened.encode(wave, None)), list(same.encode(wave, None))) == 0
+    fresh = open_representation(f"untrained:{tmp_path / 'WavLM.pt'}")
+    assert fresh.params == opened.params
+    assert fresh.fingerprint == open_representation(f"untrained:{tmp_path / 'folder'}").fingerprint
+    assert_batch_is_nothing_but_its_utterances(opened)
 
 
 def test_the_demo_teacher() -> None:
@@ -356,11 +384,11 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
         (WhisperConfig(d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=1, vocab_size=60000), ""),
         (
             SEWConfig(**SHAPE, squeeze_factor=2, conv_stride=[5, 2, 2, 2, 2, 2, 2], conv_kernel=[10, 3, 3, 3, 3, 2, 2]),
-            "the encoder makes 24 frames of 1 s; tasks want one every 20 ms, 49",
+            "it makes 24 frames of 1 s; one every 20 ms is wanted, 49",
         ),
         (
-            Wav2Vec2Config(**SHAPE, conv_stride=[5, 2, 2, 2, 2, 2, 1]),
-            "the encoder makes 98 frames of 1 s; tasks want one every 20 ms, 49",
+            Data2VecAudioConfig(**SHAPE, conv_stride=[5, 2, 2, 2, 2, 2, 1]),
+            "it makes 98 frames of 1 s; one every 20 ms is wanted, 49",
         ),
     ],
     ids=["bert", "whisper", "sew", "twice-as-fast"],
@@ -376,7 +404,7 @@ def test_what_makes_no_frames_of_a_waveform(tmp_path: Path, config: PretrainedCo
 
 
 def test_our_own_shape_at_another_rate(tmp_path: Path) -> None:
-    save_hubert(make_encoder(), tmp_path)  # `SMALL` has three convolutions
+    save_encoder(make_encoder(), tmp_path)  # `SMALL` has three convolutions
     assert "kernels [10, 3, 2] and strides [5, 4, 4] do not make the frames of HuBERT's" in refusal(tmp_path)
     assert SMALL.conv_strides == (5, 4, 4)
 

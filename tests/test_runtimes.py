@@ -18,7 +18,7 @@ from checkpoints.export import write_encoder
 from checkpoints.onnx_session import open_session
 from checkpoints.peak_memory import measure_memory
 from checkpoints.runtimes import INSTALL_HINT, RUNTIMES, Subject, find_subjects, open_torch, parse_runtimes
-from checkpoints.teachers import TeacherError, save_hubert
+from checkpoints.teachers import TeacherError, save_encoder
 from tests.encoders import TOLERANCE, error_of
 from tests.onnx_cases import run_by_hand, write_onnx
 from tests.test_representations import OURS, SHAPE, make_encoder_like, make_waves, states_by_transformers, write_model
@@ -118,7 +118,7 @@ def test_a_folder_runs_in_torch_and_what_onnx_files_it_has(ours, tmp_path):
 
 
 def test_encoders_of_one_name_are_told_apart(ours, tmp_path):
-    save_hubert(make_encoder_like(PLAIN), tmp_path / "b/ours")
+    save_encoder(make_encoder_like(PLAIN), tmp_path / "b/ours")
     found = find_subjects([str(ours), "demo", str(tmp_path / "b/ours")], ["torch"])
     assert [s.name for s in found] == [str(ours), "demo", str(tmp_path / "b/ours")]
 

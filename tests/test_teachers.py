@@ -13,9 +13,6 @@ import pytest
 import safetensors.torch
 import torch
 from transformers import (
-    HubertConfig,
-    HubertForCTC,
-    HubertForSequenceClassification,
     HubertModel,
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
@@ -23,23 +20,17 @@ from transformers import (
 )
 
 import checkpoints.teachers
-from checkpoints.teachers import (
-    DEMO_TEACHER,
-    TeacherError,
-    hubert_config,
-    load_encoder,
-    load_teacher,
-    save_hubert,
-)
+from checkpoints.hugging_face import OtherNetworkError, TeacherError, hugging_face_config
+from checkpoints.teachers import DEMO_TEACHER, load_encoder, load_teacher, save_encoder
 from supernet.encoder import Encoder
-from tests.encoders import SMALL, TOLERANCE, error_of, make_batch, make_encoder, randomize
+from tests.encoders import GATES, SMALL, TOLERANCE, error_of, make_batch, make_encoder
 
 Tensors = dict[str, torch.Tensor]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    save_hubert(make_encoder(), tmp_path / "teacher")
+    save_encoder(make_encoder(), tmp_path / "teacher")
     return tmp_path / "teacher"
 
 
@@ -76,17 +67,17 @@ def outputs(encoder: Encoder) -> list[torch.Tensor]:
 @pytest.mark.parametrize("normalize", [False, True])
 def test_round_trip(tmp_path: Path, conv_norm: str, normalize: bool) -> None:
     encoder = make_encoder(conv_norm=conv_norm, norm_first=normalize, normalize_waveform=normalize)
-    save_hubert(encoder, tmp_path)
+    save_encoder(encoder, tmp_path)
     teacher = load_teacher(tmp_path)
     assert_same(teacher.encoder, encoder)
-    assert teacher.folder == tmp_path
+    assert teacher.path == tmp_path
     assert teacher.name == tmp_path.name
     assert not any(parameter.requires_grad for parameter in teacher.encoder.parameters())
 
 
-def test_transformers_reads_what_save_hubert_writes(tmp_path: Path) -> None:
+def test_transformers_reads_what_save_encoder_writes(tmp_path: Path) -> None:
     encoder = make_encoder(normalize_waveform=False)
-    save_hubert(encoder, tmp_path)
+    save_encoder(encoder, tmp_path)
     model, faults = HubertModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(faults.values())
     assert model.dtype == torch.float32
@@ -104,40 +95,12 @@ def test_transformers_reads_what_save_hubert_writes(tmp_path: Path) -> None:
 
 def test_halves_are_stored_and_read_back_as_fp32(tmp_path: Path) -> None:
     encoder = make_encoder()
-    save_hubert(encoder, tmp_path, torch.float16)
+    save_encoder(encoder, tmp_path, torch.float16)
     stored = safetensors.torch.load_file(tmp_path / "model.safetensors")
     assert {weight.dtype for weight in stored.values()} == {torch.float16}
     assert HubertModel.from_pretrained(tmp_path).dtype == torch.float16
     loaded = load_teacher(tmp_path).encoder
     assert_same(loaded, encoder.half().float())
-
-
-@pytest.mark.parametrize("head", [HubertForCTC, HubertForSequenceClassification])
-def test_models_under_a_head_as_transformers_saves_them(tmp_path: Path, head: Any) -> None:
-    values = hubert_config(SMALL)
-    assert values
-    model = head(HubertConfig(**values, use_weighted_layer_sum=True, pad_token_id=0))
-    randomize(model)
-    model.eval().save_pretrained(tmp_path)
-    assert any(name.startswith("hubert.") for name in safetensors.torch.load_file(tmp_path / "model.safetensors"))
-    with torch.no_grad():
-        out = model.hubert(make_batch()[0], output_hidden_states=True)
-    encoder = load_teacher(tmp_path).encoder
-    assert error_of(outputs(encoder), [*out.hidden_states, out.last_hidden_state]) <= TOLERANCE
-
-
-def test_old_pickled_files_with_old_names(folder: Path) -> None:
-    weights = safetensors.torch.load_file(folder / "model.safetensors")
-    names = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
-    old = {}
-    for name, weight in weights.items():
-        for new, before in names.items():
-            name = name.replace(new, before)  # noqa: PLW2901
-        old[name] = weight
-    assert "encoder.pos_conv_embed.conv.weight_g" in old
-    (folder / "model.safetensors").unlink()
-    torch.save(old, folder / "pytorch_model.bin")
-    assert_same(load_teacher(folder).encoder, make_encoder())
 
 
 def test_no_mask_embedding_where_the_config_has_none(folder: Path) -> None:
@@ -188,7 +151,7 @@ def test_licence_comes_from_the_model_card(folder: Path) -> None:
 def test_demo_teacher(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints.teachers, "DEMO_TEACHER", folder)
     teacher = load_teacher("demo")
-    assert (teacher.name, teacher.folder) == ("demo", folder)
+    assert (teacher.name, teacher.path) == ("demo", folder)
     monkeypatch.setattr(checkpoints.teachers, "DEMO_TEACHER", folder / "missing")
     with pytest.raises(TeacherError, match=r"has no demo teacher; name a folder"):
         load_teacher("demo")
@@ -244,17 +207,14 @@ def test_hub_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     for name in ("./nowhere", "/no/such/folder", "a/b/c", "", "../x"):
         with pytest.raises(TeacherError, match=r"^there is no folder"):
             load_teacher(name or str(tmp_path / "empty"))
-    file = tmp_path / "model.pt"
-    file.touch()
-    with pytest.raises(TeacherError, match=r"model\.pt is a file; name the folder that holds it"):
-        load_teacher(file)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "wavlm"}, "model_type is 'wavlm'; only 'hubert' can be loaded"),
-        ({"model_type": None}, "model_type is None; only 'hubert' can be loaded"),
+        ({"model_type": "sew"}, "model_type is 'sew'; an encoder is one of hubert, wav2vec2, wavlm"),
+        ({"model_type": None}, "model_type is None; an encoder is one of hubert, wav2vec2, wavlm"),
+        ({"model_type": ["hubert"]}, "model_type is ['hubert']; an encoder is one of hubert, wav2vec2, wavlm"),
         ({"conv_pos_batch_norm": True}, "conv_pos_batch_norm=true is not supported, only false"),
         ({"feat_proj_layer_norm": False}, "feat_proj_layer_norm=false is not supported, only true"),
         ({"hidden_act": "relu"}, 'hidden_act="relu" is not supported, only "gelu"'),
@@ -263,6 +223,21 @@ def test_hub_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         ({"adapter_attn_dim": 16}, "adapter_attn_dim=16 is not supported, only null"),
         ({"add_adapter": True}, "add_adapter=true is not supported, only false"),
         ({"quantization_config": {"bits": 4}}, 'quantization_config={"bits": 4} is not supported, only null'),
+    ],
+)
+@pytest.mark.parametrize("model_type", ["hubert", "wav2vec2"])
+def test_a_network_that_an_encoder_does_not_compute(
+    folder: Path, model_type: str, changes: dict[str, Any], message: str
+) -> None:
+    edit_config(folder, **{"model_type": model_type, **changes})
+    with pytest.raises(OtherNetworkError) as caught:
+        load_encoder(folder)
+    assert str(caught.value) == f"{folder}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
         ({"feat_extract_norm": "batch"}, "feat_extract_norm='batch' is not 'group' or 'layer'"),
         ({"conv_dim": [8, 12]}, "conv_dim, conv_kernel and conv_stride must be equally long"),
         ({"conv_dim": 16}, "conv_dim=16 is not like [512, 512"),
@@ -273,9 +248,12 @@ def test_hub_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         ({"num_attention_heads": 5}, "hidden_size=32 must be a multiple of num_attention_heads=5"),
         ({"num_conv_pos_embedding_groups": 3}, "and of num_conv_pos_embedding_groups=3"),
         ({"model_type": "nestling"}, "config.json lacks conv_dims, conv_kernels, conv_norm"),
+        ({"model_type": "wavlm", "num_buckets": 3}, "no attention has gates of width 32 with 3 buckets up to a"),
+        ({"model_type": "wavlm", "max_bucket_distance": 80}, "with 320 buckets up to a distance of 80"),
+        ({"model_type": "wavlm", "max_bucket_distance": "9"}, 'max_bucket_distance="9" is not like 800'),
     ],
 )
-def test_a_network_we_do_not_compute_is_refused_in_a_line(folder: Path, changes: dict[str, Any], message: str) -> None:
+def test_a_broken_configuration_is_refused_in_a_line(folder: Path, changes: dict[str, Any], message: str) -> None:
     edit_config(folder, **changes)
     assert message in refusal(folder)
 
@@ -286,6 +264,8 @@ def test_a_network_we_do_not_compute_is_refused_in_a_line(folder: Path, changes:
         ({"embed_dim": "32"}, 'embed_dim="32" is not like 1'),
         ({"heads": [4, 0]}, "heads=[4, 0] is not like [1]"),
         ({"conv_norm": None}, 'conv_norm=null is not like "layer"'),
+        ({"gate_width": 24}, "no attention has gates of width 24 with 320 buckets up to a distance of 800"),
+        ({"gate_width": 33}, "no attention has gates of width 33"),
         ({"heads": [4, 4, 4]}, "no encoder has the shape of config.json: zip()"),
         ({"pos_conv_groups": 3}, "no encoder has the shape of config.json: in_channels must be divisible by groups"),
     ],
@@ -365,12 +345,19 @@ def test_no_code_of_a_file_is_run(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"heads": (4, 2)}, {"ffn_dims": (48, 32)}, {"head_dim": 16}, {"embed_dim": 64}],
-    ids=lambda changes: next(iter(changes)),
+    [
+        {"heads": (4, 2)},
+        {"ffn_dims": (48, 32)},
+        {"head_dim": 16},
+        {"embed_dim": 64},
+        {**GATES, "gate_width": 64},
+        {**GATES, "heads": (3, 3)},
+    ],
+    ids=str,
 )
-def test_shapes_that_no_hubert_has(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_shapes_that_no_model_has(tmp_path: Path, changes: dict[str, Any]) -> None:
     encoder = make_encoder(**changes)
-    assert hubert_config(encoder.config) is None
-    with pytest.raises(ValueError, match=r"no HubertModel has this shape: layers must be alike"):
-        save_hubert(encoder, tmp_path)
+    assert hugging_face_config(encoder.config) is None
+    with pytest.raises(ValueError, match=r"no HubertModel or WavLMModel has this shape: layers must be alike"):
+        save_encoder(encoder, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ import soundfile
 import torch
 
 from checkpoints.run_folder import dump_yaml
-from checkpoints.teachers import save_hubert
+from checkpoints.teachers import save_encoder
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Backbone
 from speech_data.corpus import SAMPLE_RATE_HZ, Utterance
@@ -98,7 +98,7 @@ def write_case(folder: Path) -> list[str]:
     """Writes everything to `folder`; returns the options of `nestling train supernet` but for --run."""
     (folder / "handful.yaml").write_text(dump_yaml(SPACE.to_dict()))
     (folder / "recipe.yaml").write_text(RECIPE)
-    save_hubert(make_teacher(), folder / "teacher")
+    save_encoder(make_teacher(), folder / "teacher")
     write_audio(folder / "audio")
     return [
         *("--space", str(folder / "handful.yaml")),
