@@ -144,7 +144,7 @@ def _own_config(folder: Path, values: Mapping[str, Any]) -> EncoderConfig | None
     normalizes = normalizes_waveform(folder)
     if values.get("model_type") == NESTLING_TYPE:
         return read_config(values, normalizes, str(folder))
-    if values.get("model_type") != "hubert" or any(folder.glob("*.index.json")):  # weights in several files
+    if values.get("model_type") != "hubert":
         return None
     try:
         return read_config(values, normalizes, str(folder))

@@ -13,6 +13,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from checkpoints.stand_ins import WeightFileError
+from checkpoints.weight_files import read_folder_weights
 from supernet.encoder import SAMPLE_RATE_HZ, Encoder, EncoderConfig
 
 DEMO_TEACHER = Path(__file__).parent / "demo_teacher"
@@ -106,11 +108,14 @@ def load_encoder(folder: Path) -> Encoder:
     """The encoder in a Hugging Face folder: a HubertModel, bare or under a head, or an export of ours.
 
     Raises:
-        TeacherError: The configuration or the weights are not such a model's; names every tensor at fault.
+        TeacherError: The configuration or the weights are not such a model's, naming tensors at fault.
     """
     values = read_json(folder / "config.json", required=True)
     config = read_config(values, normalizes_waveform(folder), str(folder))
-    weights = _bare_names(_read_weights(folder), (values["model_type"], NESTLING_TYPE))
+    try:
+        weights = _bare_names(read_folder_weights(folder), (values["model_type"], NESTLING_TYPE))
+    except WeightFileError as error:
+        raise TeacherError(str(error)) from error
     if not (values.get("mask_time_prob", 0.05) or values.get("mask_feature_prob", 0.0)):
         weights.setdefault("masked_spec_embed", torch.zeros(config.embed_dim))  # such a HubertModel has none
     try:
@@ -130,7 +135,9 @@ def load_encoder(folder: Path) -> Encoder:
         elif not found.isfinite().all():
             problems.append(f"{name} has numbers that are not finite")
     if problems:
-        raise TeacherError("\n  ".join([f"{folder}: the weights do not fit config.json:", *sorted(problems)]))
+        more = [f"and {len(problems) - 5} more"] if len(problems) > 5 else []
+        shown = [*sorted(problems)[:5], *more]
+        raise TeacherError("\n  ".join([f"{folder}: the weights do not fit config.json:", *shown]))
     encoder.load_state_dict({name: weight.float() for name, weight in weights.items()}, assign=True)
     return encoder.eval()
 
@@ -275,9 +282,11 @@ def _download(name: str) -> Path:
 
     small = ["config.json", "preprocessor_config.json", "processor_config.json", "README.md"]
     try:
-        folder = Path(snapshot_download(name, allow_patterns=[*small, "model.safetensors"]))
-        if not (folder / "model.safetensors").exists():
-            folder = Path(snapshot_download(name, allow_patterns=[*small, "pytorch_model.bin"]))
+        safe = ["model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"]
+        folder = Path(snapshot_download(name, allow_patterns=[*small, *safe]))
+        if not any((folder / file).exists() for file in safe[:2]):
+            pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"]
+            folder = Path(snapshot_download(name, allow_patterns=[*small, *pickled]))
     except Exception as error:  # a network fails in a dozen ways
         raise TeacherError(
             f"there is no folder {name}, and the Hugging Face hub gave no model of that name "
@@ -308,26 +317,6 @@ def normalizes_waveform(folder: Path) -> bool:
     if (rate := values.get("sampling_rate", SAMPLE_RATE_HZ)) != SAMPLE_RATE_HZ:
         raise TeacherError(f"{folder}: the model wants audio at {rate} Hz; only {SAMPLE_RATE_HZ} Hz is supported")
     return bool(values) and bool(values.get("do_normalize", True))
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    safe, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
-    try:
-        if safe.is_file():
-            return safetensors.torch.load_file(safe)
-        if pickled.is_file():
-            weights = torch.load(pickled, map_location="cpu", weights_only=True)
-            if isinstance(weights, dict) and all(isinstance(w, Tensor) for w in weights.values()):
-                return weights
-            raise TeacherError(f"{pickled} holds something else than tensors by name")
-    except TeacherError:
-        raise
-    except Exception as error:  # a damaged file fails in a dozen ways
-        path = safe if safe.is_file() else pickled
-        raise TeacherError(
-            f"{path} cannot be read ({type(error).__name__}): it is damaged, or holds more than tensors"
-        ) from error
-    raise TeacherError(f"{folder} has no weights: model.safetensors or pytorch_model.bin is wanted")
 
 
 def _bare_names(weights: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
