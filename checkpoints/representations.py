@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,16 @@ from checkpoints.proof import silence
 from checkpoints.teachers import (
     NESTLING_TYPE,
     TeacherError,
+    check_sizes,
     find_folder,
     load_encoder,
     normalizes_waveform,
     read_config,
     read_json,
+    shape_of,
 )
 from search_spaces.costs import count_frames, count_macs
-from search_spaces.subnet import SAMPLE_RATE_HZ, Backbone, Layer, Subnet
+from search_spaces.subnet import SAMPLE_RATE_HZ, Backbone
 from speech_data.features import difference, hold_last_frame, log_mel, mfcc
 from speech_tasks.store import Encode
 from supernet.encoder import Encoder, EncoderConfig, initialize, normalize_waveform
@@ -144,6 +146,7 @@ def _own_config(folder: Path, values: Mapping[str, Any]) -> EncoderConfig | None
     normalizes = normalizes_waveform(folder)
     if values.get("model_type") == NESTLING_TYPE:
         return read_config(values, normalizes, str(folder))
+    check_sizes(values, str(folder))
     if values.get("model_type") != "hubert":
         return None
     try:
@@ -153,7 +156,7 @@ def _own_config(folder: Path, values: Mapping[str, Any]) -> EncoderConfig | None
 
 
 def _open_encoder(folder: Path, config: EncoderConfig, name: str, source: str, trained: bool) -> Representation:
-    backbone = Backbone(**{f.name: getattr(config, f.name) for f in fields(Backbone)})
+    backbone, subnet = shape_of(config)
     if (config.conv_kernels, config.conv_strides) != (Backbone().conv_kernels, Backbone().conv_strides):
         raise TeacherError(
             f"{folder}: kernels {list(config.conv_kernels)} and strides {list(config.conv_strides)} do not make the "
@@ -174,8 +177,6 @@ def _open_encoder(folder: Path, config: EncoderConfig, name: str, source: str, t
             return encode_alone(states_of, wave, lengths)
         return states_of(wave, lengths)
 
-    layers = tuple(Layer(heads, ffn_dim) for heads, ffn_dim in zip(config.heads, config.ffn_dims, strict=True))
-    subnet = Subnet(config.conv_dims, config.embed_dim, layers, tuple(range(len(layers))))
     weights = encoder.state_dict()
     return Representation(
         name,
@@ -218,7 +219,8 @@ def _load_transformers(folder: Path, values: Mapping[str, Any], trained: bool) -
     """The model under any head, in fp32; never with code from the folder."""
     import transformers  # noqa: PLC0415 - slow to import
 
-    if (model_type := values.get("model_type")) not in transformers.CONFIG_MAPPING:
+    model_type = values.get("model_type")
+    if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
         raise TeacherError(
             f"{folder}: model_type is {model_type!r}, which transformers {transformers.__version__} does not have; "
             f"{ACCEPTED}"

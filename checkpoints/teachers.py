@@ -13,8 +13,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from checkpoints.limits import MAX_JSON_BYTES, explain_params, find_excess, shorten
 from checkpoints.stand_ins import WeightFileError
 from checkpoints.weight_files import read_folder_weights
+from search_spaces.costs import count_params
+from search_spaces.subnet import Backbone, Layer, Subnet
 from supernet.encoder import SAMPLE_RATE_HZ, Encoder, EncoderConfig
 
 DEMO_TEACHER = Path(__file__).parent / "demo_teacher"
@@ -153,25 +156,30 @@ def read_config(values: Mapping[str, Any], normalize_waveform: bool, source: str
     Raises:
         TeacherError: It describes a network that `Encoder` does not compute.
     """
+    check_sizes(values, source)
     model_type = values.get("model_type")
     if model_type == NESTLING_TYPE:
         if missing := {f.name for f in fields(EncoderConfig)} - values.keys():
             raise TeacherError(f"{source}: config.json lacks {', '.join(sorted(missing))}")
         for key, example in EncoderConfig((1,), 1, (1,), (1,)).to_dict().items():
             _check_like(values, key, example, source)
-        return EncoderConfig.from_dict(values)
+        if values["conv_norm"] not in ("group", "layer"):
+            raise TeacherError(f'{source}: conv_norm={shorten(values["conv_norm"])} is not "group" or "layer"')
+        return _check_params(EncoderConfig.from_dict(values), source)
     if model_type != "hubert":
-        raise TeacherError(f"{source}: model_type is {model_type!r}; only 'hubert' can be loaded")
+        shown = repr(model_type)[:80]
+        raise TeacherError(f"{source}: model_type is {shown}; only 'hubert' can be loaded")
     for option, required in REQUIRED_OPTIONS.items():
         if (got := values.get(option, required)) != required:
-            raise TeacherError(f"{source}: {option}={json.dumps(got)} is not supported, only {json.dumps(required)}")
+            raise TeacherError(f"{source}: {option}={shorten(got)} is not supported, only {json.dumps(required)}")
     values = {**_DEFAULTS, **values}
     for key, default in _DEFAULTS.items():
         _check_like(values, key, default, source)
     width, heads = values["hidden_size"], values["num_attention_heads"]
     depth, groups = values["num_hidden_layers"], values["num_conv_pos_embedding_groups"]
     if values["feat_extract_norm"] not in ("group", "layer"):
-        raise TeacherError(f"{source}: feat_extract_norm={values['feat_extract_norm']!r} is not 'group' or 'layer'")
+        shown = repr(values["feat_extract_norm"])[:80]
+        raise TeacherError(f"{source}: feat_extract_norm={shown} is not 'group' or 'layer'")
     if len({len(values[key]) for key in ("conv_dim", "conv_kernel", "conv_stride")}) > 1:
         raise TeacherError(f"{source}: conv_dim, conv_kernel and conv_stride must be equally long")
     if width % heads or width % groups:
@@ -180,7 +188,7 @@ def read_config(values: Mapping[str, Any], normalize_waveform: bool, source: str
             f"and of num_conv_pos_embedding_groups={groups}"
         )
     shape = {name: values[key] for name, key in _NAMES.items()}
-    return EncoderConfig.from_dict(
+    config = EncoderConfig.from_dict(
         {
             **shape,
             "heads": [heads] * depth,
@@ -189,6 +197,38 @@ def read_config(values: Mapping[str, Any], normalize_waveform: bool, source: str
             "normalize_waveform": normalize_waveform,
         }
     )
+    return _check_params(config, source)
+
+
+def check_sizes(values: Mapping[str, Any], source: str) -> None:
+    """Refuses a config.json of any model that asks for absurd sizes.
+
+    Raises:
+        TeacherError: It does; names the key and the limit.
+    """
+    if excess := find_excess(values):
+        raise TeacherError(f"{source}: {excess}")
+
+
+def shape_of(config: EncoderConfig) -> tuple[Backbone, Subnet]:
+    """An encoder's shape, for counting.
+
+    Raises:
+        ValueError: It does not have as many heads as ffn_dims.
+    """
+    layers = tuple(Layer(heads, ffn_dim) for heads, ffn_dim in zip(config.heads, config.ffn_dims, strict=True))
+    backbone = Backbone(**{f.name: getattr(config, f.name) for f in fields(Backbone)})
+    return backbone, Subnet(config.conv_dims, config.embed_dim, layers, tuple(range(len(layers))))
+
+
+def _check_params(config: EncoderConfig, source: str) -> EncoderConfig:
+    try:
+        excess = explain_params(count_params(*shape_of(config)))
+    except ValueError as error:
+        raise TeacherError(f"{source}: no encoder has the shape of config.json: {error}") from error
+    if excess:
+        raise TeacherError(f"{source}: {excess}")
+    return config
 
 
 def hubert_config(config: EncoderConfig) -> dict[str, Any] | None:
@@ -301,9 +341,11 @@ def read_json(path: Path, required: bool = False) -> dict[str, Any]:
         if required:
             raise TeacherError(f"{path.parent} has no {path.name}; a model in Hugging Face format is wanted")
         return {}
+    if (size := path.stat().st_size) > MAX_JSON_BYTES:
+        raise TeacherError(f"{path} is too large: {size:,} bytes; at most {MAX_JSON_BYTES:,} are read")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TeacherError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise TeacherError(f"{path} is not a JSON object")
@@ -314,8 +356,12 @@ def normalizes_waveform(folder: Path) -> bool:
     """Whether the folder's preprocessor normalises the waveform; without one nothing does."""
     values = read_json(folder / "preprocessor_config.json")
     values = read_json(folder / "processor_config.json").get("feature_extractor") or values  # as transformers does
+    if not isinstance(values, dict):
+        raise TeacherError(f"{folder}: feature_extractor={shorten(values)} of processor_config.json is no object")
     if (rate := values.get("sampling_rate", SAMPLE_RATE_HZ)) != SAMPLE_RATE_HZ:
-        raise TeacherError(f"{folder}: the model wants audio at {rate} Hz; only {SAMPLE_RATE_HZ} Hz is supported")
+        raise TeacherError(
+            f"{folder}: the model wants audio at {shorten(rate)} Hz; only {SAMPLE_RATE_HZ} Hz is supported"
+        )
     return bool(values) and bool(values.get("do_normalize", True))
 
 
@@ -331,7 +377,7 @@ def _bare_names(weights: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dic
 
 def _check_like(values: Mapping[str, Any], key: str, example: Any, source: str) -> None:
     if not _is_like(values[key], example):
-        raise TeacherError(f"{source}: {key}={json.dumps(values[key])} is not like {json.dumps(example)}")
+        raise TeacherError(f"{source}: {key}={shorten(values[key])} is not like {json.dumps(example)}")
 
 
 def _is_like(value: Any, example: Any) -> bool:
