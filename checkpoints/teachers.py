@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from checkpoints.limits import MAX_JSON_BYTES, explain_params, find_excess, shorten
+from checkpoints.manifest import ManifestError, check_manifest, write_manifest
 from checkpoints.stand_ins import WeightFileError
 from checkpoints.weight_files import read_folder_weights
 from search_spaces.costs import count_params
@@ -111,8 +112,13 @@ def load_encoder(folder: Path) -> Encoder:
     """The encoder in a Hugging Face folder: a HubertModel, bare or under a head, or an export of ours.
 
     Raises:
-        TeacherError: The configuration or the weights are not such a model's, naming tensors at fault.
+        TeacherError: The configuration or the weights are not such a model's, naming tensors at fault; or the
+            folder has a manifest, and is not what that lists.
     """
+    try:
+        check_manifest(folder)
+    except ManifestError as error:
+        raise TeacherError(str(error)) from error
     values = read_json(folder / "config.json", required=True)
     config = read_config(values, normalizes_waveform(folder), str(folder))
     try:
@@ -267,7 +273,7 @@ def preprocessor_config(config: EncoderConfig, do_normalize: bool) -> dict[str, 
 
 
 def save_hubert(encoder: Encoder, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Writes an encoder as a HubertModel: config.json, model.safetensors, preprocessor_config.json.
+    """Writes an encoder as a HubertModel: config.json, model.safetensors, preprocessor_config.json, SHA256SUMS.
 
     Args:
         encoder: Of uniform layers.
@@ -287,6 +293,7 @@ def save_hubert(encoder: Encoder, folder: Path, dtype: torch.dtype = torch.float
     weights = {name: weight.to(dtype) for name, weight in encoder.state_dict().items()}
     preprocessor = preprocessor_config(encoder.config, encoder.config.normalize_waveform)
     write_model(folder, {**config, "dtype": str(dtype).removeprefix("torch.")}, weights, preprocessor)
+    write_manifest(folder)
 
 
 def write_model(

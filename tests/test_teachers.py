@@ -23,6 +23,7 @@ from transformers import (
 )
 
 import checkpoints.teachers
+from checkpoints.manifest import MANIFEST
 from checkpoints.teachers import (
     DEMO_TEACHER,
     TeacherError,
@@ -39,7 +40,9 @@ Tensors = dict[str, torch.Tensor]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    """A teacher of others: nothing lists its files."""
     save_hubert(make_encoder(), tmp_path / "teacher")
+    (tmp_path / "teacher" / MANIFEST).unlink()
     return tmp_path / "teacher"
 
 
