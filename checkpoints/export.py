@@ -1,12 +1,11 @@
 """A subnet as a folder that stands alone, proven to hold its budget and to compute what the supernet does.
 
-config.json, model.safetensors, preprocessor_config.json, subnet.json, README.md (the model card) and, when no
-HubertModel or WavLMModel has the shape, modeling_nestling.py with a copy of encoder.py.
+config.json, model.safetensors, preprocessor_config.json, subnet.json, README.md (the model card), SHA256SUMS and, when
+no HubertModel or WavLMModel has the shape, modeling_nestling.py with a copy of encoder.py.
 """
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import re
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 
 import supernet.encoder
 from checkpoints.hugging_face import hugging_face_config, preprocessor_config
+from checkpoints.manifest import MANIFEST, hash_file, write_manifest
 from checkpoints.proof import TOLERANCE, ProofError, prove_outputs, prove_params
 from checkpoints.run_folder import dump_yaml
 from checkpoints.s3prl_upstream import S3PRL_FILES
@@ -33,7 +33,7 @@ SCHEMA_VERSION = 1
 WRAPPER = Path(__file__).with_name("modeling_nestling.py")
 CODE = ("modeling_nestling.py", "encoder.py")
 FILES = (
-    *("config.json", "model.safetensors", "preprocessor_config.json", "subnet.json", "README.md"),
+    *("config.json", "model.safetensors", "preprocessor_config.json", "subnet.json", "README.md", MANIFEST),
     *CODE,
     *S3PRL_FILES,
 )
@@ -144,7 +144,6 @@ def _write(
         size_bytes=count_bytes(space.backbone, subnet),
         errors=prove_outputs(written, supernet, subnet),
     )
-    hashes = {path.name: hash_file(path) for path in sorted(written.iterdir()) if path.is_file()}
     values = {
         "schema_version": SCHEMA_VERSION,
         "id": subnet.id,
@@ -153,11 +152,12 @@ def _write(
         "costs": {"params": report.params, "macs@1s": report.macs, "size_bytes": report.size_bytes},
         "budget": budget.text,
         "proof": {"tolerance": TOLERANCE, "errors": report.errors},
-        "sha256": hashes,
     }
     (written / "subnet.json").write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+    hashes = {name: hash_file(written / name) for name in CODE if not report.plain}
     text = model_card(report, encoder.config, budget, card, space.name, hashes)
     (written / "README.md").write_text(text, "utf-8")
+    write_manifest(written)
     return report
 
 
@@ -185,12 +185,7 @@ def write_encoder(encoder: Encoder, folder: Path) -> None:
     (folder / "encoder.py").write_text(inspect.getsource(supernet.encoder), "utf-8")
     wrapper = WRAPPER.read_text("utf-8").replace("from supernet.encoder import", "from .encoder import")
     (folder / WRAPPER.name).write_text(wrapper, "utf-8")
-
-
-def hash_file(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    write_manifest(folder)
 
 
 def model_card(
@@ -329,5 +324,5 @@ hidden = model(**inputs, output_hidden_states=True).hidden_states  # {num_states
 ## Proof
 
 Before it was handed over, this folder was reopened and run on random audio beside the supernet. The largest
-error of any hidden state, relative to its RMS, was {errors}. `subnet.json` has the SHA-256 of every file.
+error of any hidden state, relative to its RMS, was {errors}. `sha256sum -c SHA256SUMS` checks every file but this one.
 """

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from checkpoints.limits import shorten
 from supernet.encoder import SAMPLE_RATE_HZ, EncoderConfig
 
 
@@ -160,7 +161,7 @@ def preprocessor_config(config: EncoderConfig, do_normalize: bool) -> dict[str, 
 def check_like(values: Mapping[str, Any], key: str, example: Any, source: str) -> None:
     """Raises TeacherError unless an entry has the type of an example, counts being positive."""
     if not _is_like(values[key], example):
-        raise TeacherError(f"{source}: {key}={json.dumps(values[key])} is not like {json.dumps(example)}")
+        raise TeacherError(f"{source}: {key}={shorten(values[key])} is not like {json.dumps(example)}")
 
 
 def _is_like(value: Any, example: Any) -> bool:

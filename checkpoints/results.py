@@ -111,7 +111,7 @@ def load_subnet(path: Path) -> Subnet:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         return Subnet.from_dict(values.get("subnet", values))
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} holds no subnet: {error}") from error
 
 

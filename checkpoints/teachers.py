@@ -30,9 +30,15 @@ from checkpoints.hugging_face import (
     refuse_weights,
     to_hugging_face,
 )
+from checkpoints.limits import MAX_JSON_BYTES, explain_params, find_excess, shorten
+from checkpoints.manifest import ManifestError, check_manifest, write_manifest
+from checkpoints.stand_ins import WeightFileError, plain
 from checkpoints.transformers_models import open_network
+from checkpoints.weight_files import read_checkpoint, read_folder_weights, read_safetensors
 from distillation.sources import FrozenNetwork
+from search_spaces.costs import count_params
 from supernet.encoder import SAMPLE_RATE_HZ, Encoder, EncoderConfig
+from supernet.model import shape_of
 
 DEMO_TEACHER = Path(__file__).parent / "demo_teacher"
 NESTLING_TYPE = "nestling"
@@ -97,13 +103,19 @@ def load_encoder(path: Path) -> Encoder:
 
     Raises:
         OtherNetworkError: It is a network that `Encoder` does not compute.
-        TeacherError: The configuration or the weights are not such a model's; names the tensors at fault.
+        TeacherError: The configuration or the weights are not such a model's, naming tensors at fault; or a folder has
+            a manifest, and is not what that lists.
     """
-    if not path.is_file():
-        return _load_folder(path)
-    values = _read_file(path)
+    try:
+        if not path.is_file():
+            check_manifest(path)
+            return _load_folder(path)
+        values = read_safetensors(path) if path.suffix == ".safetensors" else plain(read_checkpoint(path), str(path))
+    except (ManifestError, WeightFileError) as error:
+        raise TeacherError(str(error)) from error
     if is_checkpoint(values):
         config, weights = from_fairseq(values, str(path))
+        _check_params(config, str(path), "its options")
         return _fill(config, weights, partial(to_fairseq_name, conv_norm=config.conv_norm), str(path), "its options")
     if not isinstance(values, dict) or not all(isinstance(weight, Tensor) for weight in values.values()):
         keys = ", ".join(map(str, values)) if isinstance(values, dict) else type(values).__name__
@@ -118,7 +130,7 @@ def _load_folder(folder: Path, weights: Mapping[str, Tensor] | None = None) -> E
     values = read_json(folder / "config.json", required=True)
     config = read_config(values, normalizes_waveform(folder), str(folder))
     model_type = values["model_type"]
-    weights = bare_names(_read_weights(folder) if weights is None else weights, (model_type, NESTLING_TYPE))
+    weights = bare_names(read_folder_weights(folder) if weights is None else weights, (model_type, NESTLING_TYPE))
     if model_type == "wav2vec2" or not (values.get("mask_time_prob", 0.05) or values.get("mask_feature_prob", 0.0)):
         # Such a model has none, or, a wav2vec 2.0, was saved before `transformers` masked. Only training reads it.
         weights.setdefault("masked_spec_embed", torch.zeros(config.embed_dim))
@@ -180,27 +192,31 @@ def read_config(values: Mapping[str, Any], normalize_waveform: bool, source: str
     Raises:
         TeacherError: It describes a network that `Encoder` does not compute.
     """
+    if excess := find_excess(values):
+        raise TeacherError(f"{source}: {excess}")
     model_type = values.get("model_type")
     if model_type == NESTLING_TYPE:
         if missing := {f.name for f in fields(EncoderConfig)} - values.keys():
             raise TeacherError(f"{source}: config.json lacks {', '.join(sorted(missing))}")
         for key, example in EncoderConfig((1,), 1, (1,), (1,)).to_dict().items():
             check_like(values, key, example, source)
-        return EncoderConfig.from_dict(values)
+        if values["conv_norm"] not in ("group", "layer"):
+            raise TeacherError(f'{source}: conv_norm={shorten(values["conv_norm"])} is not "group" or "layer"')
+        return _check_params(EncoderConfig.from_dict(values), source, "config.json")
     if not isinstance(model_type, str) or model_type not in CLASSES:
-        raise OtherNetworkError(f"{source}: model_type is {model_type!r}; an encoder is one of {', '.join(CLASSES)}")
+        shown = repr(model_type)[:80]
+        raise OtherNetworkError(f"{source}: model_type is {shown}; an encoder is one of {', '.join(CLASSES)}")
     for option, required in REQUIRED_OPTIONS.items():
         if (got := values.get(option, required)) != required:
-            raise OtherNetworkError(
-                f"{source}: {option}={json.dumps(got)} is not supported, only {json.dumps(required)}"
-            )
+            raise OtherNetworkError(f"{source}: {option}={shorten(got)} is not supported, only {json.dumps(required)}")
     values = {**DEFAULTS, **values}
     for key, default in DEFAULTS.items():
         check_like(values, key, default, source)
     width, heads = values["hidden_size"], values["num_attention_heads"]
     depth, groups = values["num_hidden_layers"], values["num_conv_pos_embedding_groups"]
     if values["feat_extract_norm"] not in ("group", "layer"):
-        raise TeacherError(f"{source}: feat_extract_norm={values['feat_extract_norm']!r} is not 'group' or 'layer'")
+        shown = repr(values["feat_extract_norm"])[:80]
+        raise TeacherError(f"{source}: feat_extract_norm={shown} is not 'group' or 'layer'")
     if len({len(values[key]) for key in ("conv_dim", "conv_kernel", "conv_stride")}) > 1:
         raise TeacherError(f"{source}: conv_dim, conv_kernel and conv_stride must be equally long")
     if width % heads or width % groups:
@@ -210,7 +226,7 @@ def read_config(values: Mapping[str, Any], normalize_waveform: bool, source: str
         )
     gates = {"gate_width": width, **{name: values[key] for name, key in GATE_KEYS.items()}}
     shape = {name: values[key] for name, key in CONFIG_KEYS.items()} | (gates if model_type == "wavlm" else {})
-    return EncoderConfig.from_dict(
+    config = EncoderConfig.from_dict(
         {
             **shape,
             "heads": [heads] * depth,
@@ -219,10 +235,22 @@ def read_config(values: Mapping[str, Any], normalize_waveform: bool, source: str
             "normalize_waveform": normalize_waveform,
         }
     )
+    return _check_params(config, source, "config.json")
+
+
+def _check_params(config: EncoderConfig, source: str, shape: str) -> EncoderConfig:
+    """The shape that `shape` describes, unless it is absurdly large."""
+    try:
+        excess = explain_params(count_params(*shape_of(config)))
+    except ValueError as error:
+        raise TeacherError(f"{source}: no encoder has the shape of {shape}: {error}") from error
+    if excess:
+        raise TeacherError(f"{source}: {excess}")
+    return config
 
 
 def save_encoder(encoder: Encoder, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Writes an encoder as a HubertModel, or with gates a WavLMModel: config.json, weights, preprocessor_config.json.
+    """Writes an encoder as a HubertModel, or with gates a WavLMModel: configuration, weights, SHA256SUMS.
 
     Args:
         encoder: Of uniform layers.
@@ -243,6 +271,7 @@ def save_encoder(encoder: Encoder, folder: Path, dtype: torch.dtype = torch.floa
     weights = {to_hugging_face(name): weight.to(dtype) for name, weight in encoder.state_dict().items()}
     preprocessor = preprocessor_config(encoder.config, encoder.config.normalize_waveform)
     write_model(folder, {**config, "dtype": str(dtype).removeprefix("torch.")}, weights, preprocessor)
+    write_manifest(folder)
 
 
 def write_model(
@@ -280,9 +309,11 @@ def _download(name: str) -> Path:
 
     small = ["config.json", "preprocessor_config.json", "processor_config.json", "README.md"]
     try:
-        folder = Path(snapshot_download(name, allow_patterns=[*small, "model.safetensors"]))
-        if not (folder / "model.safetensors").exists():
-            folder = Path(snapshot_download(name, allow_patterns=[*small, "pytorch_model.bin"]))
+        safe = ["model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"]
+        folder = Path(snapshot_download(name, allow_patterns=[*small, *safe]))
+        if not any((folder / file).exists() for file in safe[:2]):
+            pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"]
+            folder = Path(snapshot_download(name, allow_patterns=[*small, *pickled]))
     except Exception as error:  # a network fails in a dozen ways
         raise TeacherError(
             f"there is no folder {name}, and the Hugging Face hub gave no model of that name "
@@ -297,9 +328,11 @@ def read_json(path: Path, required: bool = False) -> dict[str, Any]:
         if required:
             raise TeacherError(f"{path.parent} has no {path.name}; a model in Hugging Face format is wanted")
         return {}
+    if (size := path.stat().st_size) > MAX_JSON_BYTES:
+        raise TeacherError(f"{path} is too large: {size:,} bytes; at most {MAX_JSON_BYTES:,} are read")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TeacherError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise TeacherError(f"{path} is not a JSON object")
@@ -310,31 +343,13 @@ def normalizes_waveform(folder: Path) -> bool:
     """Whether the folder's preprocessor normalises the waveform; without one nothing does."""
     values = read_json(folder / "preprocessor_config.json")
     values = read_json(folder / "processor_config.json").get("feature_extractor") or values  # as transformers does
+    if not isinstance(values, dict):
+        raise TeacherError(f"{folder}: feature_extractor={shorten(values)} of processor_config.json is no object")
     if (rate := values.get("sampling_rate", SAMPLE_RATE_HZ)) != SAMPLE_RATE_HZ:
-        raise TeacherError(f"{folder}: the model wants audio at {rate} Hz; only {SAMPLE_RATE_HZ} Hz is supported")
-    return bool(values) and bool(values.get("do_normalize", True))
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (path := folder / name).is_file():
-            weights = _read_file(path)
-            if isinstance(weights, dict) and all(isinstance(w, Tensor) for w in weights.values()):
-                return weights
-            raise TeacherError(f"{path} holds something else than tensors by name")
-    raise TeacherError(f"{folder} has no weights: model.safetensors or pytorch_model.bin is wanted")
-
-
-def _read_file(path: Path) -> Any:
-    """What a file of weights holds, in plain values and tensors."""
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file fails in a dozen ways
         raise TeacherError(
-            f"{path} cannot be read ({type(error).__name__}): it is damaged, or holds more than tensors"
-        ) from error
+            f"{folder}: the model wants audio at {shorten(rate)} Hz; only {SAMPLE_RATE_HZ} Hz is supported"
+        )
+    return bool(values) and bool(values.get("do_normalize", True))
 
 
 def _read_license(folder: Path) -> str | None:

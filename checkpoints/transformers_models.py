@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from checkpoints.hugging_face import TeacherError, refuse_weights
+from checkpoints.limits import find_excess
 from distillation.sources import FrozenNetwork
 from supernet.encoder import SAMPLE_RATE_HZ, EncoderConfig, normalize_waveform
 
@@ -43,6 +44,8 @@ def open_network(
         TeacherError: `transformers` cannot open it, the weights do not fit, or it does not turn a waveform into finite
             hidden states of one width, one every 20 ms.
     """
+    if excess := find_excess(values):
+        raise TeacherError(f"{folder}: {excess}")
     model = load_model(folder, values, accepted, trained)
 
     def states_of(wave: Tensor) -> Sequence[Tensor]:

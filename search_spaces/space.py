@@ -26,6 +26,7 @@ MAX_CHAINS = 20_000
 MAX_STATES = 1_000_000
 """Most distinct (embed_dim, depth, Σ heads, Σ FFN) of a space: exact counting tabulates them."""
 MAX_WIDTH = 8192
+MAX_DEPTH = 256
 
 _FOLDER = Path(__file__).parent
 
@@ -411,7 +412,9 @@ def _find_depth_problems(depth: Mapping[int, tuple[tuple[int, ...], ...]]) -> It
     if not depth or min(depth) < 1 or list(depth) != sorted(depth):
         yield f"depth must map numbers of layers, increasing from at least 1, got {list(depth)}"
         return
-    deepest = max(depth)
+    if (deepest := max(depth)) > MAX_DEPTH:
+        yield f"depth must be at most {MAX_DEPTH} layers, got {deepest}"
+        return
     if list(depth[deepest]) != [tuple(range(deepest))]:
         yield f"depth {deepest}, the deepest, must keep all its layers: [{list(range(deepest))}]"
     for num_layers, options in depth.items():

@@ -1,7 +1,7 @@
 """YAML files that a person writes: read strictly, checked at once, explained in a few lines.
 
 Scalars follow YAML 1.2: `no` is a word, `1e-4` a number, `010` ten, `12:30` a word. Refused, since each hides
-a mistake or a trap: duplicate keys, aliases, custom tags, more than one document, files over 1 MB.
+a mistake or a trap: duplicate keys, aliases, tags, more than one document, files over 1 MB.
 """
 
 from __future__ import annotations
@@ -23,15 +23,19 @@ Model = TypeVar("Model")
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the scalars of YAML 1.2, and neither duplicate keys nor aliases."""
+    """PyYAML's safe loader with the scalars of YAML 1.2, and neither duplicate keys nor aliases nor tags."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 - filled below
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(
                 problem="aliases are not allowed; write the value out", problem_mark=event.start_mark
+            )
+        if event.tag is not None:
+            raise yaml.MarkedYAMLError(
+                problem=f"the tag {event.tag!r} is not allowed; write the value alone", problem_mark=event.start_mark
             )
         return super().compose_node(parent, index)
 

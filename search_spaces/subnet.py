@@ -96,5 +96,5 @@ class Subnet:
                 layers=tuple(Layer(int(v["heads"]), int(v["ffn_dim"])) for v in values["layers"]),
                 kept=tuple(int(k) for k in values["kept"]),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"not a subnet: {error}; the fields are conv_dims, embed_dim, layers, kept") from error

@@ -125,6 +125,12 @@ def test_nothing_that_is_loaded_can_run_code(path: Path) -> None:
     assert set(unsafe_calls(path.read_text("utf-8"))) - allowed == set()
 
 
+def test_few_modules_open_files_of_torch() -> None:
+    """`weight_files` those of others, with every check; `run_folder` a run's own, by their SHA-256."""
+    found = {path.name for path in modules() if "torch.load(" in path.read_text("utf-8")}
+    assert found == {"weight_files.py", "run_folder.py"}
+
+
 def test_an_unsafe_call_would_be_seen() -> None:
     assert unsafe_calls("import torch\ntorch.load(f)") == ["torch.load"]
     assert unsafe_calls("m = A.from_pretrained(p, trust_remote_code=True)") == ["A.from_pretrained"]

@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, HubertMode
 import checkpoints.export
 import checkpoints.proof
 from checkpoints.export import ExportError, ExportRecord, ExportReport, export_subnet, write_encoder
+from checkpoints.manifest import MANIFEST, write_manifest
 from checkpoints.teachers import load_teacher
 from search_spaces.budget import Budget
 from search_spaces.costs import count_params
@@ -154,10 +155,15 @@ def test_subnet_json(export: tuple[Supernet, ExportReport]) -> None:
     assert values["space"] == {"name": supernet.space.name, "hash": supernet.space.hash}
     assert values["costs"]["params"] == report.params
     assert values["budget"] == "params<=1M, latency<=5ms@1s"
-    files = {path.name for path in report.folder.iterdir()}
-    assert values["sha256"].keys() == files - {"subnet.json", "README.md"}
-    for name, digest in values["sha256"].items():
-        assert hashlib.sha256((report.folder / name).read_bytes()).hexdigest() == digest
+
+
+def test_manifest(export: tuple[Supernet, ExportReport]) -> None:
+    folder = export[1].folder
+    listed = dict(reversed(line.split("  ")) for line in (folder / MANIFEST).read_text().splitlines())
+    assert listed.keys() == {path.name for path in folder.iterdir()} - {MANIFEST, "README.md"}
+    assert {"subnet.json", "model.safetensors"} < listed.keys()
+    for name, digest in listed.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
 
 
 def test_model_card(export: tuple[Supernet, ExportReport]) -> None:
@@ -445,6 +451,7 @@ def test_faults_of_the_written_folder_are_found(tmp_path: Path, monkeypatch: pyt
             text = (folder / name).read_text()
             assert old in text
             (folder / name).write_text(text.replace(old, new))
+            write_manifest(folder)
 
         with monkeypatch.context() as patch:
             patch.setattr(checkpoints.export, "write_encoder", write)
@@ -456,6 +463,7 @@ def test_faults_of_the_written_folder_are_found(tmp_path: Path, monkeypatch: pyt
             weights = safetensors.torch.load_file(folder / "model.safetensors")
             weights = {name: weight for name, weight in weights.items() if not name.endswith(removed)} | added
             (folder / "model.safetensors").write_bytes(safetensors.torch.save(weights))
+            write_manifest(folder)
 
         with monkeypatch.context() as patch:
             patch.setattr(checkpoints.export, "write_encoder", write)

@@ -21,6 +21,7 @@ from transformers import (
 
 import checkpoints.teachers
 from checkpoints.hugging_face import OtherNetworkError, TeacherError, hugging_face_config
+from checkpoints.manifest import MANIFEST
 from checkpoints.teachers import DEMO_TEACHER, load_encoder, load_teacher, save_encoder
 from supernet.encoder import Encoder
 from tests.encoders import GATES, SMALL, TOLERANCE, error_of, make_batch, make_encoder
@@ -30,7 +31,9 @@ Tensors = dict[str, torch.Tensor]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    """A teacher of others: nothing lists its files."""
     save_encoder(make_encoder(), tmp_path / "teacher")
+    (tmp_path / "teacher" / MANIFEST).unlink()
     return tmp_path / "teacher"
 
 
@@ -307,11 +310,11 @@ def test_a_missing_tensor_is_never_replaced(folder: Path, name: str) -> None:
 def test_broken_folders(folder: Path) -> None:
     data = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(data[:-1])
-    assert "model.safetensors cannot be read (SafetensorError): it is damaged" in refusal(folder)
+    assert f"model.safetensors is truncated: {len(data) - 1:,} bytes are left of {len(data):,}" in refusal(folder)
     (folder / "model.safetensors").unlink()
     assert "has no weights: model.safetensors or pytorch_model.bin is wanted" in refusal(folder)
     (folder / "pytorch_model.bin").write_bytes(data)
-    assert "pytorch_model.bin cannot be read (UnpicklingError): it is damaged" in refusal(folder)
+    assert "pytorch_model.bin is no checkpoint that torch.save writes" in refusal(folder)
     torch.save({"model": {"weight": torch.ones(1)}}, folder / "pytorch_model.bin")
     assert "holds something else than tensors by name" in refusal(folder)
     (folder / "preprocessor_config.json").write_text('{"sampling_rate": 8000}')

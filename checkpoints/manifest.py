@@ -1,0 +1,62 @@
+"""SHA256SUMS: what a folder holds, so that a flipped bit, a cut file or a stray one is noticed before it is used.
+
+`sha256sum -c SHA256SUMS` checks it too. The model card (README.md) is for people to edit and is not listed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+MANIFEST = "SHA256SUMS"
+UNLISTED = (MANIFEST, "README.md")
+
+
+class ManifestError(ValueError):
+    """A folder is not what its manifest lists."""
+
+
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path) -> None:
+    """Lists every file of a folder but the model card and hidden ones; folders in it are left out."""
+    (folder / MANIFEST).write_bytes(_format(_hash_files(folder)))
+
+
+def check_manifest(folder: Path) -> None:
+    """Compares a folder with its manifest, byte for byte; one without a manifest passes.
+
+    Raises:
+        ManifestError: A file differs, is missing, or is not listed, or the manifest itself is damaged.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return
+    found, text = _hash_files(folder), path.read_bytes()
+    if text == _format(found):
+        return
+    lines = [line.split("  ", 1) for line in text.decode(errors="replace").splitlines()]
+    listed = {name: digest for digest, name in (line for line in lines if len(line) == 2)}
+    problems = [f"{name} differs" for name in found if name in listed and listed[name] != found[name]]
+    problems += [f"{ascii(name)[1:-1][:80]} is missing" for name in listed if name not in found]
+    problems += [f"{name} is not listed" for name in found if name not in listed]
+    problems = problems or [f"{MANIFEST} itself is damaged"]
+    more = [f"and {len(problems) - 3} more"] if len(problems) > 3 else []
+    raise ManifestError(
+        f"{folder} is not what its {MANIFEST} lists: {', '.join([*problems[:3], *more])}. Get the folder again; "
+        f"or, if the change is meant, delete {MANIFEST}"
+    )
+
+
+def _hash_files(folder: Path) -> dict[str, str]:
+    """File -> SHA-256."""
+    paths = (path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
+    return {path.name: hash_file(path) for path in paths if path.name not in UNLISTED}
+
+
+def _format(hashes: dict[str, str]) -> bytes:
+    return "".join(f"{digest}  {name}\n" for name, digest in hashes.items()).encode()
