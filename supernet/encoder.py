@@ -63,7 +63,7 @@ class EncoderConfig:
     def count_frames(self, lengths: Tensor) -> Tensor:
         """Frames that come out of `lengths` samples; both (B,), int64."""
         for kernel, stride in zip(self.conv_kernels, self.conv_strides, strict=True):
-            lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
+            lengths = (lengths - kernel) // stride + 1
         return lengths
 
     @property
