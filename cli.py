@@ -51,9 +51,11 @@ app = typer.Typer(
 train_app = typer.Typer(help="Train a teacher or a supernet.", no_args_is_help=True)
 search_app = typer.Typer(help="Find the best subnet under a budget.", no_args_is_help=True)
 export_app = typer.Typer(help="Write a subnet as a checkpoint that stands alone.", no_args_is_help=True)
+import_app = typer.Typer(help="Make somebody else's supernet a run.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 app.add_typer(search_app, name="search")
 app.add_typer(export_app, name="export")
+app.add_typer(import_app, name="import")
 
 RunOption = Annotated[Path | None, typer.Option("--run", help="Run folder; default: the newest under ./runs.")]
 SpaceOption = Annotated[str, typer.Option("--space", help="A shipped space or a .yaml file.")]
@@ -114,7 +116,14 @@ def train_teacher(
 @train_app.command("supernet")
 def train_supernet(
     space: SpaceOption = "base",
-    teacher: Annotated[str, typer.Option("--teacher", help="A Hugging Face folder or hub name, or `demo`.")] = "demo",
+    teacher: Annotated[
+        str,
+        typer.Option(
+            "--teacher",
+            help="demo; a Hugging Face folder or hub name (HuBERT, wav2vec 2.0, WavLM, or any network of transformers "
+            "that makes 50 hidden states a second); or a .pt file of fairseq, unilm or s3prl.",
+        ),
+    ] = "demo",
     audio: AudioOption = "demo",
     run: Annotated[Path | None, typer.Option("--run", help="Run folder; default: runs/SPACE.")] = None,
     config: ConfigOption = "two-stage",
@@ -153,7 +162,8 @@ def _train(path: Path, job: Row, resume: bool) -> tuple[Supernet, RunFolder]:
     trainer, origin = build_trainer(run, job, corpus, screen.advance)  # what is wrong with the job leaves no run behind
     if not resume:
         hours = sum(u.seconds for u in corpus.utterances("train")) / 3600
-        run = RunFolder.create(path, {**job, "data": corpus.hash, "hours": hours}, job["recipe"]["seed"])
+        made = {"command": _command_line().removeprefix("nestling "), "data": corpus.hash, "hours": hours}
+        run = RunFolder.create(path, {**job, **made}, job["recipe"]["seed"])
     with run.lock(), screen:
         state = run.load_state(lambda text: log.print(f"[yellow]{text}")) if resume else None
         if state:
@@ -225,6 +235,33 @@ def _dry_run(job: Row) -> None:
         table.add_row(stage.name, str(stage.steps), f"{seconds:.2f}", f"{seconds * stage.steps / 3600:.2f}")
     out.print(table)
     out.print(f"memory: about {estimate.memory_bytes / 2**30:.1f} GiB; nothing was trained")
+
+
+# --- import -----------------------------------------------------------------------------------------------------------
+
+
+@import_app.command("supernet")
+def import_supernet(
+    file: Annotated[Path, typer.Argument(help="lighthubert_base.pt, lighthubert_small.pt or lighthubert_stage1.pt.")],
+    run: Annotated[Path, typer.Option("--run", help="Run folder to make.")],
+    audio: AudioOption = "demo",
+    teacher: Annotated[
+        str, typer.Option("--teacher", help="What the distillation loss of a search is measured against.")
+    ] = "facebook/hubert-base-ls960",
+) -> None:
+    """Make a released LightHuBERT supernet a run, to be searched and exported. Nothing in the file is run.
+
+    Example: nestling import supernet lighthubert_small.pt --run runs/lh-small --audio my-audio/
+    """
+    from checkpoints.lighthubert import import_supernet as make_run
+    from search_spaces.space import SearchSpace
+
+    folder = make_run(file, run, audio, teacher)
+    space = SearchSpace.from_dict(folder.config["space"])
+    _tell(
+        f"{folder.path}: the supernet of {space.name}, {space.count():,} subnets.\n"
+        f"Next: nestling search subnet --run {folder.path} --budget 25M (with --objective proxy, no teacher is needed)"
+    )
 
 
 # --- search -----------------------------------------------------------------------------------------------------------
@@ -391,45 +428,57 @@ def _show_result(result: Row) -> None:
 
 @export_app.command("subnet")
 def export_subnet(
-    to: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    folder: Annotated[Path, typer.Option("--out", help="Folder to write.")],
     run: RunOption = None,
     subnet: Annotated[str, typer.Option("--subnet", help="best, a candidate's id, or a subnet.json.")] = "best",
+    to: Annotated[
+        list[str] | None,
+        typer.Option("--to", help="hf (always), onnx, int8 (brings onnx along), s3prl; repeat, or a,b."),
+    ] = None,
     form: FormatOption = "text",
 ) -> None:
-    """Write the chosen subnet as a folder that `transformers` opens; prove it first.
+    """Write the chosen subnet as a folder that `transformers` opens, and other runtimes on request; prove it first.
 
-    Example: nestling export subnet --subnet best --out my-encoder
+    Example: nestling export subnet --subnet best --to onnx,int8 --out my-encoder
     """
+    from checkpoints.export import check_targets
     from checkpoints.run_folder import RunFolder
 
-    folder = RunFolder.open(run)
-    _name_run(folder, run)
-    report = _export(folder, subnet, to)
+    targets = tuple(name.strip() for names in to or ["hf"] for name in names.split(","))
+    check_targets(targets)
+    opened = RunFolder.open(run)
+    _name_run(opened, run)
+    report = _export(opened, subnet, folder, targets)
     if form == "json":
-        print(json.dumps({**report, "folder": str(to)}, indent=2))
-    else:
-        _tell(
-            f"{to}: {report['params']:,} parameters, {report['size_bytes'] / 1e6:.1f} MB, "
-            f"equal to the supernet within {report['error']:.1e}.\n"
-            f'Load it: AutoModel.from_pretrained("{to}"{"" if report["plain"] else ", trust_remote_code=True"})'
-        )
+        print(json.dumps({**report, "folder": str(folder)}, indent=2))
+        return
+    _tell(
+        f"{folder}: {report['params']:,} parameters, {report['size_bytes'] / 1e6:.1f} MB, "
+        f"equal to the supernet within {report['error']:.1e} in {', '.join(report['proven_in'])}."
+    )
+    if report["int8_bytes"]:
+        _tell(f"In int8: {report['int8_bytes'] / 1e6:.1f} MB, hidden states off by up to {report['int8_error']:.1%}.")
+    _tell(f'Load it: AutoModel.from_pretrained("{folder}"{"" if report["plain"] else ", trust_remote_code=True"})')
 
 
-def _export(folder: RunFolder, name: str, to: Path) -> Row:
-    from checkpoints.export import ExportRecord, export_subnet
+def _export(run: RunFolder, name: str, folder: Path, targets: Sequence[str] = ("hf",)) -> Row:
+    from checkpoints.export import INT8, export_subnet
+    from checkpoints.jobs import sample_speech
     from checkpoints.results import find_subnet, load_result
+    from checkpoints.run_report import collect_record
     from search_spaces.budget import Budget
 
-    supernet = folder.load_supernet()
-    subnet = find_subnet(folder.search_path, name)
-    text = load_result(folder.search_path)["budget"] if name == "best" else ""
-    record, job = folder.supernet_record, folder.config
+    supernet = run.load_supernet()
+    subnet = find_subnet(run.search_path, name)
+    text = load_result(run.search_path)["budget"] if name == "best" else ""
     report = export_subnet(
         supernet,
         subnet,
-        to,
+        folder,
         budget=Budget.parse(text, supernet.space),
-        card=ExportRecord(teacher=record.teacher, license=record.license, datasets=(job["audio"],)),
+        card=collect_record(run, subnet, _command_line()),
+        to=targets,
+        audio=sample_speech(_open_audio(run.config["audio"]), 8) if INT8 in targets else (),
     )
     return {
         "id": subnet.id,
@@ -438,6 +487,9 @@ def _export(folder: RunFolder, name: str, to: Path) -> Row:
         "size_bytes": report.size_bytes,
         "plain": report.plain,
         "error": max(report.errors.values()),
+        "proven_in": list(report.errors),
+        "int8_bytes": report.int8_bytes,
+        "int8_error": report.int8_error,
     }
 
 
@@ -916,10 +968,10 @@ def demo(
         result = _search(folder, scorer, parsed, 20 if quick else 64, "auto", 0, screen)
     _show_result(result)
     exported = folder.path / "encoder"
-    _export(folder, "best", exported)
     with folder.lock(), Screen() as screen:
         screen.start("phone error on test", None)
         measure_sizes(folder, quick, screen.advance)
+    _export(folder, "best", exported)
     path = _write_report(folder)
     _tell(f"\nThe encoder is in {exported}, the report in {path} ({time.monotonic() - began:.0f} s).")
 

@@ -150,6 +150,13 @@ def training_batches(corpus: SpeechCorpus, seed: int) -> Callable[[Stage, int, i
     return batches
 
 
+def sample_speech(corpus: SpeechCorpus, count: int) -> list[torch.Tensor]:
+    """Waveforms of the search split, each (S,), as they are in training."""
+    augment = isinstance(corpus, Corpus)
+    batches = evaluation_batches(corpus, "search", batch_size=1, augment=augment, max_utterances=count)
+    return [torch.from_numpy(batch.wave[0]) for batch in batches]
+
+
 def quick_probe(corpus: SpeechCorpus) -> PhoneProbe | None:
     """A small probe of the container for the record, where the audio has timed phones."""
     if not isinstance(corpus, Corpus):

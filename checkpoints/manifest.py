@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 
 MANIFEST = "SHA256SUMS"
@@ -25,6 +26,15 @@ def hash_file(path: Path) -> str:
 def write_manifest(folder: Path) -> None:
     """Lists every file of a folder but the model card and hidden ones; folders in it are left out."""
     (folder / MANIFEST).write_bytes(_format(_hash_files(folder)))
+
+
+def extend_manifest(folder: Path, names: Collection[str]) -> None:
+    """Lists files that were added to a folder, or changed, and leaves the other lines; no manifest, no change."""
+    path = folder / MANIFEST
+    if path.is_file():
+        lines = [line.split("  ", 1) for line in path.read_text("utf-8").splitlines()]
+        hashes = {name: digest for digest, name in lines} | {name: hash_file(folder / name) for name in names}
+        path.write_bytes(_format(dict(sorted(hashes.items()))))
 
 
 def check_manifest(folder: Path) -> None:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from checkpoints.manifest import extend_manifest
 from supernet.encoder import SAMPLE_RATE_HZ, ConvLayer, Encoder, EncoderConfig, FrontEnd
 
 OPSET = 20
@@ -104,7 +105,7 @@ def write_onnx(encoder: Encoder, path: str | Path) -> OnnxFacts:
             output.shape = ir.Shape(["batch", "frames", config.embed_dim])  # else a formula of the samples
     for node in program.model.graph:
         node.metadata_props.clear()  # each has the stack trace that made it, paths of this machine included
-    program.model.metadata_props.update(describe(config))
+    program.model.metadata_props.update(describe(config) | {"parameters": str(num_bytes // 4)})
     with replacing(Path(path)) as temporary:
         program.save(temporary, external_data=False)
     return read_facts(path)
@@ -155,6 +156,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
+        extend_manifest(path.parent, [path.name])
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from checkpoints.hugging_face import TeacherError
+from checkpoints.model_card import ExportRecord
 from checkpoints.results import RESULT, Result, load_result, read_lines
 from checkpoints.run_folder import MADE_WITH, RunFolder
 from checkpoints.teachers import load_teacher
@@ -114,12 +115,55 @@ def summarize_stages(rows: Sequence[Row]) -> list[StageSummary]:
     return stages
 
 
+def collect_record(run: RunFolder, subnet: Subnet, command: str) -> ExportRecord:
+    """What a run knows of one of its subnets, for its model card.
+
+    Args:
+        run: With a supernet.
+        subnet: Of its space.
+        command: That exports it.
+    """
+    config, origin = run.config, run.supernet_record
+    result = load_result(run.search_path) if (run.search_path / RESULT).is_file() else None
+    commands = [f"nestling {config['command']}", *([result["command"]] if result else []), command]
+    return ExportRecord(
+        teacher=origin.teacher,
+        license=origin.license,
+        datasets=(_trained_on(config),),
+        hours=config["hours"] or None,
+        scores=_scores(subnet, result, load_curve(run.path)),
+        commands=tuple(dict.fromkeys(commands)),
+    )
+
+
+def _scores(subnet: Subnet, result: Result | None, points: Sequence[Point]) -> dict[str, str]:
+    """What was measured of a subnet -> the figure with its interval, beside what it is to be held against."""
+    scores = {}
+    row = next((f for f in result["finalists"] if f["id"] == subnet.id), None) if result else None
+    if result and row:
+        loss = result["objective"]
+        scores[loss] = f"{row['loss']:.4f}; {result['scored']} subnets were scored, {result['tied'] - 1} are tied"
+        if (uniform := result["uniform"]) and uniform["id"] != subnet.id:
+            low, high = uniform["excess_loss"]
+            scores[f"{loss}, best uniform shape"] = f"{uniform['loss']:.4f}; {low:+.4f} … {high:+.4f} above the best"
+    for point in points:
+        if point.label == f"chosen {subnet.id}" or point.kind != "subnet":
+            name = {"subnet": "phone errors, test", "teacher": "its teacher's"}.get(point.kind, f"{point.label}'s")
+            scores[name] = f"{100 * point.error:.1f} ± {100 * point.half_interval:.1f} %"
+    return scores
+
+
+def _trained_on(config: Row) -> str:
+    """An imported supernet was trained on other audio than searches compare subnets on."""
+    return str(config.get("trained_on", config["audio"]))
+
+
 def _facts(config: Row, result: Result | None) -> Facts:
     versions = tuple((k, str(v)) for k, v in config[MADE_WITH].items() if v)
     commands = [f"nestling {config['command']}", *([result["command"]] if result else [])]
     return Facts(
         teacher=config["teacher"] or "none",
-        data=config["audio"],
+        data=_trained_on(config),
         data_hash=config["data"],
         hours=config["hours"],
         seeds=(config["seed"],),

@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 import supernet.encoder
+from checkpoints.manifest import extend_manifest
 from supernet.encoder import Encoder
 
 EXPERT = Path(__file__).with_name("s3prl_expert.py")
@@ -41,6 +42,7 @@ def write_s3prl(encoder: Encoder, folder: Path) -> None:
     }
     for name, text in texts.items():
         (folder / name).write_text(text, "utf-8")
+    extend_manifest(folder, S3PRL_FILES)
 
 
 def entry_name(folder: Path) -> str:

@@ -132,6 +132,7 @@ def test_commands_are_these():
         "train supernet",
         "search subnet",
         "export subnet",
+        "import supernet",
         "report",
         "evaluate",
         "measure",

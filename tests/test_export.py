@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import random
+import re
 import subprocess
 import sys
+from contextlib import chdir
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,12 @@ import transformers.dynamic_module_utils
 from torch import Tensor
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, HubertModel
 
+import checkpoints
 import checkpoints.export
 import checkpoints.proof
-from checkpoints.export import ExportError, ExportRecord, ExportReport, export_subnet, write_encoder
+from checkpoints.export import TARGETS, ExportError, ExportReport, export_subnet, write_encoder
 from checkpoints.manifest import MANIFEST, write_manifest
+from checkpoints.model_card import ExportRecord
 from checkpoints.teachers import load_teacher
 from search_spaces.budget import Budget
 from search_spaces.costs import count_params
@@ -33,7 +37,7 @@ from search_spaces.subnet import Layer, Subnet
 from supernet.encoder import Encoder
 from supernet.importance import WIDTH, reorder
 from supernet.model import Supernet
-from tests.encoders import TOLERANCE, error_of, randomize
+from tests.encoders import TOLERANCE, error_of, make_batch, randomize
 from tests.spaces import small
 
 RECORD = ExportRecord(
@@ -525,3 +529,88 @@ def test_the_proof_draws_nothing(export: tuple[Supernet, ExportReport], tmp_path
     export_subnet(supernet, report.subnet, tmp_path / "x", budget=NO_BUDGET, card=RECORD)
     assert capfd.readouterr() == ("", "")
     assert transformers.utils.logging.is_progress_bar_enabled() == bars
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_target_is_written_proven_and_explained(tmp_path: Path, shape: str) -> None:
+    supernet = make_supernet()
+    subnet = SHAPES[shape](supernet)
+    audio = [0.1 * torch.randn(6000, generator=torch.Generator().manual_seed(0))]
+    report = export_subnet(
+        supernet, subnet, tmp_path / "my-encoder", budget=NO_BUDGET, card=RECORD, to=TARGETS, audio=audio
+    )
+    assert report.errors.keys() == {"nestling", "transformers", "torch.hub", "onnxruntime"}
+    assert max(report.errors.values()) <= 1e-5
+    assert report.int8_error is not None
+    assert 1e-4 < report.int8_error < 0.5
+    names = {path.name for path in report.folder.iterdir()}
+    assert {"model.onnx", "model.int8.onnx", "expert.py", "hubconf.py", "encoder.json", MANIFEST} < names
+    assert report.int8_bytes == (report.folder / "model.int8.onnx").stat().st_size
+    card = (report.folder / "README.md").read_text()
+    for wanted in (
+        f"| model.int8.onnx | {report.int8_bytes:,} bytes |",
+        'onnxruntime.InferenceSession("my-encoder/model.onnx")',
+        "(opset 20; batch and time are dynamic)",
+        f"off by up to {report.int8_error:.1%} of\ntheir RMS (on speech of the run)",
+        'torch.hub.load("my-encoder", "my_encoder", source="local")',
+    ):
+        assert wanted in card, wanted
+    run_blocks(card, tmp_path)
+    load_teacher(report.folder)
+    export_subnet(
+        supernet, subnet, report.folder, budget=NO_BUDGET, card=RECORD
+    )  # replaced, with what it does not ask for
+    assert not {"model.onnx", "expert.py"} & {path.name for path in report.folder.iterdir()}
+
+
+def run_blocks(card: str, folder: Path) -> None:
+    """Runs what the card says, on two waveforms of unequal length."""
+    rng = np.random.default_rng(0)
+    names = {"waveforms": [rng.standard_normal(n).astype(np.float32) for n in (4000, 2700)]}
+    blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(blocks) == 3
+    with chdir(folder):
+        for block in blocks:
+            exec(block, names)
+    assert names["last"].shape[0] == len(names["hidden"][0]) == len(names["states"][0]) == 2
+    for a, b in zip(names["hidden"], names["states"], strict=True):
+        assert a.shape == b.shape
+
+
+def test_targets_that_do_not_exist(tmp_path: Path) -> None:
+    supernet = make_supernet()
+    with pytest.raises(
+        ExportError, match=r"--to onx: there is no such target; did you mean `onnx`\? targets are hf, onnx"
+    ):
+        export_subnet(supernet, even(supernet), tmp_path / "x", budget=NO_BUDGET, card=RECORD, to=("onx",))
+
+
+def test_exports_open_without_remote_code_where_nestling_is_installed(tmp_path: Path) -> None:
+    supernet = make_supernet()
+    report = export_subnet(supernet, SHAPES["wrapper"](supernet), tmp_path / "x", budget=NO_BUDGET, card=RECORD)
+    checkpoints.register_auto_model()
+    checkpoints.register_auto_model()  # twice does no harm
+    model = AutoModel.from_pretrained(report.folder)
+    assert type(model).__module__ == "checkpoints.modeling_nestling"
+    wave = torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(model(wave).last_hidden_state, supernet(wave, None, report.subnet).last, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_fifty_random_subnets_each_equal_the_supernet_in_transformers(tmp_path: Path, seed: int) -> None:
+    """Two hundred in all, on unequal lengths; the wrapper is what most of them need."""
+    supernet = make_supernet()
+    checkpoints.register_auto_model()
+    rng = random.Random(seed)
+    wave, lengths = make_batch()
+    mask = (torch.arange(wave.shape[1]) < lengths.unsqueeze(1)).long()
+    for _ in range(50):
+        subnet = supernet.space.sample(rng)
+        write_encoder(supernet.extract(subnet), tmp_path / subnet.id)
+        model = AutoModel.from_pretrained(tmp_path / subnet.id)
+        with torch.no_grad():
+            inside = supernet(wave, lengths, subnet)
+            outside = model(wave, attention_mask=mask, output_hidden_states=True)
+        got = [*outside.hidden_states, outside.last_hidden_state]
+        assert error_of(got, [*inside.hidden, inside.last], inside.valid) <= TOLERANCE

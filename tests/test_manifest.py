@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from checkpoints.export import ExportRecord, export_subnet, write_encoder
-from checkpoints.manifest import MANIFEST, ManifestError, check_manifest, write_manifest
+from checkpoints.export import export_subnet, write_encoder
+from checkpoints.manifest import MANIFEST, ManifestError, check_manifest, extend_manifest, write_manifest
+from checkpoints.model_card import ExportRecord
 from checkpoints.teachers import DEMO_TEACHER, TeacherError, load_encoder, save_encoder
 from search_spaces.budget import Budget
 from supernet.model import Supernet
@@ -42,6 +43,18 @@ def test_the_format_is_that_of_sha256sum(folder: Path) -> None:
     assert check.stdout == "a.bin: OK\nb.json: OK\n"
     theirs = subprocess.run(["sha256sum", "a.bin", "b.json"], cwd=folder, capture_output=True, check=True)
     assert theirs.stdout == ours
+
+
+def test_what_is_added_is_listed_and_the_rest_stays_as_it_was(folder: Path) -> None:
+    (folder / "aa.onnx").write_text("new")
+    (folder / "b.json").write_text("damaged")
+    extend_manifest(folder, ["aa.onnx"])
+    assert "b.json differs. Get" in refusal(folder)
+    (folder / "b.json").write_text("b.json")
+    check_manifest(folder)
+    (folder / MANIFEST).unlink()
+    extend_manifest(folder, ["aa.onnx"])
+    assert not (folder / MANIFEST).exists()
 
 
 def test_what_is_no_part_of_the_model_may_change(folder: Path) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import checkpoints.onnx_export
 from checkpoints.export import write_encoder
+from checkpoints.manifest import extend_manifest
 from checkpoints.onnx_export import OPSET, OnnxError, OnnxFacts, OnnxRunner, open_onnx, write_onnx
 from checkpoints.proof import ONNX, ProofError, measure_error, prove_outputs
 from supernet.encoder import Encoder
@@ -103,6 +104,7 @@ def test_names_and_metadata(exported: tuple[Encoder, Path, OnnxFacts]) -> None:
     assert facts.metadata == {
         "nestling.format": "1",
         "precision": "fp32",
+        "parameters": str(sum(p.numel() for p in encoder.parameters())),
         "opset": "20",
         "sample_rate_hz": "16000",
         "frame_rate_hz": "200",
@@ -194,9 +196,11 @@ def test_the_proof_of_a_folder_includes_it(tmp_path: Path, caplog: pytest.LogCap
     weight = max(model.graph.initializer, key=lambda w: len(w.raw_data))
     weight.CopyFrom(numpy_helper.from_array(1.001 * numpy_helper.to_array(weight), weight.name))
     onnx.save(model, tmp_path / ONNX)
+    extend_manifest(tmp_path, [ONNX])
     with pytest.raises(ProofError, match="opened with onnxruntime, it does not compute what the supernet computes"):
         prove_outputs(tmp_path, supernet, subnet)
     (tmp_path / ONNX).write_bytes((tmp_path / ONNX).read_bytes()[:-1000])
+    extend_manifest(tmp_path, [ONNX])
     with pytest.raises(ProofError, match="cannot be opened by ONNX Runtime"):
         prove_outputs(tmp_path, supernet, subnet)
 

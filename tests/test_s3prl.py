@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from checkpoints.export import ExportRecord, export_subnet, write_encoder
+from checkpoints.manifest import MANIFEST
 from checkpoints.proof import TOLERANCE as PROVEN
 from checkpoints.proof import ProofError, prove_outputs
 from checkpoints.s3prl_expert import UpstreamExpert
@@ -195,7 +196,7 @@ def test_training_and_evaluation_compute_the_same(pair: tuple[Encoder, UpstreamE
 
 def test_what_is_written_is_listed(exports: dict[str, Path], encoders: dict[str, Encoder]) -> None:
     for name, folder in exports.items():
-        added = {path.name for path in folder.iterdir()} - {"config.json", "model.safetensors"}
+        added = {path.name for path in folder.iterdir()} - {"config.json", "model.safetensors", MANIFEST}
         assert added - {"preprocessor_config.json", "modeling_nestling.py"} == set(S3PRL_FILES)
         assert json.loads((folder / "encoder.json").read_text()) == encoders[name].config.to_dict()
 

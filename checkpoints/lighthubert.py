@@ -1,0 +1,186 @@
+"""LightHuBERT's released supernets (arXiv 2203.15610): read as a `Supernet`, or made a run to search and export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from checkpoints.fairseq_layout import to_fairseq_name
+from checkpoints.hugging_face import TeacherError
+from checkpoints.run_folder import RunFolder, SupernetRecord
+from checkpoints.stand_ins import plain
+from checkpoints.weight_files import read_checkpoint
+from distillation.stages import load_recipe
+from search_spaces.space import SearchSpace
+from supernet.model import Supernet
+
+PRUNED, STAGE_1 = "hubert_pruner", "student_hubert"
+"""`_name` of the files of base and small, and of stage 1, whose container alone was trained."""
+SPACES: Mapping[str, str] = {"base.yaml": "lighthubert-base", "small.yaml": "lighthubert-small"}
+"""How the path in `pruner_supernet` ends -> the space."""
+WIDTH = 768
+"""Of the network in every file."""
+HEAD = "layer_pred_heads.11.weight"
+"""Predicts the teacher's targets from the last layer, without a bias; subnets use its first columns."""
+UNUSED = ("label_embs_concat", "final_proj.weight", "final_proj.bias")
+"""In every file, read by nothing."""
+TEACHER, TEACHER_LICENSE = "facebook/hubert-base-ls960", "apache-2.0"
+DATASET, HOURS = "openslr/librispeech_asr", 960.0
+RECIPE = "lighthubert"
+COMMAND = "import supernet"
+
+
+@dataclass(frozen=True)
+class ReleasedSupernet:
+    """What a file holds."""
+
+    supernet: Supernet
+    head: Tensor | None
+    """(dim of the targets, D); None if the file has none."""
+
+
+def load_supernet(path: str | Path) -> Supernet:
+    """A released supernet; `supernet.space` is its space. Any subnet of it computes what the official code does.
+
+    Args:
+        path: `lighthubert_base.pt`, `lighthubert_small.pt` or `lighthubert_stage1.pt`; which one shows in the file.
+
+    Raises:
+        ValueError: The file is not such a supernet, is damaged, or holds more than weights; says what differs.
+    """
+    return read_supernet(path).supernet
+
+
+def read_supernet(path: str | Path) -> ReleasedSupernet:
+    """As `load_supernet`, with the head that the supernet was trained with."""
+    values = plain(read_checkpoint(Path(path)), str(path))
+    if not isinstance(values, Mapping) or not {"cfg", "model"} <= values.keys():
+        raise TeacherError(f"{path} is no LightHuBERT: it has no `cfg` and `model`")
+    space, weights = find_space(values["cfg"], str(path)), values["model"]
+    whole = Supernet(_whole(space), torch.Generator())
+    names = _check(weights, whole, str(path))
+    whole.load_encoder({ours: weights[theirs].float() for ours, theirs in names.items()})
+    supernet = Supernet(space, torch.Generator())
+    supernet.load_encoder(whole.weights_of(space.container))
+    head = weights.get(HEAD)
+    return ReleasedSupernet(
+        supernet, None if head is None else head[:, : space.container.embed_dim].float().contiguous()
+    )
+
+
+def find_space(config: Any, source: str) -> SearchSpace:
+    """The space that a file's `cfg` names, with LightHuBERT's rule of slicing.
+
+    Raises:
+        TeacherError: It names none.
+    """
+    model = config.get("model") if isinstance(config, Mapping) else None
+    name = model.get("_name") if isinstance(model, Mapping) else None
+    if name not in (PRUNED, STAGE_1):
+        raise TeacherError(f"{source} is no LightHuBERT: cfg.model._name is {name!r}, not {PRUNED!r} or {STAGE_1!r}")
+    assert isinstance(model, Mapping)
+    if name == STAGE_1:
+        base = SearchSpace.load("lighthubert-base")
+        return replace(
+            base,
+            name="lighthubert-stage1",
+            description="The container of LightHuBERT's first stage, alone.",
+            embed_dim=base.embed_dim[-1:],
+            heads=base.heads[-1:],
+            ffn_ratio=base.ffn_ratio[-1:],
+            slicing="lighthubert",
+        )
+    path = str(model.get("pruner_supernet", "")).lower()
+    found = next((space for ending, space in SPACES.items() if path.endswith(ending)), None)
+    if found is None:
+        raise TeacherError(
+            f"{source}: cfg.model.pruner_supernet is {model.get('pruner_supernet')!r}, and should end in "
+            f"{' or '.join(SPACES)}: it alone says which space the supernet was trained in"
+        )
+    return replace(SearchSpace.load(found), slicing="lighthubert")
+
+
+def import_supernet(path: str | Path, run: str | Path, audio: str, teacher: str = TEACHER) -> RunFolder:
+    """Makes a released supernet a run, as if it had just finished its training by the recipe `lighthubert`.
+
+    Args:
+        path: As in `load_supernet`.
+        run: A folder that does not exist yet.
+        audio: What searches compare subnets on.
+        teacher: What their distillation loss is measured against; probes of tasks need none.
+
+    Raises:
+        ValueError: The file is no supernet, or the folder holds something.
+    """
+    released = read_supernet(path)
+    supernet, recipe = released.supernet, load_recipe(RECIPE, [])
+    config = {
+        "command": COMMAND,
+        "teacher": teacher,
+        "audio": audio,
+        "device": "cpu",
+        "precision": "fp32",
+        "space": supernet.space.to_dict(),
+        "recipe": recipe.model_dump(mode="json"),
+        "trained_on": DATASET,
+        "hours": HOURS,
+        "data": "",
+    }
+    folder = RunFolder.create(run, config, recipe.seed)
+    with folder.lock():
+        folder.save_supernet(supernet, SupernetRecord(TEACHER, TEACHER_LICENSE, None))
+        if released.head is not None:
+            heads = {
+                "heads.teacher:mean.0.weight": released.head,
+                "heads.teacher:mean.0.bias": torch.zeros(len(released.head)),
+            }
+            folder.save_state(
+                {
+                    "recipe": config["recipe"],
+                    "step": recipe.num_steps,
+                    "supernet": supernet.state_dict(),
+                    "heads": heads,
+                    "optimizer": {},
+                    "sources": {"teacher": {}},
+                }
+            )
+    return folder
+
+
+def _whole(space: SearchSpace) -> SearchSpace:
+    """The space with the network in the file as its container: every file has HuBERT-base's, that of small too."""
+    return replace(
+        space,
+        embed_dim=tuple(sorted({*space.embed_dim, WIDTH})),
+        heads=tuple(sorted({*space.heads, WIDTH // space.backbone.head_dim})),
+    )
+
+
+def _check(weights: Any, supernet: Supernet, source: str) -> dict[str, str]:
+    """Refuses tensors that are not those of the container; returns their names in the file by ours."""
+    if not isinstance(weights, Mapping) or not all(isinstance(weight, Tensor) for weight in weights.values()):
+        raise TeacherError(f"{source}: `model` holds something else than tensors by name")
+    parameters = dict(supernet.container.named_parameters())
+    names = {name: to_fairseq_name(name, supernet.container.config.conv_norm) for name in parameters}
+    wanted = {theirs: list(parameters[ours].shape) for ours, theirs in names.items()}
+    problems = [f"missing {name}" for name in wanted if name not in weights]
+    for name, weight in weights.items():
+        if name in UNUSED:
+            continue
+        if name == HEAD and weight.dim() == 2 and weight.shape[1] == WIDTH:
+            continue
+        if name not in wanted:
+            problems.append(f"unexpected {name}")
+        elif list(weight.shape) != wanted[name]:
+            problems.append(f"{name} has shape {list(weight.shape)}, not {wanted[name]}")
+        elif not weight.is_floating_point() or not weight.isfinite().all():
+            problems.append(f"{name} has numbers that are not finite")
+    if problems:
+        more = [f"and {len(problems) - 5} more"] if len(problems) > 5 else []
+        raise TeacherError("\n  ".join([f"{source}: not the weights of {supernet.space.name}:", *problems[:5], *more]))
+    return names
