@@ -22,8 +22,8 @@ import supernet.encoder
 from checkpoints.hugging_face import hugging_face_config, preprocessor_config
 from checkpoints.manifest import MANIFEST, hash_file, write_manifest
 from checkpoints.model_card import CODE, CardFacts, ExportRecord, model_card
-from checkpoints.onnx_export import OnnxError, write_onnx
-from checkpoints.onnx_session import ONNX_FILES
+from checkpoints.onnx_export import write_onnx
+from checkpoints.onnx_session import ONNX_FILES, OnnxError
 from checkpoints.proof import TOLERANCE, ProofError, measure_error, prove_outputs, prove_params
 from checkpoints.quantize import write_int8
 from checkpoints.s3prl_upstream import S3PRL_FILES, entry_name, write_s3prl

@@ -29,13 +29,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from checkpoints.manifest import extend_manifest
+from checkpoints.onnx_session import INSTALL, OnnxError, start_session
 from supernet.encoder import SAMPLE_RATE_HZ, ConvLayer, Encoder, EncoderConfig, FrontEnd
 
 OPSET = 20
 """Of the operators: the first with an exact GELU. 23 has attention, for which ONNX Runtime 1.32 broadcasts no mask."""
 MAX_BYTES = 2**31 - 2**24
 """Of weights: an ONNX file is one message of less than 2 GiB, and what else is in it needs far less than 16 MiB."""
-INSTALL = "pip install 'nestling[onnx]'"
 PADDING = {
     "layer": "changes no valid frame",
     "group": "changes valid frames: batch equal lengths only",
@@ -45,10 +45,6 @@ PADDING = {
 OnnxRunner = Callable[[NDArray[np.float32], NDArray[np.int64]], list[NDArray[np.float32]]]
 """Waveforms, (B, S), and the valid samples of each, (B,) -> every hidden state and then the output of the network,
 L + 2 arrays, (B, T, d)."""
-
-
-class OnnxError(ValueError):
-    """An ONNX file cannot be written or run."""
 
 
 @dataclass(frozen=True)
@@ -172,19 +168,7 @@ def open_onnx(path: str | Path, threads: int = 1) -> OnnxRunner:
         OnnxError: There is no such file, it is no encoder of ours, or `onnxruntime` is not installed. Later, from what
             is returned: the arrays are not as `OnnxRunner` says, or too short for a frame.
     """
-    try:
-        import onnxruntime  # noqa: PLC0415 - an extra, and slow to import
-    except ImportError as error:
-        raise OnnxError(f"running ONNX needs onnxruntime: {INSTALL}") from error
-    if not Path(path).is_file():
-        raise OnnxError(f"there is no file {path}")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # a damaged file fails in a dozen ways
-        raise OnnxError(f"{path} cannot be opened by ONNX Runtime: {error}") from error
+    session = start_session(Path(path), threads)
     if "nestling.format" not in session.get_modelmeta().custom_metadata_map:
         raise OnnxError(f"{path} is not an encoder that Nestling wrote")
     states = [output.name for output in session.get_outputs() if output.name.startswith("hidden_states.")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,11 @@ ONNX_FILES: Mapping[str, str] = {"onnx": "model.onnx", "onnx-int8": "model.int8.
 """The runtimes, and the file of an export that each runs."""
 INPUTS = ("input_values", "lengths")
 OUTPUT = "last_hidden_state"
+INSTALL = "pip install 'nestling[onnx]'"
+
+
+class OnnxError(ValueError):
+    """An ONNX file cannot be written or run."""
 
 
 def runtime_version() -> str | None:
@@ -22,6 +28,33 @@ def runtime_version() -> str | None:
     import onnxruntime  # noqa: PLC0415 - an extra
 
     return str(onnxruntime.__version__)
+
+
+def start_session(path: Path, threads: int) -> Any:
+    """A session of ONNX Runtime on the CPU.
+
+    Args:
+        path: Of a .onnx file.
+        threads: That one operation may use, >= 1. While they wait they take no core from other work.
+
+    Raises:
+        OnnxError: ONNX Runtime is not installed, or cannot open the file.
+    """
+    try:
+        import onnxruntime  # noqa: PLC0415 - an extra, and slow to import
+    except ImportError as error:
+        raise OnnxError(f"running ONNX needs onnxruntime: {INSTALL}") from error
+    if not path.is_file():
+        raise OnnxError(f"there is no file {path}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # a damaged file fails in a dozen ways
+        reason = " ".join(str(error).split())[:300]
+        raise OnnxError(f"{path} cannot be opened by ONNX Runtime ({type(error).__name__}): {reason}") from error
 
 
 def open_session(path: Path, threads: int) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
@@ -35,23 +68,12 @@ def open_session(path: Path, threads: int) -> Callable[[NDArray[np.float32]], ND
         Takes waveforms (B, S) of full length, 16 kHz, to the last hidden state, (B, T, d).
 
     Raises:
-        ValueError: The file cannot be opened, or has other inputs and outputs than an export of ours.
+        OnnxError: As `start_session`; or the file has other inputs and outputs than an export of ours.
     """
-    import onnxruntime  # noqa: PLC0415 - an extra
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # a waiting thread takes no core
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # a damaged file fails in a dozen ways
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{path}: ONNX Runtime cannot open it ({type(error).__name__}): {reason}") from error
+    session = start_session(path, threads)
     inputs, outputs = ([x.name for x in xs] for xs in (session.get_inputs(), session.get_outputs()))
     if sorted(inputs) != sorted(INPUTS) or OUTPUT not in outputs:
-        raise ValueError(
+        raise OnnxError(
             f"{path} takes {', '.join(inputs)} and gives {', '.join(outputs)}; an encoder takes "
             f"{' and '.join(INPUTS)} and gives {OUTPUT}"
         )

@@ -12,7 +12,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from checkpoints.onnx_export import OnnxError, open_onnx
+from checkpoints.onnx_export import open_onnx
+from checkpoints.onnx_session import OnnxError
 from checkpoints.s3prl_upstream import entry_name
 from checkpoints.teachers import load_encoder
 from checkpoints.transformers_models import silence

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from checkpoints.hugging_face import OtherNetworkError, TeacherError
+from checkpoints.manifest import hash_file
+from checkpoints.onnx_export import open_onnx, read_facts
 from checkpoints.teachers import find_model, load_encoder, normalizes_waveform, read_config, read_json
 from checkpoints.transformers_models import open_network
 from search_spaces.costs import count_frames, count_macs
@@ -31,9 +34,9 @@ UNTRAINED = "untrained:"
 SEED = 0
 """Of those weights."""
 ACCEPTED = (
-    "what can be evaluated: an export, a HuBERT, wav2vec 2.0, WavLM or the like in Hugging Face format (a folder, or "
-    "a name on the hub), a file of fairseq, unilm or s3prl, demo, log-mel, mfcc, and untrained:NAME for fresh weights "
-    "in the shape of NAME"
+    "what can be evaluated: an export or its .onnx, a HuBERT, wav2vec 2.0, WavLM or the like in Hugging Face format (a "
+    "folder, or a name on the hub), a file of fairseq, unilm or s3prl, demo, log-mel, mfcc, and untrained:NAME for "
+    "fresh weights in the shape of NAME"
 )
 
 _BOOKKEEPING = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
@@ -65,7 +68,8 @@ def open_representation(source: str) -> Representation:
 
     Args:
         source: `mfcc`, `log-mel`, `demo`, a folder, a name on the Hugging Face hub or a file as `load_encoder` takes,
-            or `untrained:` before one of the last four. A folder that has a baseline's name is reached as `./mfcc`.
+            or `untrained:` before one of the last four; or an ONNX file of an export. A folder that has a baseline's
+            name is reached as `./mfcc`.
 
     Raises:
         TeacherError: It cannot be found or opened, or does not make a frame every 20 ms; says what is accepted.
@@ -76,6 +80,10 @@ def open_representation(source: str) -> Representation:
         if not trained:
             raise TeacherError(f"{source}: nothing is trained in {name}; name an encoder after {UNTRAINED}")
         return Representation(name, source, BASELINES[name], 0, None, fingerprint(name))
+    if Path(name).suffix == ".onnx":
+        if not trained:
+            raise TeacherError(f"{source}: an ONNX file has no fresh weights; name its folder after {UNTRAINED}")
+        return _open_onnx(Path(name), source)
     path = find_model(name)
     title = path.resolve().name if Path(name).expanduser() == path else name
     shown = title if trained else UNTRAINED + title
@@ -166,6 +174,22 @@ def _describe(path: Path, encoder: Encoder, name: str, source: str) -> Represent
         macs_1s=count_macs(*shape_of(config), 1.0),
         fingerprint=fingerprint("encoder", json.dumps(config.to_dict()), weights=weights),
     )
+
+
+def _open_onnx(path: Path, source: str) -> Representation:
+    """An export in ONNX Runtime, on as many threads as torch uses."""
+    run, facts = open_onnx(path, torch.get_num_threads()), read_facts(path)
+
+    def states_of(wave: Tensor) -> Sequence[Tensor]:
+        outputs = run(wave.numpy(), np.array([wave.shape[1]]))
+        return [torch.from_numpy(x) for x in outputs[:-1]]  # the last is the output of the network
+
+    def encode(wave: Tensor, lengths: Tensor | None) -> Sequence[Tensor]:
+        return encode_alone(states_of, wave, lengths)  # in int8, activations are scaled by the batch
+
+    params = int(facts.metadata["parameters"])
+    folder = path.resolve().parent.name
+    return Representation(f"{folder}/{path.name}", source, encode, params, None, fingerprint("onnx", hash_file(path)))
 
 
 def _open_transformers(

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from checkpoints.hugging_face import OtherNetworkError
-from checkpoints.onnx_session import ONNX_FILES, open_session, runtime_version
+from checkpoints.onnx_session import INSTALL, ONNX_FILES, open_session, runtime_version
 from checkpoints.teachers import ACCEPTED, NESTLING_TYPE, find_model, load_encoder, normalizes_waveform, read_json
 from checkpoints.transformers_models import load_model
 from nas.measurement import Contestant, Run
@@ -19,7 +19,7 @@ from supernet.encoder import normalize_waveform
 
 RUNTIMES = ("torch", "transformers", *ONNX_FILES)
 """`torch` runs our own network where that computes the folder's, and that of `transformers` otherwise."""
-INSTALL_HINT = 'onnxruntime is not installed; run: pip install "nestling[onnx]"'
+INSTALL_HINT = f"onnxruntime is not installed; run: {INSTALL}"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from checkpoints.manifest import extend_manifest
+
 KERNEL = np.random.default_rng(5).standard_normal((6, 1, 400)).astype(np.float32)
 """Of one convolution, (d, 1, K)."""
 STRIDE = 320
@@ -42,6 +44,7 @@ def write_onnx(path: Path, inputs: tuple[str, str] = ("input_values", "lengths")
     onnx.checker.check_model(model, full_check=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(model.SerializeToString())
+    extend_manifest(path.parent, [path.name])
 
 
 def run_by_hand(wave: np.ndarray) -> np.ndarray:

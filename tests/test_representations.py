@@ -33,6 +33,8 @@ from transformers import (
 from checkpoints.export import write_encoder
 from checkpoints.fairseq_layout import to_fairseq
 from checkpoints.hugging_face import TeacherError
+from checkpoints.onnx_export import write_onnx
+from checkpoints.quantize import write_int8
 from checkpoints.representations import ACCEPTED, Representation, encode_alone, open_representation
 from checkpoints.teachers import save_encoder
 from search_spaces.costs import count_frames
@@ -483,3 +485,30 @@ def test_audio_at_another_rate(tmp_path: Path) -> None:
 def test_utterances_too_short_for_a_frame() -> None:
     with pytest.raises(ValueError, match="an utterance of 399 samples gives no frame; encoders want 400 samples"):
         encode_alone(lambda wave: [wave[..., None]], torch.zeros(2, 800), torch.tensor([399, 800]))
+
+
+def test_onnx_files_of_an_export(tmp_path: Path) -> None:
+    encoder = Encoder(OURS)
+    randomize(encoder)
+    write_encoder(encoder, tmp_path / "export")
+    write_onnx(encoder, tmp_path / "export" / "model.onnx")
+    write_int8(tmp_path / "export" / "model.onnx", tmp_path / "export" / "model.int8.onnx")
+    whole = open_representation(str(tmp_path / "export"))
+    wave, lengths = make_batch()
+    wanted = whole.encode(wave, lengths)
+    found = {}
+    for name, bounds in {"model.onnx": (0, 1e-5), "model.int8.onnx": (1e-4, 0.3)}.items():
+        found[name] = open_representation(str(tmp_path / "export" / name))
+        assert (found[name].name, found[name].params) == (f"export/{name}", whole.params)
+        states = found[name].encode(wave, lengths)
+        assert len(states) == len(wanted)
+        valid = [count_frames(Backbone(), int(n)) for n in lengths]
+        for a, b in zip(states, wanted, strict=True):
+            for i, frames in enumerate(valid):
+                error = (a[i, :frames] - b[i, :frames]).square().mean().sqrt() / b[i, :frames].square().mean().sqrt()
+                assert bounds[0] <= error <= bounds[1]
+    assert found["model.onnx"].fingerprint != found["model.int8.onnx"].fingerprint
+    with pytest.raises(ValueError, match="an ONNX file has no fresh weights"):
+        open_representation(f"untrained:{tmp_path}/export/model.onnx")
+    with pytest.raises(ValueError, match="there is no file"):
+        open_representation(str(tmp_path / "none.onnx"))
