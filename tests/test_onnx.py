@@ -20,6 +20,7 @@ from checkpoints.export import write_encoder
 from checkpoints.manifest import extend_manifest
 from checkpoints.onnx_export import OPSET, OnnxError, OnnxFacts, OnnxRunner, open_onnx, write_onnx
 from checkpoints.proof import ONNX, ProofError, measure_error, prove_outputs
+from checkpoints.quantize import write_int8
 from supernet.encoder import Encoder
 from supernet.model import Supernet
 from tests.encoders import make_encoder, randomize
@@ -157,6 +158,15 @@ def test_padding_is_ignored_and_lengths_matter(exported: tuple[Encoder, Path, On
         assert np.abs(a[1, :num] - b[1, :num]).max() > 0.1
     shorter = run(wave.numpy(), np.array([4000, 2600]))
     assert np.abs(shorter[-1][1, : num - 10] - clean[-1][1, : num - 10]).max() > 1e-3
+
+
+def test_every_form_becomes_int8(exported: tuple[Encoder, Path, OnnxFacts], tmp_path: Path) -> None:
+    encoder, path, facts = exported
+    int8 = write_int8(path, tmp_path / "int8.onnx")
+    assert int8.outputs == facts.outputs
+    run = open_onnx(tmp_path / "int8.onnx")
+    for lengths in ((40,), (4001,), (3000, 3000, 3000)):
+        assert 0.001 < error_of(run, encoder, *make_waves(*lengths)) < 0.1
 
 
 def test_a_wrong_number_in_any_weight_is_seen(exported: tuple[Encoder, Path, OnnxFacts], tmp_path: Path) -> None:
