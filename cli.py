@@ -23,7 +23,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from checkpoints.jobs import Scorer
     from checkpoints.run_folder import RunFolder
-    from checkpoints.runtimes import Subject
+    from checkpoints.runtimes.subjects import Subject
     from distillation.stages import Recipe
     from nas.latency import Ratio
     from nas.measurement import Timing
@@ -159,7 +159,8 @@ def _train(path: Path, job: Row, resume: bool) -> tuple[Supernet, RunFolder]:
     if resume and corpus.hash != job["data"]:
         raise ValueError(f"the audio in {job['audio']} changed since the run began; start a new run")
     screen = Screen()
-    trainer, origin = build_trainer(run, job, corpus, screen.advance)  # what is wrong with the job leaves no run behind
+    # What is wrong with the job leaves no run behind.
+    trainer, origin = build_trainer(run, job, corpus, screen.advance, _warn)
     if not resume:
         hours = sum(u.seconds for u in corpus.utterances("train")) / 3600
         made = {"command": _command_line().removeprefix("nestling "), "data": corpus.hash, "hours": hours}
@@ -253,7 +254,7 @@ def import_supernet(
 
     Example: nestling import supernet lighthubert_small.pt --run runs/lh-small --audio my-audio/
     """
-    from checkpoints.lighthubert import import_supernet as make_run
+    from checkpoints.formats.lighthubert import import_supernet as make_run
     from search_spaces.space import SearchSpace
 
     folder = make_run(file, run, audio, teacher)
@@ -679,9 +680,9 @@ def measure(
 
     Example: nestling measure my-encoder demo --runtime torch,onnx --seconds 1,5,20
     """
-    from checkpoints.runtimes import find_subjects, parse_runtimes
+    from checkpoints.runtimes.subjects import find_subjects, parse_runtimes
     from nas.latency import describe_load
-    from nas.measurement import QUICK_S, TOTAL_S, count_cores, measure_encoders, parse_seconds, parse_threads
+    from nas.measurement import PAUSE_S, QUICK_S, TOTAL_S, count_cores, measure_encoders, parse_seconds, parse_threads
 
     if quick and repeats:
         raise ValueError("--quick and --repeats both say how many rounds; give one of them")
@@ -693,7 +694,8 @@ def measure(
     _warn(before := describe_load())
     with Screen() as screen:
         contestants = [contestant for subject in subjects for contestant in subject.open()]
-        timings = measure_encoders(contestants, durations, counts, repeats, QUICK_S if quick else TOTAL_S, screen.show)
+        limit_s = QUICK_S if quick else TOTAL_S
+        timings = measure_encoders(contestants, durations, counts, repeats, limit_s, screen.show, pause_s=PAUSE_S)
         _warn(after := describe_load(own=max(counts)))
         memories = _measure_memory(subjects, durations[-1], max(counts), screen) if memory else []
     values = _describe_measurement(timings, memories, [text for text in (before, after) if text])
@@ -708,7 +710,7 @@ def measure(
 
 
 def _measure_memory(subjects: Sequence[Subject], seconds: float, threads: int, screen: Screen) -> list[Row]:
-    from checkpoints.peak_memory import measure_memory
+    from checkpoints.runtimes.peak_memory import measure_memory
 
     pairs = [(subject, runtime) for subject in subjects for runtime in subject.runtimes]
     rows = []
@@ -723,8 +725,8 @@ def _measure_memory(subjects: Sequence[Subject], seconds: float, threads: int, s
 
 def _describe_measurement(timings: Sequence[Timing], memories: Sequence[Row], warnings: Sequence[str]) -> Row:
     """All that was measured, and on what."""
-    from checkpoints.onnx_session import runtime_version
     from checkpoints.run_folder import made_with
+    from checkpoints.runtimes.onnx_session import runtime_version
     from nas.measurement import count_cores, name_processor
 
     versions = {**made_with(), "onnxruntime": runtime_version()}

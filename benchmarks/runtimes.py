@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 
 from checkpoints.export import write_encoder
-from checkpoints.onnx_export import write_onnx
-from checkpoints.quantize import write_int8
 from checkpoints.run_folder import made_with
-from checkpoints.runtimes import find_subjects
+from checkpoints.runtimes.onnx_export import write_onnx
+from checkpoints.runtimes.quantize import write_int8
+from checkpoints.runtimes.subjects import find_subjects
 from nas.latency import describe_load
-from nas.measurement import Timing, measure_encoders, name_processor
+from nas.measurement import PAUSE_S, Timing, measure_encoders, name_processor
 from search_spaces.budget import Budget
 from search_spaces.costs import breakdown, count_macs, count_params
 from search_spaces.space import SearchSpace
@@ -53,7 +53,7 @@ def main() -> None:
         subjects = find_subjects([f"{folder}/{name}" for name in shapes], RUNTIMES)
         contestants = [contestant for subject in subjects for contestant in subject.open()]
         before = describe_load()
-        timings = measure_encoders(contestants, SECONDS, THREADS, repeats, on_progress=report)
+        timings = measure_encoders(contestants, SECONDS, THREADS, repeats, on_progress=report, pause_s=PAUSE_S)
         sizes = {
             (name, file.name): file.stat().st_size for name in shapes for file in (Path(folder) / name).glob("model.*")
         }
@@ -62,8 +62,8 @@ def main() -> None:
         f"{date.today()}, `python benchmarks/runtimes.py`, {made_with()}\n"
     )
     print(
-        f"{name_processor()}; {repeats} alternating rounds, medians with 95 % intervals. "
-        f"{before or 'Nothing else wanted to run.'}\n"
+        f"{name_processor()}; {repeats} alternating rounds, {PAUSE_S:g} s of rest before each run, medians with 95 % "
+        f"intervals. {before or 'Nothing else wanted to run.'}\n"
     )
     show_shapes(shapes, sizes)
     show_speed_ups(shapes, timings)

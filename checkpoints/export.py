@@ -19,14 +19,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 import supernet.encoder
-from checkpoints.hugging_face import hugging_face_config, preprocessor_config
+from checkpoints.formats.hugging_face import hugging_face_config, preprocessor_config
 from checkpoints.manifest import MANIFEST, hash_file, write_manifest
 from checkpoints.model_card import CODE, CardFacts, ExportRecord, model_card
-from checkpoints.onnx_export import write_onnx
-from checkpoints.onnx_session import ONNX_FILES, OnnxError
 from checkpoints.proof import TOLERANCE, ProofError, measure_error, prove_outputs, prove_params
-from checkpoints.quantize import write_int8
-from checkpoints.s3prl_upstream import S3PRL_FILES, entry_name, write_s3prl
+from checkpoints.runtimes.onnx_export import write_onnx
+from checkpoints.runtimes.onnx_session import ONNX_FILES, OnnxError
+from checkpoints.runtimes.quantize import write_int8
+from checkpoints.runtimes.s3prl_upstream import S3PRL_FILES, entry_name, write_s3prl
 from checkpoints.teachers import NESTLING_TYPE, save_encoder, write_model
 from search_spaces.budget import Budget
 from search_spaces.costs import count_bytes, count_macs, count_params
@@ -35,7 +35,7 @@ from supernet.encoder import Encoder
 from supernet.model import Supernet
 
 SCHEMA_VERSION = 1
-WRAPPER = Path(__file__).with_name("modeling_nestling.py")
+WRAPPER = Path(__file__).parent / "runtimes" / "modeling_nestling.py"
 HF, ONNX, INT8, S3PRL = "hf", "onnx", "int8", "s3prl"
 TARGETS = (HF, ONNX, INT8, S3PRL)
 """What an export can serve: `transformers`, always; ONNX Runtime, in fp32 and beside it in int8; s3prl."""

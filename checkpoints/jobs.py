@@ -74,7 +74,11 @@ def _choose_precision(precision: str, device: str) -> str:
 
 
 def build_trainer(
-    run: RunFolder, job: Job, corpus: SpeechCorpus, on_progress: Callable[[str], None]
+    run: RunFolder,
+    job: Job,
+    corpus: SpeechCorpus,
+    on_progress: Callable[[str], None],
+    say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Trainer, Origin]:
     """The trainer of a job, which writes its record and checkpoints into `run`, and where its teacher is from.
 
@@ -83,6 +87,7 @@ def build_trainer(
         job: Its configuration.
         corpus: The audio that the job names.
         on_progress: Called after every step with its losses in words.
+        say: Told what the user should know of the teacher.
 
     Raises:
         ValueError: The teacher does not give what the recipe wants; or it lends no weights, and nothing else is wanted.
@@ -94,6 +99,9 @@ def build_trainer(
         check_teacher(recipe, teacher.network, supernet.container.config)
         if not recipe.teacher_taps or isinstance(teacher.network, Encoder):
             supernet.load_encoder(teacher.encoder.state_dict())
+            _compare_gates(teacher.encoder, supernet, say)
+        else:
+            say(f"{teacher.name} lends no weights, so the supernet starts from fresh ones: {teacher.reason}")
     probe = quick_probe(corpus)
     starts = {stage.name: sum(s.steps for s in recipe.stages[:i]) for i, stage in enumerate(recipe.stages)}
 
@@ -128,6 +136,15 @@ def build_trainer(
         device=job["device"],
     )
     return trainer, (teacher.name, teacher.license) if teacher else (None, None)
+
+
+def _compare_gates(teacher: Encoder, supernet: Supernet, say: Callable[[str], None]) -> None:
+    """Tells of a position bias that only one of them has."""
+    theirs, ours = teacher.config.gate_width > 0, supernet.space.backbone.gate_width > 0
+    if theirs and not ours:
+        say(f"the teacher has WavLM's position bias, which the space {supernet.space.name} lacks; base-wavlm has it")
+    if ours and not theirs:
+        say(f"the space {supernet.space.name} has WavLM's position bias, which the teacher lacks: it starts from noise")
 
 
 def training_batches(corpus: SpeechCorpus, seed: int) -> Callable[[Stage, int, int], Iterator[Batch]]:

@@ -7,16 +7,17 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from checkpoints.onnx_export import open_onnx
-from checkpoints.onnx_session import OnnxError
-from checkpoints.s3prl_upstream import entry_name
-from checkpoints.teachers import load_encoder
-from checkpoints.transformers_models import silence
+from checkpoints.formats.transformers_models import silence
+from checkpoints.runtimes.onnx_export import open_onnx
+from checkpoints.runtimes.onnx_session import OnnxError
+from checkpoints.runtimes.s3prl_upstream import entry_name
+from checkpoints.teachers import load_encoder, read_json
 from search_spaces.costs import count_params
 from search_spaces.subnet import SAMPLE_RATE_HZ, Subnet
 from supernet.encoder import Encoder, Trace
@@ -169,16 +170,16 @@ def _read_with_encoder(folder: Path, device: torch.device) -> Reader:
 
 def _read_with_transformers(folder: Path, device: torch.device) -> Reader:
     """Opens the folder as its users will, preprocessor included."""
-    import transformers  # noqa: PLC0415 - slow to import
+    import transformers.dynamic_module_utils  # noqa: PLC0415 - slow to import
 
     with silence(transformers):
         try:
             prepare = transformers.AutoFeatureExtractor.from_pretrained(folder)  # type: ignore[no-untyped-call]
-            model, faults = transformers.AutoModel.from_pretrained(
-                folder,
-                trust_remote_code="auto_map" in (folder / "config.json").read_text("utf-8"),  # our own code
-                output_loading_info=True,
-            )
+            opener: Any = transformers.AutoModel
+            if own := read_json(folder / "config.json").get("auto_map"):
+                # The folder's own code, as AutoModel would take it where no other is registered for exports of ours.
+                opener = transformers.dynamic_module_utils.get_class_from_dynamic_module(own["AutoModel"], folder)
+            model, faults = opener.from_pretrained(folder, output_loading_info=True)
         except Exception as error:  # whatever it is, users would meet it too
             raise ProofError(f"transformers cannot open it: {error}") from error
     if found := {kind: sorted(map(str, names)) for kind, names in faults.items() if names}:

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from checkpoints.hugging_face import OtherNetworkError, TeacherError
+from checkpoints.formats.hugging_face import OtherNetworkError, TeacherError
+from checkpoints.formats.transformers_models import open_network
 from checkpoints.manifest import hash_file
-from checkpoints.onnx_export import open_onnx, read_facts
+from checkpoints.runtimes.onnx_export import open_onnx, read_facts
 from checkpoints.teachers import find_model, load_encoder, normalizes_waveform, read_config, read_json
-from checkpoints.transformers_models import open_network
 from search_spaces.costs import count_frames, count_macs
 from search_spaces.subnet import SAMPLE_RATE_HZ, Backbone
 from speech_data.features import difference, hold_last_frame, log_mel, mfcc

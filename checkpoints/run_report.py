@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from checkpoints.hugging_face import TeacherError
+from checkpoints.formats.hugging_face import TeacherError
 from checkpoints.model_card import ExportRecord
 from checkpoints.results import RESULT, Result, load_result, read_lines
 from checkpoints.run_folder import MADE_WITH, RunFolder

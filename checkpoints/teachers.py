@@ -14,8 +14,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from checkpoints.fairseq_layout import WANTED, from_fairseq, is_checkpoint, to_fairseq_name
-from checkpoints.hugging_face import (
+from checkpoints.formats.fairseq_layout import WANTED, from_fairseq, is_checkpoint, to_fairseq_name
+from checkpoints.formats.hugging_face import (
     CLASSES,
     CONFIG_KEYS,
     DEFAULTS,
@@ -30,11 +30,11 @@ from checkpoints.hugging_face import (
     refuse_weights,
     to_hugging_face,
 )
-from checkpoints.limits import MAX_JSON_BYTES, explain_params, find_excess, shorten
+from checkpoints.formats.limits import MAX_JSON_BYTES, explain_params, find_excess, shorten
+from checkpoints.formats.stand_ins import WeightFileError, plain
+from checkpoints.formats.transformers_models import open_network
+from checkpoints.formats.weight_files import read_checkpoint, read_folder_weights, read_safetensors
 from checkpoints.manifest import ManifestError, check_manifest, write_manifest
-from checkpoints.stand_ins import WeightFileError, plain
-from checkpoints.transformers_models import open_network
-from checkpoints.weight_files import read_checkpoint, read_folder_weights, read_safetensors
 from distillation.sources import FrozenNetwork
 from search_spaces.costs import count_params
 from supernet.encoder import SAMPLE_RATE_HZ, Encoder, EncoderConfig

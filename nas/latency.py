@@ -76,6 +76,7 @@ def measure_latency(
     rng: Random | None = None,
     clock: Callable[[], float] = time.perf_counter,
     limit_s: float = math.inf,
+    pause_s: float = 0.0,
 ) -> dict[str, Latency]:
     """Times models side by side.
 
@@ -87,6 +88,7 @@ def measure_latency(
         rng: Of the order within rounds.
         clock: Seconds, never going back.
         limit_s: Fewer rounds are kept, three at least, where `repeats` steady ones would take longer than this.
+        pause_s: Before each run. Threads look for work for a while after the last, and disturb the next one.
 
     Returns:
         For each model, its times in the `repeats` steadiest rounds.
@@ -101,6 +103,8 @@ def measure_latency(
     names = list(models)
 
     def run(name: str) -> float:
+        if pause_s:
+            time.sleep(pause_s)
         start = clock()
         models[name](wave)
         if wave.device.type != "cpu":
@@ -112,7 +116,7 @@ def measure_latency(
     with _threads(threads):
         for _ in range(WARM_UPS):
             times = [run(name) / 1000 for name in names]
-            round_s = sum(times) + times[0]  # the control runs once more
+            round_s = sum(times) + times[0] + pause_s * (len(names) + 1)  # the control runs once more
             if MIN_REPEATS * round_s > limit_s:
                 break  # so slow that they are warm
         if repeats * round_s > limit_s:

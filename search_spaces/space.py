@@ -70,7 +70,7 @@ class SearchSpace:
         Raises:
             ValueError: No such space, or the file is not a valid space; lists every problem.
         """
-        shipped = {path.stem: path for path in sorted(_FOLDER.glob("*.yaml"))}
+        shipped = {path.stem: path for path in sorted(_FOLDER.glob("*.yaml"), key=lambda path: path.stem)}
         path = shipped.get(str(name), Path(name))
         if path.suffix not in (".yaml", ".yml") and not path.is_file():
             near = get_close_matches(str(name), shipped, n=1)

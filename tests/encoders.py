@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from checkpoints.hugging_face import hugging_face_config
+from checkpoints.formats.hugging_face import hugging_face_config
 from supernet.encoder import Encoder, EncoderConfig
 
 TOLERANCE = 1e-5  # of the RMS: both sides add the same fp32 numbers, in another order

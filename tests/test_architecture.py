@@ -81,7 +81,9 @@ def test_spaces_need_no_torch() -> None:
 def test_every_package_is_packaged_with_its_data() -> None:
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
     packages = {name for names in ORDER[:-1] for name in names}
-    assert set(tool["packages"]) == packages
+    folders = {path.parent.relative_to(ROOT) for path in modules() if path.parent != ROOT}
+    assert set(tool["packages"]) == {".".join(folder.parts) for folder in folders}
+    assert all((ROOT / folder / "__init__.py").is_file() for folder in folders)
     data = [p for name in packages for p in (ROOT / name).rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")]
     for path in data:
         package = package_of(path)

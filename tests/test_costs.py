@@ -27,6 +27,7 @@ from search_spaces import (
 
 HUBERT = Backbone(conv_norm="group", normalize_waveform=False)
 LARGE = Backbone(conv_bias=True, norm_first=True)
+WAVLM = replace(HUBERT, gate_width=768)
 
 
 def uniform(width: int, heads: int, ffn_dim: int, num_layers: int, conv_dim: int = 512) -> Subnet:
@@ -41,6 +42,7 @@ HUBERT_BASE = uniform(768, 12, 3072, 12)
     ("backbone", "subnet", "params"),
     [
         (HUBERT, HUBERT_BASE, 94_371_712),
+        (WAVLM, HUBERT_BASE, 94_381_936),
         (Backbone(), HUBERT_BASE, 94_377_856),
         (LARGE, uniform(1024, 16, 4096, 24), 315_438_720),
         (Backbone(), uniform(640, 10, 2560, 12), 66_897_664),
@@ -57,6 +59,7 @@ def test_published_shapes_have_their_parameters(backbone, subnet, params):
 def test_hubert_base_has_its_macs():
     assert count_macs(HUBERT, HUBERT_BASE, 1) == 6_911_374_336
     assert count_macs(HUBERT, HUBERT_BASE, 10) == 74_066_523_136
+    assert count_macs(WAVLM, HUBERT_BASE, 1) == 6_914_987_008
 
 
 @pytest.mark.parametrize(("num_samples", "frames"), [(0, 0), (399, 0), (400, 1), (16_000, 49), (160_000, 499)])
@@ -111,7 +114,7 @@ def test_transformers_and_pytorch_agree(conv_norm, conv_bias, norm_first, pos_co
 
 
 @pytest.mark.parametrize("name", ["tiny", "base", "lighthubert-small"])
-@pytest.mark.parametrize("backbone", [HUBERT, LARGE, Backbone(pos_conv_kernel=31)])
+@pytest.mark.parametrize("backbone", [HUBERT, LARGE, WAVLM, Backbone(pos_conv_kernel=31)])
 def test_the_parts_add_up(name, backbone):
     space = SearchSpace.load(name)
     rng = Random(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 import shutil
@@ -18,7 +17,8 @@ import benchmarks.librispeech
 import cli
 from checkpoints.export import write_encoder
 from checkpoints.run_folder import dump_yaml
-from checkpoints.s3prl_upstream import write_s3prl
+from checkpoints.runtimes.onnx_export import write_onnx
+from checkpoints.runtimes.s3prl_upstream import write_s3prl
 from checkpoints.teachers import load_encoder, save_encoder
 from distillation.stages import load_recipe
 from search_spaces.budget import Budget
@@ -33,7 +33,6 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"`(nestling [^`]+)`")
 PLACEHOLDERS = {"COMMAND", "…"}
-HAS_ONNX = importlib.util.find_spec("checkpoints.onnx_export") is not None
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -113,10 +112,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     encoder = make_encoder(heads=(4, 2), conv_strides=(5, 8, 8))
     write_encoder(encoder, folder)
     write_s3prl(encoder, folder)
-    if HAS_ONNX:
-        from checkpoints.onnx_export import write_onnx
-
-        write_onnx(encoder, folder / "model.onnx")
+    write_onnx(encoder, folder / "model.onnx")
     return folder
 
 
@@ -138,9 +134,7 @@ def run_page(name: str) -> dict[str, Any]:
     """What the Python blocks of a page leave behind, run one after the other."""
     names: dict[str, Any] = {}
     for block in blocks(ROOT / name, "python"):
-        code = compile(block, name, "exec")
-        if HAS_ONNX or "onnx" not in block:
-            exec(code, names)
+        exec(compile(block, name, "exec"), names)
     return names
 
 
@@ -164,11 +158,10 @@ def test_api() -> None:
         # The same speech through every way of opening the same folder.
         trace, valid = names["trace"], names["trace"].valid
         opened = {"transformers": names["hidden"], "s3prl": names["features"]["hidden_states"]}
-        if HAS_ONNX:
-            outputs = names["outputs"]
-            opened["ONNX Runtime"] = [torch.from_numpy(outputs[f"hidden_states.{i}"]) for i in range(len(trace.hidden))]
-            assert outputs["frame_lengths"].tolist() == valid.sum(1).tolist()
-            assert rms_error(torch.from_numpy(outputs["last_hidden_state"])[valid], trace.last[valid]) <= 1e-4
+        outputs = names["outputs"]
+        opened["ONNX Runtime"] = [torch.from_numpy(outputs[f"hidden_states.{i}"]) for i in range(len(trace.hidden))]
+        assert outputs["frame_lengths"].tolist() == valid.sum(1).tolist()
+        assert rms_error(torch.from_numpy(outputs["last_hidden_state"])[valid], trace.last[valid]) <= 1e-4
         for way, states in opened.items():
             assert len(states) == len(trace.hidden)
             for got, wanted in zip(states, trace.hidden, strict=True):

@@ -591,7 +591,7 @@ def test_exports_open_without_remote_code_where_nestling_is_installed(tmp_path: 
     checkpoints.register_auto_model()
     checkpoints.register_auto_model()  # twice does no harm
     model = AutoModel.from_pretrained(report.folder)
-    assert type(model).__module__ == "checkpoints.modeling_nestling"
+    assert type(model).__module__ == "checkpoints.runtimes.modeling_nestling"
     wave = torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.allclose(model(wave).last_hidden_state, supernet(wave, None, report.subnet).last, atol=1e-5)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, Data2VecAudioConfig, HubertConfig, UniSpeechSatConfig
 
-from checkpoints.hugging_face import TeacherError
+from checkpoints.formats.hugging_face import TeacherError
 from checkpoints.run_folder import RunFolder
 from checkpoints.teachers import load_encoder, load_teacher, save_encoder
 from distillation.factory import check_teacher

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from checkpoints.limits import LIMITS, MAX_LAYERS, MAX_PARAMS, find_excess
+from checkpoints.formats.limits import LIMITS, MAX_LAYERS, MAX_PARAMS, find_excess
 from checkpoints.representations import open_representation
 from checkpoints.teachers import TeacherError, load_encoder, read_config
 from supernet.encoder import EncoderConfig

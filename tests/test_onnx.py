@@ -15,12 +15,12 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-import checkpoints.onnx_export
+import checkpoints.runtimes.onnx_export
 from checkpoints.export import write_encoder
 from checkpoints.manifest import extend_manifest
-from checkpoints.onnx_export import OPSET, OnnxError, OnnxFacts, OnnxRunner, open_onnx, write_onnx
 from checkpoints.proof import ONNX, ProofError, measure_error, prove_outputs
-from checkpoints.quantize import write_int8
+from checkpoints.runtimes.onnx_export import OPSET, OnnxError, OnnxFacts, OnnxRunner, open_onnx, write_onnx
+from checkpoints.runtimes.quantize import write_int8
 from supernet.encoder import Encoder
 from supernet.model import Supernet
 from tests.encoders import make_encoder, randomize
@@ -217,7 +217,7 @@ def test_the_proof_of_a_folder_includes_it(tmp_path: Path, caplog: pytest.LogCap
 
 def test_what_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, path = make_encoder(), tmp_path / "model.onnx"
-    monkeypatch.setattr(checkpoints.onnx_export, "MAX_BYTES", 1000)
+    monkeypatch.setattr(checkpoints.runtimes.onnx_export, "MAX_BYTES", 1000)
     num_bytes = 4 * sum(p.numel() for p in encoder.parameters())
     with pytest.raises(OnnxError, match=f"holds less than 2 GiB, but this encoder has {num_bytes:,} bytes of weights"):
         write_onnx(encoder, path)

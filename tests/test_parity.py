@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import Wav2Vec2FeatureExtractor
 
-from checkpoints.hugging_face import preprocessor_config
+from checkpoints.formats.hugging_face import preprocessor_config
 from supernet.encoder import normalize_waveform
 from tests.encoders import (
     FAMILIES,

@@ -13,10 +13,10 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-import checkpoints.quantize
-from checkpoints.onnx_export import OnnxError, OnnxRunner, open_onnx, write_onnx
+import checkpoints.runtimes.quantize
 from checkpoints.proof import measure_error
-from checkpoints.quantize import QUANTIZED, write_int8
+from checkpoints.runtimes.onnx_export import OnnxError, OnnxRunner, open_onnx, write_onnx
+from checkpoints.runtimes.quantize import QUANTIZED, write_int8
 from supernet.encoder import ConvLayer, Encoder
 from tests.encoders import make_encoder
 
@@ -114,7 +114,7 @@ def test_it_is_smaller_and_says_what_it_is(files: tuple[Encoder, Path, Path]) ->
 
 
 def test_no_pair_of_products_overflows() -> None:
-    assert 2 * 255 * checkpoints.quantize.MAX_WEIGHT < 2**15
+    assert 2 * 255 * checkpoints.runtimes.quantize.MAX_WEIGHT < 2**15
 
 
 def test_the_error_can_be_measured(files: tuple[Encoder, Path, Path]) -> None:

@@ -31,11 +31,11 @@ from transformers import (
 )
 
 from checkpoints.export import write_encoder
-from checkpoints.fairseq_layout import to_fairseq
-from checkpoints.hugging_face import TeacherError
-from checkpoints.onnx_export import write_onnx
-from checkpoints.quantize import write_int8
+from checkpoints.formats.fairseq_layout import to_fairseq
+from checkpoints.formats.hugging_face import TeacherError
 from checkpoints.representations import ACCEPTED, Representation, encode_alone, open_representation
+from checkpoints.runtimes.onnx_export import write_onnx
+from checkpoints.runtimes.quantize import write_int8
 from checkpoints.teachers import save_encoder
 from search_spaces.costs import count_frames
 from search_spaces.subnet import Backbone

@@ -13,11 +13,11 @@ import pytest
 import torch
 from transformers import HubertConfig, WavLMConfig
 
-from checkpoints import runtimes
 from checkpoints.export import write_encoder
-from checkpoints.onnx_session import open_session
-from checkpoints.peak_memory import measure_memory
-from checkpoints.runtimes import INSTALL_HINT, RUNTIMES, Subject, find_subjects, open_torch, parse_runtimes
+from checkpoints.runtimes import subjects as runtimes
+from checkpoints.runtimes.onnx_session import open_session
+from checkpoints.runtimes.peak_memory import measure_memory
+from checkpoints.runtimes.subjects import INSTALL_HINT, RUNTIMES, Subject, find_subjects, open_torch, parse_runtimes
 from checkpoints.teachers import TeacherError, save_encoder
 from tests.encoders import TOLERANCE, error_of
 from tests.onnx_cases import run_by_hand, write_onnx
@@ -213,7 +213,7 @@ def test_memory_that_cannot_be_measured_says_why(tmp_path, monkeypatch):
         measure_memory(tmp_path, "onnx", 0.5, 1)
     (line,) = str(caught.value).splitlines()
     assert line.startswith(
-        f"{tmp_path} in onnx, alone in a process with 0.5 s of audio: checkpoints.onnx_session.OnnxError: "
+        f"{tmp_path} in onnx, alone in a process with 0.5 s of audio: checkpoints.runtimes.onnx_session.OnnxError: "
     )
     assert "model.onnx cannot be opened by ONNX Runtime" in line
 

@@ -24,8 +24,8 @@ from checkpoints.export import ExportRecord, export_subnet, write_encoder
 from checkpoints.manifest import MANIFEST
 from checkpoints.proof import TOLERANCE as PROVEN
 from checkpoints.proof import ProofError, prove_outputs
-from checkpoints.s3prl_expert import UpstreamExpert
-from checkpoints.s3prl_upstream import S3PRL_FILES, entry_name, write_s3prl
+from checkpoints.runtimes.s3prl_expert import UpstreamExpert
+from checkpoints.runtimes.s3prl_upstream import S3PRL_FILES, entry_name, write_s3prl
 from search_spaces.budget import Budget
 from supernet.encoder import Encoder
 from supernet.model import Supernet

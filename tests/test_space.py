@@ -50,6 +50,16 @@ def test_shipped_spaces(name, count, least, most):
     assert space.backbone.normalize_waveform
 
 
+def test_base_wavlm_is_base_with_gates():
+    space = SearchSpace.load("base-wavlm")
+    plain = replace(space.backbone, gate_width=0)
+    assert replace(space, name=BASE.name, description=BASE.description, backbone=plain) == BASE
+    assert params(space, space.container) == 94_388_080  # WavLM-base, and six more layer norms in the front-end
+    budget = Budget.parse("25M", space)
+    assert params(space, space.largest(budget)) <= 25_000_000
+    assert space.count(budget) < BASE.count(Budget.parse("25M", BASE))  # gates cost something
+
+
 def test_lighthuberts_depth_map():
     depth = LOADED["lighthubert-small"].depth
     assert set(range(12)) - set(depth[10][0]) == {7, 11}

@@ -235,6 +235,13 @@ def test_a_space_loads_from_a_file(tmp_path):
             ["backbone.head_dim must be positive, got 0", "pos_conv_groups must be positive", "must pair up"],
         ),
         (
+            "pos_conv_kernel: 4",
+            "pos_conv_kernel: 4, gate_width: 24, num_buckets: 6",
+            ["gate_width must be the widest embed_dim (", "got 24", "num_buckets must be a positive multiple of 4"],
+        ),
+        ("pos_conv_kernel: 4", "pos_conv_kernel: 4, gate_width: -1", ["gate_width must be 0 (no position bias)"]),
+        ("name: ", "slicing: sideways\nname: ", ["slicing", "aligned"]),
+        (
             "heads: [1, 2]\nffn_dim: [16, 32]",
             f"heads: {list(range(1, 900, 2))}\nffn_dim: {list(range(1, 8000, 3))}",
             ["heads and FFN widths give up to", "offer fewer choices, or multiples of a common step"],

@@ -377,6 +377,15 @@ def test_gradients_reach_only_what_a_subnet_uses() -> None:
             assert weight.grad is None
 
 
+def test_gates_learn() -> None:
+    space = small(GATED)
+    supernet = make(space)
+    supernet(*batch(), space.container).last.square().mean().backward()
+    gates = {name: p for name, p in supernet.named_parameters() if "gru_rel_pos" in name or "rel_attn_embed" in name}
+    assert len(gates) == 3 * len(space.container.layers) + 1
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in gates.values())
+
+
 def test_interleaving_is_undone() -> None:
     x = torch.arange(48.0).expand(2, 48)
     assert interleave(x, 16)[0, :3].tolist() == [0, 3, 6]
@@ -425,8 +434,9 @@ def test_bf16_computes_the_same_network() -> None:
             assert error < 0.05, f"width {subnet.embed_dim}: bf16 is off by {error:.2f} of the RMS"
 
 
-def test_training_computes_what_inference_does() -> None:
-    space = small("tiny")
+@pytest.mark.parametrize("name", ["tiny", GATED, RELEASED[0]])
+def test_training_computes_what_inference_does(name: str) -> None:
+    space = small(name)
     supernet = make(space)
     wave, lengths = batch()
     for subnet in subnets(space, 5):
@@ -435,9 +445,10 @@ def test_training_computes_what_inference_does() -> None:
         assert_traces_equal(supernet(wave, lengths, subnet, ("hidden", "ffn")), expected)
 
 
-def test_inference_follows_every_change_of_the_weights() -> None:
+@pytest.mark.parametrize("name", ["tiny", GATED, RELEASED[0]])
+def test_inference_follows_every_change_of_the_weights(name: str) -> None:
     """Views are kept between forwards without gradients; none may go stale."""
-    space = small("tiny")
+    space = small(name)
     supernet = make(space)
     wave, lengths = batch()
     subnet = space.smallest()

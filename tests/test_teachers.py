@@ -20,7 +20,7 @@ from transformers import (
 )
 
 import checkpoints.teachers
-from checkpoints.hugging_face import OtherNetworkError, TeacherError, hugging_face_config
+from checkpoints.formats.hugging_face import OtherNetworkError, TeacherError, hugging_face_config
 from checkpoints.manifest import MANIFEST
 from checkpoints.teachers import DEMO_TEACHER, load_encoder, load_teacher, save_encoder
 from supernet.encoder import Encoder

@@ -24,12 +24,12 @@ import safetensors.torch
 import torch
 from transformers import HubertModel
 
-import checkpoints.stand_ins
-import checkpoints.weight_files
+import checkpoints.formats.stand_ins
+import checkpoints.formats.weight_files
+from checkpoints.formats.stand_ins import StandIn, WeightFileError, plain
+from checkpoints.formats.weight_files import read_checkpoint, read_folder_weights, read_safetensors
 from checkpoints.representations import open_representation
-from checkpoints.stand_ins import StandIn, WeightFileError, plain
 from checkpoints.teachers import load_encoder
-from checkpoints.weight_files import read_checkpoint, read_folder_weights, read_safetensors
 from tests.encoders import make_encoder, make_model
 
 LEGACY = {"zip": False, "legacy": True}
@@ -250,7 +250,7 @@ def test_configurations_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for _ in range(150):
         deep = [deep]
     write_out(deep)
-    monkeypatch.setattr(checkpoints.stand_ins, "MAX_VALUES", 10_000)
+    monkeypatch.setattr(checkpoints.formats.stand_ins, "MAX_VALUES", 10_000)
     doubled: list[Any] = [1]
     for _ in range(40):
         doubled = [doubled, doubled]
@@ -360,7 +360,7 @@ def test_tensors_larger_than_their_file(save: Callable[[Any], Path], monkeypatch
     shared = torch.ones(1000)
     path = save([shared[:] for _ in range(60)])
     assert len(read_checkpoint(path)) == 60
-    monkeypatch.setattr(checkpoints.weight_files, "MAX_SHARING", 10)
+    monkeypatch.setattr(checkpoints.formats.weight_files, "MAX_SHARING", 10)
     assert "or claims more than the file's" in refusal(path)
 
 
@@ -459,11 +459,11 @@ def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = b"\x80\x02}" + b")" + b"\x85" * 600_000 + b"K\x01s."  # as a key, it would crash Python
     assert "it nests tuples more than 100 deep" in refusal(write_zip(tmp_path / "x.pt", deep))
     torch.save({"a": torch.ones(9)}, tmp_path / "x.pt")
-    monkeypatch.setattr(checkpoints.weight_files, "MAX_PICKLE_BYTES", 50)
+    monkeypatch.setattr(checkpoints.formats.weight_files, "MAX_PICKLE_BYTES", 50)
     assert "bytes of it are no tensors, and at most 50" in refusal(tmp_path / "x.pt")
     torch.save({"a": torch.ones(9)}, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
     assert "over 50 bytes of it are no tensors" in refusal(tmp_path / "x.pt")
-    monkeypatch.setattr(checkpoints.weight_files, "MAX_FILE_BYTES", 100)
+    monkeypatch.setattr(checkpoints.formats.weight_files, "MAX_FILE_BYTES", 100)
     assert "bytes, and at most 100" in refusal(tmp_path / "x.pt")
 
 

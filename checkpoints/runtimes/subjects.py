@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from checkpoints.hugging_face import OtherNetworkError
-from checkpoints.onnx_session import INSTALL, ONNX_FILES, open_session, runtime_version
+from checkpoints.formats.hugging_face import OtherNetworkError
+from checkpoints.formats.transformers_models import load_model
+from checkpoints.runtimes.onnx_session import INSTALL, ONNX_FILES, open_session, runtime_version
 from checkpoints.teachers import ACCEPTED, NESTLING_TYPE, find_model, load_encoder, normalizes_waveform, read_json
-from checkpoints.transformers_models import load_model
 from nas.measurement import Contestant, Run
 from supernet.encoder import normalize_waveform
 
@@ -131,7 +131,7 @@ def open_transformers(folder: Path) -> Run:
     normalizes = normalizes_waveform(folder)
     model: Any
     if values.get("model_type") == NESTLING_TYPE:
-        from checkpoints.modeling_nestling import NestlingConfig, NestlingModel  # noqa: PLC0415 - transformers is slow
+        from checkpoints.runtimes.modeling_nestling import NestlingConfig, NestlingModel  # noqa: PLC0415 - transformers is slow
 
         model = NestlingModel(NestlingConfig(**values))
         model.nestling = load_encoder(folder)

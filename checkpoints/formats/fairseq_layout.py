@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from checkpoints.hugging_face import OtherNetworkError, TeacherError, check_like, hugging_face_config
+from checkpoints.formats.hugging_face import OtherNetworkError, TeacherError, check_like, hugging_face_config
 from supernet.encoder import Encoder, EncoderConfig
 
 Layout = Literal["hubert", "wav2vec2", "hubert_ctc", "wav2vec_ctc", "wavlm", "s3prl"]

@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from checkpoints.stand_ins import StandIn, WeightFileError, list_globals, make_stand_ins
+from checkpoints.formats.stand_ins import StandIn, WeightFileError, list_globals, make_stand_ins
 
 MAX_FILE_BYTES = 32 << 30
 """The largest file that is opened: a speech model of a billion parameters with its optimiser's state takes 12 GB."""

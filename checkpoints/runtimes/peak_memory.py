@@ -1,6 +1,6 @@
 """The memory that encoding takes, in a process that does nothing else.
 
-    python -m checkpoints.peak_memory FOLDER RUNTIME SECONDS THREADS
+    python -m checkpoints.runtimes.peak_memory FOLDER RUNTIME SECONDS THREADS
 
 A fresh process imports the runtime and the model's code, and its highest resident memory so far is noted. It then
 opens the encoder and encodes noise twice; the highest by then has the weights, what opening them took, and what
@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from checkpoints.onnx_session import ONNX_FILES, open_session
+from checkpoints.runtimes.onnx_session import ONNX_FILES, open_session
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RUNS = 2
 
 
@@ -106,8 +106,8 @@ def _import_torch(folder: Path, runtime: str) -> Callable[[float, int], Callable
     """Imports torch and all that opening the encoder imports; returns what opens it."""
     import torch  # noqa: PLC0415 - the processes of ONNX Runtime go without
 
-    from checkpoints.hugging_face import OtherNetworkError  # noqa: PLC0415
-    from checkpoints.runtimes import open_torch, open_transformers  # noqa: PLC0415
+    from checkpoints.formats.hugging_face import OtherNetworkError  # noqa: PLC0415
+    from checkpoints.runtimes.subjects import open_torch, open_transformers  # noqa: PLC0415
     from checkpoints.teachers import NESTLING_TYPE, read_config, read_json  # noqa: PLC0415
     from nas.measurement import make_wave  # noqa: PLC0415
     from supernet.encoder import Encoder, EncoderConfig  # noqa: PLC0415
@@ -123,7 +123,7 @@ def _import_torch(folder: Path, runtime: str) -> Callable[[float, int], Callable
         import transformers  # noqa: PLC0415
 
         if (model_type := values.get("model_type")) == NESTLING_TYPE:
-            import checkpoints.modeling_nestling  # noqa: F401, PLC0415
+            import checkpoints.runtimes.modeling_nestling  # noqa: F401, PLC0415
         elif isinstance(model_type, str) and model_type in transformers.CONFIG_MAPPING:
             transformers.MODEL_MAPPING[transformers.CONFIG_MAPPING[model_type]]  # imports the model's module
 

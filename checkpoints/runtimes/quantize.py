@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints.onnx_export import OnnxFacts, read_facts, replacing
-from checkpoints.onnx_session import INSTALL, OnnxError
+from checkpoints.runtimes.onnx_export import OnnxFacts, read_facts, replacing
+from checkpoints.runtimes.onnx_session import INSTALL, OnnxError
 
 if TYPE_CHECKING:
     from onnxscript import ir

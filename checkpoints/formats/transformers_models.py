@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from checkpoints.hugging_face import TeacherError, refuse_weights
-from checkpoints.limits import find_excess
+from checkpoints.formats.hugging_face import TeacherError, refuse_weights
+from checkpoints.formats.limits import find_excess
 from distillation.sources import FrozenNetwork
 from supernet.encoder import SAMPLE_RATE_HZ, EncoderConfig, normalize_waveform
 

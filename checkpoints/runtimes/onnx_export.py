@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from checkpoints.manifest import extend_manifest
-from checkpoints.onnx_session import INSTALL, OnnxError, start_session
+from checkpoints.runtimes.onnx_session import INSTALL, OnnxError, start_session
 from supernet.encoder import SAMPLE_RATE_HZ, ConvLayer, Encoder, EncoderConfig, FrontEnd
 
 OPSET = 20

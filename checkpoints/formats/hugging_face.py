@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from checkpoints.limits import shorten
+from checkpoints.formats.limits import shorten
 from supernet.encoder import SAMPLE_RATE_HZ, EncoderConfig
 
 

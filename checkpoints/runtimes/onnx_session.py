@@ -35,7 +35,7 @@ def start_session(path: Path, threads: int) -> Any:
 
     Args:
         path: Of a .onnx file.
-        threads: That one operation may use, >= 1. While they wait they take no core from other work.
+        threads: That one operation may use, >= 1. They look for more work for a moment before they sleep.
 
     Raises:
         OnnxError: ONNX Runtime is not installed, or cannot open the file.
@@ -49,7 +49,6 @@ def start_session(path: Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # a damaged file fails in a dozen ways

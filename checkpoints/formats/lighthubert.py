@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from checkpoints.fairseq_layout import to_fairseq_name
-from checkpoints.hugging_face import TeacherError
+from checkpoints.formats.fairseq_layout import to_fairseq_name
+from checkpoints.formats.hugging_face import TeacherError
+from checkpoints.formats.stand_ins import plain
+from checkpoints.formats.weight_files import read_checkpoint
 from checkpoints.run_folder import RunFolder, SupernetRecord
-from checkpoints.stand_ins import plain
-from checkpoints.weight_files import read_checkpoint
 from distillation.stages import load_recipe
 from search_spaces.space import SearchSpace
 from supernet.model import Supernet
