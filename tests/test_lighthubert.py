@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from checkpoints.formats.lighthubert import HEAD, import_supernet, load_supernet
+from checkpoints import load_supernet
+from checkpoints.formats.lighthubert import HEAD, import_supernet
 from checkpoints.run_folder import RunFolder
 from search_spaces.costs import count_params
 from search_spaces.subnet import Layer, Subnet
