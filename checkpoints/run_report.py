@@ -146,9 +146,10 @@ def _scores(subnet: Subnet, result: Result | None, points: Sequence[Point]) -> d
         if (uniform := result["uniform"]) and uniform["id"] != subnet.id:
             low, high = uniform["excess_loss"]
             scores[f"{loss}, best uniform shape"] = f"{uniform['loss']:.4f}; {low:+.4f} … {high:+.4f} above the best"
-    for point in points:
-        if point.label == f"chosen {subnet.id}" or point.kind != "subnet":
-            name = {"subnet": "phone errors, test", "teacher": "its teacher's"}.get(point.kind, f"{point.label}'s")
+    own = f"chosen {subnet.id}"
+    for point in sorted(points, key=lambda point: point.label != own):
+        if point.label == own or point.kind != "subnet":
+            name = "phone errors, test" + ("" if point.label == own else f": {point.label}")
             scores[name] = f"{100 * point.error:.1f} ± {100 * point.half_interval:.1f} %"
     return scores
 

@@ -140,8 +140,9 @@ class TeacherSource:
 
     @torch.no_grad()
     def calibrate(self, wave: Tensor, lengths: Tensor | None) -> None:
-        """Adds one batch to the statistics of `channel` normalisation."""
-        self._statistics.add(*self._layers(wave, lengths))
+        """Adds one batch to the statistics of `channel` normalisation; the others need none."""
+        if self.normalization == "channel":
+            self._statistics.add(*self._layers(wave, lengths))
 
     @torch.no_grad()
     def __call__(self, wave: Tensor, lengths: Tensor | None, batch: Batch) -> list[Tensor]:

@@ -32,7 +32,6 @@ UNUSED = ("label_embs_concat", "final_proj.weight", "final_proj.bias")
 TEACHER, TEACHER_LICENSE = "facebook/hubert-base-ls960", "apache-2.0"
 DATASET, HOURS = "openslr/librispeech_asr", 960.0
 RECIPE = "lighthubert"
-COMMAND = "import supernet"
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def import_supernet(path: str | Path, run: str | Path, audio: str, teacher: str 
     released = read_supernet(path)
     supernet, recipe = released.supernet, load_recipe(RECIPE, [])
     config = {
-        "command": COMMAND,
+        "command": f"import supernet {Path(path).name} --run {run} --audio {audio} --teacher {teacher}",
         "teacher": teacher,
         "audio": audio,
         "device": "cpu",
