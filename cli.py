@@ -21,6 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from checkpoints.jobs import Scorer
     from checkpoints.run_folder import RunFolder
     from checkpoints.runtimes.subjects import Subject
@@ -155,6 +157,8 @@ def _train(path: Path, job: Row, resume: bool) -> tuple[Supernet, RunFolder]:
     run = RunFolder.open(path) if resume else RunFolder(path)
     if resume:
         job = run.config
+        if "trained_on" in job:
+            raise ValueError(f"{path} was imported; it can be searched and exported, not trained")
     corpus = _open_audio(job["audio"])
     if resume and corpus.hash != job["data"]:
         raise ValueError(f"the audio in {job['audio']} changed since the run began; start a new run")
@@ -464,7 +468,6 @@ def export_subnet(
 
 def _export(run: RunFolder, name: str, folder: Path, targets: Sequence[str] = ("hf",)) -> Row:
     from checkpoints.export import INT8, export_subnet
-    from checkpoints.jobs import sample_speech
     from checkpoints.results import find_subnet, load_result
     from checkpoints.run_report import collect_record
     from search_spaces.budget import Budget
@@ -479,7 +482,7 @@ def _export(run: RunFolder, name: str, folder: Path, targets: Sequence[str] = ("
         budget=Budget.parse(text, supernet.space),
         card=collect_record(run, subnet, _command_line()),
         to=targets,
-        audio=sample_speech(_open_audio(run.config["audio"]), 8) if INT8 in targets else (),
+        audio=_sample_speech(run) if INT8 in targets else (),
     )
     return {
         "id": subnet.id,
@@ -492,6 +495,17 @@ def _export(run: RunFolder, name: str, folder: Path, targets: Sequence[str] = ("
         "int8_bytes": report.int8_bytes,
         "int8_error": report.int8_error,
     }
+
+
+def _sample_speech(run: RunFolder) -> list[Tensor]:
+    """A little of the run's audio, to measure the error of int8 on; nothing where it is gone."""
+    from checkpoints.jobs import sample_speech
+
+    try:
+        return sample_speech(_open_audio(run.config["audio"]), 8)
+    except ValueError as error:
+        _warn(f"the error of int8 is measured on noise: {error}")
+        return []
 
 
 @app.command()
@@ -681,11 +695,13 @@ def measure(
     Example: nestling measure my-encoder demo --runtime torch,onnx --seconds 1,5,20
     """
     from checkpoints.runtimes.subjects import find_subjects, parse_runtimes
-    from nas.latency import describe_load
+    from nas.latency import MIN_REPEATS, describe_load
     from nas.measurement import PAUSE_S, QUICK_S, TOTAL_S, count_cores, measure_encoders, parse_seconds, parse_threads
 
-    if quick and repeats:
+    if quick and repeats is not None:
         raise ValueError("--quick and --repeats both say how many rounds; give one of them")
+    if repeats is not None and repeats < MIN_REPEATS:
+        raise ValueError(f"--repeats must be at least {MIN_REPEATS}, got {repeats}")
     counts, durations = parse_threads(threads, count_cores()), parse_seconds(seconds)
     subjects = find_subjects(list(dict.fromkeys(sources)), parse_runtimes(runtime) if runtime else None, _warn)
     if to:

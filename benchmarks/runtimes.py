@@ -59,7 +59,7 @@ def main() -> None:
         }
     print(
         f"# A subnet of 25 M parameters against HuBERT-base\n\n"
-        f"{date.today()}, `python benchmarks/runtimes.py`, {made_with()}\n"
+        f"{date.today()}, `python benchmarks/runtimes.py --repeats {repeats}`, {made_with()}\n"
     )
     print(
         f"{name_processor()}; {repeats} alternating rounds, {PAUSE_S:g} s of rest before each run, medians with 95 % "

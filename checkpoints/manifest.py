@@ -32,9 +32,19 @@ def extend_manifest(folder: Path, names: Collection[str]) -> None:
     """Lists files that were added to a folder, or changed, and leaves the other lines; no manifest, no change."""
     path = folder / MANIFEST
     if path.is_file():
-        lines = [line.split("  ", 1) for line in path.read_text("utf-8").splitlines()]
-        hashes = {name: digest for digest, name in lines} | {name: hash_file(folder / name) for name in names}
+        hashes = _read(path) | {name: hash_file(folder / name) for name in names}
         path.write_bytes(_format(dict(sorted(hashes.items()))))
+
+
+def check_file(path: Path) -> None:
+    """Compares one file with the manifest beside it; passes where there is none, or it lists no such file.
+
+    Raises:
+        ManifestError: It differs.
+    """
+    listed = _read(path.parent / MANIFEST).get(path.name) if (path.parent / MANIFEST).is_file() else None
+    if listed not in (None, hash_file(path)):
+        raise ManifestError(f"{path} is not what {MANIFEST} beside it lists; get the file again, or delete {MANIFEST}")
 
 
 def check_manifest(folder: Path) -> None:
@@ -49,8 +59,7 @@ def check_manifest(folder: Path) -> None:
     found, text = _hash_files(folder), path.read_bytes()
     if text == _format(found):
         return
-    lines = [line.split("  ", 1) for line in text.decode(errors="replace").splitlines()]
-    listed = {name: digest for digest, name in (line for line in lines if len(line) == 2)}
+    listed = _read(path)
     problems = [f"{name} differs" for name in found if name in listed and listed[name] != found[name]]
     problems += [f"{ascii(name)[1:-1][:80]} is missing" for name in listed if name not in found]
     problems += [f"{name} is not listed" for name in found if name not in listed]
@@ -60,6 +69,12 @@ def check_manifest(folder: Path) -> None:
         f"{folder} is not what its {MANIFEST} lists: {', '.join([*problems[:3], *more])}. Get the folder again; "
         f"or, if the change is meant, delete {MANIFEST}"
     )
+
+
+def _read(path: Path) -> dict[str, str]:
+    """File -> SHA-256, of the lines that have both."""
+    lines = [line.split("  ", 1) for line in path.read_text("utf-8", errors="replace").splitlines()]
+    return {name: digest for digest, name in (line for line in lines if len(line) == 2)}
 
 
 def _hash_files(folder: Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from checkpoints.run_folder import dump_yaml
+from checkpoints.runtimes.onnx_export import count_least_samples
 from supernet.encoder import EncoderConfig
 
 CODE = ("modeling_nestling.py", "encoder.py")
@@ -147,13 +148,12 @@ def _uses(facts: CardFacts, config: EncoderConfig) -> list[str]:
 
 
 def _limits(facts: CardFacts, config: EncoderConfig, record: ExportRecord) -> list[str]:
-    least = 1
-    for kernel, stride in zip(reversed(config.conv_kernels), reversed(config.conv_strides), strict=True):
-        least = (least - 1) * stride + kernel
     lines = [
         "It is **bidirectional and does not stream**: attention reads the whole utterance, both ways.",
-        f"It reads 16 kHz mono audio, {least} samples at least, and gives {config.frame_rate_hz:g} frames a second.",
+        f"It reads 16 kHz mono audio, {count_least_samples(config)} samples at least, "
+        f"and gives {config.frame_rate_hz:g} frames a second.",
         NORMALIZATION[facts.model_class == "NestlingModel"] if config.normalize_waveform else NO_NORMALIZATION,
+        *(["model.onnx brings each waveform there itself."] if facts.onnx_opset and config.normalize_waveform else []),
         PADDING[config.conv_norm],
         "It descends from its teacher and inherits its biases and its licence.",
     ]
@@ -262,7 +262,7 @@ states = upstream([torch.from_numpy(wave) for wave in waveforms])["hidden_states
 
 NORMALIZATION = {
     False: "It expects each waveform at zero mean and unit variance. The feature extractor sees to that; "
-    "without one, see to it yourself. model.onnx does it itself.",
+    "without one, see to it yourself.",
     True: "It brings each waveform to zero mean and unit variance itself, so the feature extractor does "
     "not; a waveform that already is so passes unchanged.",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -118,6 +119,8 @@ def measure_error(path: Path, encoder: Encoder, waves: Sequence[Tensor] = ()) ->
     for wave in waves or [wave for batch in _batches(together=True) for wave in batch]:
         wanted = _outputs(encoder(wave[None].to(device)))
         errors.append(relative_error(read([wave]), wanted, [wanted.shape[2]]))
+    if not all(map(math.isfinite, errors)):
+        raise ProofError(f"{path.name} computes numbers that are not finite, or too few")
     return max(errors)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from checkpoints.formats.hugging_face import TeacherError
@@ -129,7 +130,7 @@ def collect_record(run: RunFolder, subnet: Subnet, command: str) -> ExportRecord
     return ExportRecord(
         teacher=origin.teacher,
         license=origin.license,
-        datasets=(_trained_on(config),),
+        datasets=(str(config.get("trained_on", Path(config["audio"]).name)),),
         hours=config["hours"] or None,
         scores=_scores(subnet, result, load_curve(run.path)),
         commands=tuple(dict.fromkeys(commands)),
@@ -154,17 +155,12 @@ def _scores(subnet: Subnet, result: Result | None, points: Sequence[Point]) -> d
     return scores
 
 
-def _trained_on(config: Row) -> str:
-    """An imported supernet was trained on other audio than searches compare subnets on."""
-    return str(config.get("trained_on", config["audio"]))
-
-
 def _facts(config: Row, result: Result | None) -> Facts:
     versions = tuple((k, str(v)) for k, v in config[MADE_WITH].items() if v)
     commands = [f"nestling {config['command']}", *([result["command"]] if result else [])]
     return Facts(
         teacher=config["teacher"] or "none",
-        data=_trained_on(config),
+        data=str(config.get("trained_on", config["audio"])),  # an imported supernet was trained elsewhere
         data_hash=config["data"],
         hours=config["hours"],
         seeds=(config["seed"],),

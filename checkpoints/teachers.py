@@ -34,7 +34,7 @@ from checkpoints.formats.limits import MAX_JSON_BYTES, explain_params, find_exce
 from checkpoints.formats.stand_ins import WeightFileError, plain
 from checkpoints.formats.transformers_models import open_network
 from checkpoints.formats.weight_files import read_checkpoint, read_folder_weights, read_safetensors
-from checkpoints.manifest import ManifestError, check_manifest, write_manifest
+from checkpoints.manifest import ManifestError, check_file, check_manifest, write_manifest
 from distillation.sources import FrozenNetwork
 from search_spaces.costs import count_params
 from supernet.encoder import SAMPLE_RATE_HZ, Encoder, EncoderConfig
@@ -110,6 +110,7 @@ def load_encoder(path: Path) -> Encoder:
         if not path.is_file():
             check_manifest(path)
             return _load_folder(path)
+        check_file(path)
         values = read_safetensors(path) if path.suffix == ".safetensors" else plain(read_checkpoint(path), str(path))
     except (ManifestError, WeightFileError) as error:
         raise TeacherError(str(error)) from error
@@ -172,6 +173,7 @@ def _explain_gates(config: EncoderConfig) -> str | None:
     if not config.gate_width or (
         0 < near < config.max_distance
         and config.gate_width % config.head_dim == 0
+        and config.gate_width % config.pos_conv_groups == 0
         and config.gate_width >= max(config.embed_dim, *(heads * config.head_dim for heads in config.heads))
     ):
         return None

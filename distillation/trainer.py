@@ -161,13 +161,25 @@ class Trainer:
         self._heads = {k: v.clone() for k, v in objective.state_dict().items()}
 
     def restore(self, state: Mapping[str, Any]) -> tuple[Stage, dict[str, Source], Objective]:
-        """The last stage that a state was in, with its sources and its trained heads: what subnets are scored by."""
+        """The last stage that a state was in, with its sources and its trained heads: what subnets are scored by.
+
+        Raises:
+            TrainingError: The heads were trained on targets of another shape.
+        """
         start = 0
         for stage in self.recipe.stages:
             start += stage.steps
             if state["step"] <= start:
                 break
         sources, objective = self._open(stage, state["sources"])
+        heads = objective.state_dict(), state["heads"]
+        wanted, saved = ({name: list(weight.shape) for name, weight in some.items()} for some in heads)
+        if wanted != saved:
+            raise TrainingError(
+                f"the heads of this run predict the targets of another teacher: {_describe_heads(saved)}, not "
+                f"{_describe_heads(wanted)}; name the teacher that it was trained with, or minimise what needs none "
+                "(--objective proxy)"
+            )
         objective.load_state_dict(state["heads"])
         return stage, sources, objective
 
@@ -283,6 +295,11 @@ class Trainer:
             "optimizer": optimizer.state_dict(),
             "sources": {name: source.state for name, source in sources.items()},
         }
+
+
+def _describe_heads(shapes: Mapping[str, list[int]]) -> str:
+    """`768 x 512` for each matrix."""
+    return ", ".join(sorted({" x ".join(map(str, shape)) for shape in shapes.values() if len(shape) > 1})) or "nothing"
 
 
 def draw_subnets(stage: Stage, supernet: Supernet, seed: int, step: int) -> list[tuple[str, Subnet]]:

@@ -28,7 +28,7 @@ TOTAL_S = 120.0
 QUICK_S = 15.0
 PAUSE_S = 0.05
 """Before each run, for the threads of the runtime before it to fall asleep. Without it, 25 M parameters in ONNX Runtime
-took 45 ms on two threads right after torch, with it 34 ms."""
+took 45 ms on two threads right after torch, with it 39 ms."""
 SHORTEST_S, LONGEST_S = 0.025, 3600.0
 """HuBERT's front-end makes one frame of the shortest."""
 
@@ -127,11 +127,17 @@ def measure_encoders(
         for duration in seconds:
             done = len(timings) // len(contestants)
             on_progress(f"{count_threads(count)}, {duration:g} s of audio", done, total)
-            limit_s = math.inf if repeats else max(end - clock(), 0.0) / (total - done)
+            limit_s = math.inf if repeats is not None else max(end - clock(), 0.0) / (total - done)
             models = {f"whole {i}": run for i, run in enumerate(runs)}
             models |= {f"front-end {i}": c.front_end for i, c in enumerate(contestants) if c.front_end}
             times = measure_latency(
-                models, make_wave(duration), repeats or REPEATS, count, clock=clock, limit_s=limit_s, pause_s=pause_s
+                models,
+                make_wave(duration),
+                REPEATS if repeats is None else repeats,
+                count,
+                clock=clock,
+                limit_s=limit_s,
+                pause_s=pause_s,
             )
             timings += [_timing(contestants, i, times, count, duration) for i in range(len(contestants))]
     return timings

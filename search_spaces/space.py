@@ -374,6 +374,8 @@ def _find_problems(space: SearchSpace) -> Iterator[str]:
             if min(dims := space.ffn_dims(width)) < 1 or max(dims) > MAX_WIDTH or len(set(dims)) < len(dims):
                 yield f"ffn_ratio must give different widths in 1..{MAX_WIDTH}, at {width} got {list(dims)}"
     yield from _find_gate_problems(space)
+    if space.slicing == "lighthubert" and space.embed_dim and (space.ffn_dim or space.ffn_ratio):
+        yield from _find_block_problems(space)
     yield from _find_depth_problems(space.depth)
 
 
@@ -406,6 +408,20 @@ def _find_gate_problems(space: SearchSpace) -> Iterator[str]:
         )
     if space.slicing != "aligned":
         yield f"slicing must be aligned where backbone.gate_width is set, got {space.slicing}"
+
+
+def _find_block_problems(space: SearchSpace) -> Iterator[str]:
+    """LightHuBERT's rule takes the first d of each block of D inner units; they must be there to take."""
+    widest = max(space.embed_dim)
+    held = max(space.ffn_dims(widest))
+    for width in space.embed_dim:
+        num_blocks, rest = divmod(max(space.ffn_dims(width)), width)
+        if (needed := num_blocks * widest + rest) > held:
+            yield (
+                f"slicing lighthubert takes {width} of each {widest} inner units, so an FFN of "
+                f"{max(space.ffn_dims(width))} at width {width} needs {needed} in the widest, which has {held}; "
+                "give ffn_ratio, or slicing aligned"
+            )
 
 
 def _find_depth_problems(depth: Mapping[int, tuple[tuple[int, ...], ...]]) -> Iterator[str]:

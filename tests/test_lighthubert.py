@@ -1,4 +1,4 @@
-"""Released supernets, written here in the official layout with random weights, import and compute what the sheet says.
+"""Released supernets, written here in the official layout with random weights, compute what the official code does.
 
 The reference is a plain encoder on weights that index sets cut out of the file's own tensors, by the official rules.
 """
@@ -151,7 +151,7 @@ def difference(supernet: Supernet, subnet: Subnet, wanted: Encoder) -> float:
     return error_of([*got.hidden, got.last], [*expected.hidden, expected.last], expected.valid)
 
 
-def test_the_sheets_example_of_inner_units() -> None:
+def test_an_example_of_inner_units() -> None:
     wanted = [*range(512), *range(768, 1280), *range(1536, 2048), *range(2304, 2560)]
     assert inner_units(512, 1792) == wanted
 
@@ -207,6 +207,7 @@ def test_an_imported_run_has_the_supernet_and_its_trained_head(
     state = run.load_state(print)
     assert state is not None
     assert torch.equal(state["heads"]["heads.teacher:mean.0.weight"], tensors[HEAD][:, :512])
+    assert run.config["command"].startswith("import supernet lighthubert_small.pt --run ")
     with pytest.raises(ValueError, match="already holds a run"):
         import_supernet(file, tmp_path / "lh", audio="demo-small")
 

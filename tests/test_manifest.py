@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from checkpoints.export import export_subnet, write_encoder
-from checkpoints.manifest import MANIFEST, ManifestError, check_manifest, extend_manifest, write_manifest
+from checkpoints.manifest import MANIFEST, ManifestError, check_file, check_manifest, extend_manifest, write_manifest
 from checkpoints.model_card import ExportRecord
 from checkpoints.teachers import DEMO_TEACHER, TeacherError, load_encoder, save_encoder
 from search_spaces.budget import Budget
@@ -176,3 +176,24 @@ def test_without_a_manifest_most_flipped_bits_are_not_noticed(export: Path, tmp_
         bad[rng.randrange(len(good) // 2, len(good))] ^= 1
         path.write_bytes(bad)
         load_encoder(folder)
+
+
+def test_one_file_alone_is_checked_too(tmp_path: Path) -> None:
+    save_encoder(make_encoder(), tmp_path)
+    weights = tmp_path / "model.safetensors"
+    load_encoder(weights)
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(TeacherError, match=r"model\.safetensors is not what SHA256SUMS beside it lists"):
+        load_encoder(weights)
+    (tmp_path / MANIFEST).write_bytes(b"torn")
+    check_file(weights)  # the folder's check says what is wrong with the manifest
+    extend_manifest(tmp_path, [])
+    assert "model.safetensors is not listed" in refusal_of_any_kind(tmp_path)
+
+
+def refusal_of_any_kind(folder: Path) -> str:
+    with pytest.raises(ManifestError) as caught:
+        check_manifest(folder)
+    return str(caught.value)

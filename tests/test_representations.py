@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import safetensors.torch
 import torch
@@ -512,3 +513,15 @@ def test_onnx_files_of_an_export(tmp_path: Path) -> None:
         open_representation(f"untrained:{tmp_path}/export/model.onnx")
     with pytest.raises(ValueError, match="there is no file"):
         open_representation(str(tmp_path / "none.onnx"))
+    model = onnx.load(tmp_path / "export" / "model.onnx")
+    kept = [entry for entry in model.metadata_props if entry.key != "parameters"]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    onnx.save(model, tmp_path / "old.onnx")
+    with pytest.raises(ValueError, match="does not say how many parameters it has; export it again"):
+        open_representation(str(tmp_path / "old.onnx"))
+    damaged = bytearray((tmp_path / "export" / "model.onnx").read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (tmp_path / "export" / "model.onnx").write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"model\.onnx is not what SHA256SUMS beside it lists"):
+        open_representation(str(tmp_path / "export" / "model.onnx"))

@@ -240,6 +240,11 @@ def test_a_space_loads_from_a_file(tmp_path):
             ["gate_width must be the widest embed_dim (", "got 24", "num_buckets must be a positive multiple of 4"],
         ),
         ("pos_conv_kernel: 4", "pos_conv_kernel: 4, gate_width: -1", ["gate_width must be 0 (no position bias)"]),
+        (
+            "name: mine",
+            "slicing: lighthubert\nname: mine",
+            ["an FFN of 32 at width 16 needs 64 in the widest, which has 32; give ffn_ratio, or slicing aligned"],
+        ),
         ("name: ", "slicing: sideways\nname: ", ["slicing", "aligned"]),
         (
             "heads: [1, 2]\nffn_dim: [16, 32]",

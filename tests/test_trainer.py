@@ -249,6 +249,13 @@ def test_restore_gives_the_stage_and_heads_of_a_state(recipe):
         assert equal(objective.state_dict(), state["heads"])
 
 
+def test_heads_of_another_teacher_are_refused(recipe):
+    state = Run(recipe()).go().states[-1]
+    heads = {name: torch.zeros(7, *weight.shape[1:]) for name, weight in state["heads"].items()}
+    with pytest.raises(TrainingError, match="targets of another teacher: 7 x 32, not 32 x 32, 4 x 32; name"):
+        Run(recipe()).trainer.restore({**state, "heads": heads})
+
+
 @pytest.mark.parametrize("device", ["cuda:99", "cdua"])
 def test_a_device_that_is_not_there(recipe, device):
     with pytest.raises(TrainingError, match=f"cannot compute on '{device}': "):

@@ -157,6 +157,24 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def read_params(path: str | Path) -> int:
+    """Parameters of the encoder in a file of ours; only ONNX Runtime need be installed.
+
+    Raises:
+        OnnxError: As `open_onnx`.
+    """
+    metadata = start_session(Path(path), 1).get_modelmeta().custom_metadata_map
+    _check_metadata(metadata, path)
+    return int(metadata["parameters"])
+
+
+def _check_metadata(metadata: Mapping[str, str], path: str | Path) -> None:
+    if "nestling.format" not in metadata:
+        raise OnnxError(f"{path} is not an encoder that Nestling wrote")
+    if not metadata.get("parameters", "").isdecimal():
+        raise OnnxError(f"{path} does not say how many parameters it has; export it again")
+
+
 def open_onnx(path: str | Path, threads: int = 1) -> OnnxRunner:
     """Opens an encoder's ONNX file on the CPU, fp32 or int8.
 
@@ -169,8 +187,7 @@ def open_onnx(path: str | Path, threads: int = 1) -> OnnxRunner:
             is returned: the arrays are not as `OnnxRunner` says, or too short for a frame.
     """
     session = start_session(Path(path), threads)
-    if "nestling.format" not in session.get_modelmeta().custom_metadata_map:
-        raise OnnxError(f"{path} is not an encoder that Nestling wrote")
+    _check_metadata(session.get_modelmeta().custom_metadata_map, path)
     states = [output.name for output in session.get_outputs() if output.name.startswith("hidden_states.")]
 
     def run(waves: NDArray[np.float32], lengths: NDArray[np.int64]) -> list[NDArray[np.float32]]:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from checkpoints.manifest import ManifestError, check_file
+
 ONNX_FILES: Mapping[str, str] = {"onnx": "model.onnx", "onnx-int8": "model.int8.onnx"}
 """The runtimes, and the file of an export that each runs."""
 INPUTS = ("input_values", "lengths")
@@ -46,6 +48,10 @@ def start_session(path: Path, threads: int) -> Any:
         raise OnnxError(f"running ONNX needs onnxruntime: {INSTALL}") from error
     if not path.is_file():
         raise OnnxError(f"there is no file {path}")
+    try:
+        check_file(path)
+    except ManifestError as error:
+        raise OnnxError(str(error)) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3

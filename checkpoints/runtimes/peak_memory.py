@@ -50,7 +50,7 @@ def measure_memory(folder: Path, runtime: str, seconds: float, threads: int) -> 
 
     Args:
         folder: Holds the encoder.
-        runtime: One of `runtimes.RUNTIMES`.
+        runtime: One of `subjects.RUNTIMES`.
         seconds: Of audio, batch 1.
         threads: That the runtime may use.
 

@@ -78,6 +78,9 @@ def find_subjects(
         TeacherError: There is no such folder.
         ValueError: A folder lacks the file of a runtime that is wanted, or that runtime is not installed.
     """
+    for source in sources:
+        if Path(source).suffix == ".onnx":
+            raise ValueError(f"{source}: name the folder, {Path(source).parent}, and --runtime onnx or onnx-int8")
     folders = {source: find_model(source) for source in sources}
     titles = [f.resolve().name if Path(s).expanduser() == f else s for s, f in folders.items()]
     names = [s if titles.count(title) > 1 else title for s, title in zip(folders, titles, strict=True)]
