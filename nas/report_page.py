@@ -93,8 +93,11 @@ def _verdict(report: Report, chosen: Chosen) -> str:
         said.append(f"{who} {'is' if tied == 1 else 'are'} statistically tied with it.")
     elif others:
         said.append("It differs from every other finalist by more than the noise.")
+    own = next((row for row in report.finalists if row.subnet.id == chosen.subnet.id), None)
     uniform = next((row for row in others if row.origin == UNIFORM), None)
-    if uniform and chosen.loss:
+    if own and own.origin == UNIFORM:
+        said.append("It is a uniform shape itself.")
+    elif uniform and chosen.loss:
         scores = f"{chosen.loss.value:.3f} to {uniform.loss.value:.3f}"
         if uniform.tied:
             said.append(f"The best uniform shape is among the tied, {scores}.")

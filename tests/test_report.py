@@ -414,6 +414,9 @@ def test_headline_tells_ties_and_the_uniform_shape():
     assert "Of the 2 other finalists, 2 are statistically tied" in lede(first, tied, tied)
     assert "The best uniform shape is among the tied" in lede(first, tied)
     assert "statistically" not in lede(first)
+    alike = lede(replace(first, origin=UNIFORM), uniform)
+    assert "It is a uniform shape itself." in alike
+    assert "best uniform shape" not in alike
 
 
 def test_finalists_come_in_order_with_their_numbers():
