@@ -139,9 +139,8 @@ def _uses(facts: CardFacts, config: EncoderConfig) -> list[str]:
     ]
     if facts.onnx_opset:
         uses.append(ONNX.format(name=facts.name, opset=facts.onnx_opset, file="model.onnx"))
-    if facts.int8_bytes:
-        error = f"{facts.int8_error:.1%}" if facts.int8_error is not None else "unknown"
-        uses.append(INT8.format(name=facts.name, error=error, audio=facts.int8_audio))
+    if facts.int8_error is not None:
+        uses.append(INT8.format(name=facts.name, error=f"{facts.int8_error:.1%}", audio=facts.int8_audio))
     if facts.s3prl_entry:
         uses.append(S3PRL_USE.format(name=facts.name, entry=facts.s3prl_entry))
     return uses

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from checkpoints.formats.transformers_models import silence
 from checkpoints.runtimes.onnx_export import open_onnx
-from checkpoints.runtimes.onnx_session import OnnxError
+from checkpoints.runtimes.onnx_session import ONNX_FILES, OnnxError
 from checkpoints.runtimes.s3prl_upstream import entry_name
 from checkpoints.teachers import load_encoder, read_json
 from search_spaces.costs import count_params
@@ -34,7 +34,7 @@ MAX_TOLERANCE = 1e-3
 SECONDS = ((0.21, 0.5, 0.37), (1.0,))
 """Durations of the random audio in each batch."""
 SEED = 2203
-ONNX = "model.onnx"
+ONNX = ONNX_FILES["onnx"]
 """The file of a folder that has to equal the supernet too, if it is there."""
 
 Reader = Callable[[list[Tensor]], Tensor]

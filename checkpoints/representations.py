@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from checkpoints.formats.hugging_face import OtherNetworkError, TeacherError
 from checkpoints.formats.transformers_models import open_network
 from checkpoints.manifest import hash_file
-from checkpoints.runtimes.onnx_export import open_onnx, read_params
+from checkpoints.runtimes.onnx_export import open_onnx
 from checkpoints.teachers import find_model, load_encoder, normalizes_waveform, read_config, read_json
 from search_spaces.costs import count_frames, count_macs
 from search_spaces.subnet import SAMPLE_RATE_HZ, Backbone
@@ -178,7 +178,6 @@ def _describe(path: Path, encoder: Encoder, name: str, source: str) -> Represent
 
 def _open_onnx(path: Path, source: str) -> Representation:
     """An export in ONNX Runtime, on as many threads as torch uses."""
-    params = read_params(path)
     run = open_onnx(path, torch.get_num_threads())
 
     def states_of(wave: Tensor) -> Sequence[Tensor]:
@@ -189,7 +188,8 @@ def _open_onnx(path: Path, source: str) -> Representation:
         return encode_alone(states_of, wave, lengths)  # in int8, activations are scaled by the batch
 
     folder = path.resolve().parent.name
-    return Representation(f"{folder}/{path.name}", source, encode, params, None, fingerprint("onnx", hash_file(path)))
+    key = fingerprint("onnx", hash_file(path))
+    return Representation(f"{folder}/{path.name}", source, encode, run.params, None, key)
 
 
 def _open_transformers(

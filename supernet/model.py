@@ -166,16 +166,11 @@ class Supernet(nn.Module):
                 if axis.kind == "width":
                     weight = interleave(weight.movedim(dim, -1), groups).movedim(-1, dim)
             shared = tuple(min(a, b) for a, b in zip(weight.shape, target.shape, strict=True))
-
-            def cuts_of(
-                shape: torch.Size, kinds: tuple[Axis, ...] = kinds, shared: tuple[int, ...] = shared
-            ) -> tuple[Cut, ...]:
-                return tuple(
-                    Cut(size, length // groups, size // groups) if axis.kind == "grouped" else Cut(size)
-                    for axis, length, size in zip(kinds, shape, shared, strict=True)
-                )
-
-            part = take(weight, cuts_of(weight.shape))
+            cuts = tuple(
+                Cut(size, length // groups, size // groups) if axis.kind == "grouped" else Cut(size)
+                for axis, length, size in zip(kinds, weight.shape, shared, strict=True)
+            )
+            part = take(weight, cuts)
             if any(axis.kind == "grouped" for axis in kinds):
                 blocks = target.unflatten(0, (groups, -1))  # a grouped axis is always the first
                 place = blocks[:, : shared[0] // groups]
@@ -183,7 +178,7 @@ class Supernet(nn.Module):
                     place = place.narrow(dim, 0, size)
                 place.copy_(part.unflatten(0, (groups, -1)))
             else:
-                take(target, cuts_of(target.shape)).copy_(part)
+                take(target, cuts).copy_(part)
         return skipped
 
     def _identify_weights(self) -> tuple[int, ...]:

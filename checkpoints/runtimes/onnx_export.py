@@ -17,10 +17,11 @@ import copy
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,10 +43,6 @@ PADDING = {
 }
 """Norm of the front-end -> what padding does, as the metadata say it."""
 
-OnnxRunner = Callable[[NDArray[np.float32], NDArray[np.int64]], list[NDArray[np.float32]]]
-"""Waveforms, (B, S), and the valid samples of each, (B,) -> every hidden state and then the output of the network,
-L + 2 arrays, (B, T, d)."""
-
 
 @dataclass(frozen=True)
 class OnnxFacts:
@@ -56,6 +53,36 @@ class OnnxFacts:
     outputs: tuple[str, ...]
     metadata: Mapping[str, str]
     size_bytes: int
+
+
+@dataclass(frozen=True)
+class OnnxRunner:
+    """An encoder's ONNX file, open in ONNX Runtime; see `open_onnx`."""
+
+    path: Path
+    session: Any
+    states: tuple[str, ...]
+    """Names of the outputs that are hidden states."""
+    params: int
+
+    def __call__(self, waves: NDArray[np.float32], lengths: NDArray[np.int64]) -> list[NDArray[np.float32]]:
+        """Encodes a batch.
+
+        Args:
+            waves: (B, S).
+            lengths: Valid samples of each, (B,).
+
+        Returns:
+            Every hidden state and then the output of the network, L + 2 arrays, (B, T, d).
+
+        Raises:
+            OnnxError: The arrays are not as said, or too short for a frame.
+        """
+        try:
+            names = [*self.states, "last_hidden_state"]
+            return list(self.session.run(names, {"input_values": waves, "lengths": lengths}))
+        except Exception as error:
+            raise OnnxError(f"{self.path} cannot be run by ONNX Runtime: {error}") from error
 
 
 @torch.no_grad()
@@ -157,46 +184,24 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def read_params(path: str | Path) -> int:
-    """Parameters of the encoder in a file of ours; only ONNX Runtime need be installed.
-
-    Raises:
-        OnnxError: As `open_onnx`.
-    """
-    metadata = start_session(Path(path), 1).get_modelmeta().custom_metadata_map
-    _check_metadata(metadata, path)
-    return int(metadata["parameters"])
-
-
-def _check_metadata(metadata: Mapping[str, str], path: str | Path) -> None:
-    if "nestling.format" not in metadata:
-        raise OnnxError(f"{path} is not an encoder that Nestling wrote")
-    if not metadata.get("parameters", "").isdecimal():
-        raise OnnxError(f"{path} does not say how many parameters it has; export it again")
-
-
 def open_onnx(path: str | Path, threads: int = 1) -> OnnxRunner:
-    """Opens an encoder's ONNX file on the CPU, fp32 or int8.
+    """Opens an encoder's ONNX file on the CPU, fp32 or int8. Only ONNX Runtime need be installed.
 
     Args:
         path: What `write_onnx` or `quantize.write_int8` wrote.
         threads: That ONNX Runtime computes with, >= 1.
 
     Raises:
-        OnnxError: There is no such file, it is no encoder of ours, or `onnxruntime` is not installed. Later, from what
-            is returned: the arrays are not as `OnnxRunner` says, or too short for a frame.
+        OnnxError: There is no such file, it is no encoder of ours, or `onnxruntime` is not installed.
     """
     session = start_session(Path(path), threads)
-    _check_metadata(session.get_modelmeta().custom_metadata_map, path)
-    states = [output.name for output in session.get_outputs() if output.name.startswith("hidden_states.")]
-
-    def run(waves: NDArray[np.float32], lengths: NDArray[np.int64]) -> list[NDArray[np.float32]]:
-        try:
-            return list(session.run([*states, "last_hidden_state"], {"input_values": waves, "lengths": lengths}))
-        except Exception as error:
-            raise OnnxError(f"{path} cannot be run by ONNX Runtime: {error}") from error
-
-    return run
+    metadata = session.get_modelmeta().custom_metadata_map
+    if "nestling.format" not in metadata:
+        raise OnnxError(f"{path} is not an encoder that Nestling wrote")
+    if not metadata.get("parameters", "").isdecimal():
+        raise OnnxError(f"{path} does not say how many parameters it has; export it again")
+    states = (output.name for output in session.get_outputs() if output.name.startswith("hidden_states."))
+    return OnnxRunner(Path(path), session, tuple(states), int(metadata["parameters"]))
 
 
 class _Graph(nn.Module):

@@ -115,11 +115,13 @@ def _import_torch(folder: Path, runtime: str) -> Callable[[float, int], Callable
     with torch.device("meta"):
         Encoder(EncoderConfig((16,), 16, (1,), (1,), 16, (1,), (1,)))  # takes no memory, but imports sympy and more
     values = read_json(folder / "config.json", required=folder.is_dir())
+    needs_transformers = runtime == "transformers"
     try:
-        foreign = bool(values) and not read_config(values, False, str(folder))
+        if values:
+            read_config(values, False, str(folder))
     except OtherNetworkError:
-        foreign = True
-    if runtime == "transformers" or foreign:
+        needs_transformers = True
+    if needs_transformers:
         import transformers  # noqa: PLC0415
 
         if (model_type := values.get("model_type")) == NESTLING_TYPE:
