@@ -1,6 +1,7 @@
 """The command line: parse, build, call, show.
 
 Results go to stdout, progress and logs to stderr. Exit code 0: done; 1: failed; 2: the user's input or budget.
+`--debug`, anywhere, shows the whole traceback of an error.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -153,15 +156,16 @@ def _train(path: Path, job: Row, resume: bool) -> tuple[Supernet, RunFolder]:
     """Trains as `job` says, or as the run's own config.yaml says when it is resumed."""
     from checkpoints.jobs import build_trainer
     from checkpoints.run_folder import RunFolder, SupernetRecord
+    from search_spaces.errors import NestlingError
 
     run = RunFolder.open(path) if resume else RunFolder(path)
     if resume:
         job = run.config
         if "trained_on" in job:
-            raise ValueError(f"{path} was imported; it can be searched and exported, not trained")
+            raise NestlingError(f"{path} was imported; it can be searched and exported, not trained")
     corpus = _open_audio(job["audio"])
     if resume and corpus.hash != job["data"]:
-        raise ValueError(f"the audio in {job['audio']} changed since the run began; start a new run")
+        raise NestlingError(f"the audio in {job['audio']} changed since the run began; start a new run")
     screen = Screen()
     # What is wrong with the job leaves no run behind.
     trainer, origin = build_trainer(run, job, corpus, screen.advance, _warn)
@@ -296,11 +300,12 @@ def search_subnet(
     """
     from checkpoints.jobs import check_objective, open_scorer
     from checkpoints.run_folder import RunFolder
+    from search_spaces.errors import NestlingError
     from search_spaces.space import SearchSpace
 
     check_objective(objective)
     if budget and budgets:
-        raise ValueError("--budget is for what must hold together, --budgets for alternatives; give one of them")
+        raise NestlingError("--budget is for what must hold together, --budgets for alternatives; give one of them")
     folder = RunFolder.open(run)
     _name_run(folder, run)
     space = SearchSpace.from_dict(folder.config["space"])
@@ -374,6 +379,7 @@ def _search(
 
 def _make_proposer(sampler: str, space: SearchSpace) -> Proposer:
     from nas.proposals import EvolutionProposer, RandomProposer
+    from search_spaces.errors import NestlingError
 
     match sampler.partition(":"):
         case ("auto" | "evolution", _, ""):
@@ -384,7 +390,7 @@ def _make_proposer(sampler: str, space: SearchSpace) -> Proposer:
             from nas.optuna_bridge import OptunaProposer
 
             return OptunaProposer(space, kind)
-    raise ValueError(
+    raise NestlingError(
         f"--sampler {sampler}: choices are auto, evolution, random, optuna:nsga2, optuna:tpe, optuna:random"
     )
 
@@ -500,10 +506,11 @@ def _export(run: RunFolder, name: str, folder: Path, targets: Sequence[str] = ("
 def _sample_speech(run: RunFolder) -> list[Tensor]:
     """A little of the run's audio, to measure the error of int8 on; nothing where it is gone."""
     from checkpoints.jobs import sample_speech
+    from search_spaces.errors import NestlingError
 
     try:
         return sample_speech(_open_audio(run.config["audio"]), 8)
-    except ValueError as error:
+    except NestlingError as error:
         _warn(f"the error of int8 is measured on noise: {error}")
         return []
 
@@ -697,11 +704,12 @@ def measure(
     from checkpoints.runtimes.subjects import find_subjects, parse_runtimes
     from nas.latency import MIN_REPEATS, describe_load
     from nas.measurement import PAUSE_S, QUICK_S, TOTAL_S, count_cores, measure_encoders, parse_seconds, parse_threads
+    from search_spaces.errors import NestlingError
 
     if quick and repeats is not None:
-        raise ValueError("--quick and --repeats both say how many rounds; give one of them")
+        raise NestlingError("--quick and --repeats both say how many rounds; give one of them")
     if repeats is not None and repeats < MIN_REPEATS:
-        raise ValueError(f"--repeats must be at least {MIN_REPEATS}, got {repeats}")
+        raise NestlingError(f"--repeats must be at least {MIN_REPEATS}, got {repeats}")
     counts, durations = parse_threads(threads, count_cores()), parse_seconds(seconds)
     subjects = find_subjects(list(dict.fromkeys(sources)), parse_runtimes(runtime) if runtime else None, _warn)
     if to:
@@ -913,6 +921,7 @@ def cost(
     """
     from checkpoints.results import load_subnet
     from search_spaces.costs import breakdown
+    from search_spaces.errors import NestlingError
     from search_spaces.space import SearchSpace
 
     loaded = SearchSpace.load(space)
@@ -920,10 +929,10 @@ def cost(
         chosen = loaded.container if subnet == "largest" else loaded.smallest()
     else:
         if not Path(subnet).is_file():
-            raise ValueError(f"--subnet {subnet}: give largest, smallest or a subnet.json")
+            raise NestlingError(f"--subnet {subnet}: give largest, smallest or a subnet.json")
         chosen = load_subnet(Path(subnet))
         if problem := loaded.explain(chosen):
-            raise ValueError(problem)
+            raise NestlingError(problem)
     parts = breakdown(loaded.backbone, chosen, seconds)
     checks = []
     if cross_check:
@@ -1085,16 +1094,45 @@ class Screen:
 
 
 def main() -> None:
-    """Runs the command line; a user's mistake ends in a short message and exit code 2."""
+    """Runs the command line.
+
+    What a user caused ends in a short message and exit code 2, a machine that refused in exit code 1. Anything else
+    is a fault of ours: it says so, keeps its traceback in a file, and ends in exit code 1.
+    """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads must not take a core from working ones
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
         app()
-    except ValueError as error:
-        log.print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
-        sys.exit(2)
-    except OSError as error:
-        log.print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
-        sys.exit(1)
+    except Exception as error:  # the last door
+        if debug:
+            raise
+        sys.exit(_explain(error))
+
+
+def _explain(error: Exception) -> int:
+    """Prints a few lines in place of a traceback; returns the exit code."""
+    from search_spaces.errors import NestlingError
+
+    text = str(error)
+    if not isinstance(error, (NestlingError, OSError)):
+        said = traceback.format_exception_only(error)[-1].strip().splitlines()
+        text = f"this is a fault of Nestling, not yours: {said[0]}\n{_keep_traceback(error)}"
+    log.print(f"[bold red]error:[/] {_escape(text)}", soft_wrap=True)
+    return error.exit_code if isinstance(error, NestlingError) else 1
+
+
+def _keep_traceback(error: Exception) -> str:
+    """Writes a traceback into a file of its own; says where it is, and what to do with it."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="nestling-", suffix=".log", delete=False, encoding="utf-8"
+        ) as file:
+            file.write(f"{' '.join(sys.argv)}\n\n")
+            traceback.print_exception(error, file=file)
+    except OSError:
+        return "run it again with --debug to see where"
+    return f"where it happened is in {file.name}; please report it with that file (--debug shows it at once)"
 
 
 def _escape(text: str) -> str:

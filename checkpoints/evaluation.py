@@ -18,6 +18,7 @@ from torch import Tensor
 from checkpoints.representations import Representation
 from checkpoints.run_folder import made_with
 from nas.evaluation_page import EvaluationFacts, write_evaluation
+from search_spaces.errors import NestlingError
 from speech_tasks.comparison import Comparison, Entry
 from speech_tasks.layer_view import LayerProbe, LayerView, compare_layers
 from speech_tasks.provenance import fingerprint_task
@@ -50,7 +51,7 @@ class Ledger:
         folder: Made with the first score.
 
     Raises:
-        ValueError: The file is there and cannot be read.
+        NestlingError: The file is there and cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,12 +64,12 @@ class Ledger:
         try:
             values = json.loads(self.path.read_text("utf-8"))
             if values["format"] != FORMAT:
-                raise ValueError(f"it has format {values['format']}, this Nestling writes {FORMAT}")
+                raise NestlingError(f"it has format {values['format']}, this Nestling writes {FORMAT}")
             return list(values["encoders"])
         except FileNotFoundError:
             return []
         except (ValueError, KeyError, TypeError) as error:  # ValueError is JSON's too
-            raise ValueError(f"{self.path} cannot be read: {error}; delete it or name another --out") from error
+            raise NestlingError(f"{self.path} cannot be read: {error}; delete it or name another --out") from error
 
     def find(self, encoder: Representation, split: str) -> Row:
         """The row of an encoder, an empty one if it has none yet."""
@@ -91,7 +92,7 @@ def load_evaluations(folder: Path, split: str = "test") -> list[Entry]:
     """Every encoder that was evaluated into a folder, with its newest result of each task.
 
     Raises:
-        ValueError: The folder holds no evaluation of that split, or its file cannot be read.
+        NestlingError: The folder holds no evaluation of that split, or its file cannot be read.
     """
     entries = [
         _entry(row["name"], row, {result["task"]: result for result in row["tasks"]}.values())
@@ -99,7 +100,7 @@ def load_evaluations(folder: Path, split: str = "test") -> list[Entry]:
         if row["split"] == split
     ]
     if not entries:
-        raise ValueError(f"{folder} holds no evaluation on {split}; run `nestling evaluate … --out {folder}` first")
+        raise NestlingError(f"{folder} holds no evaluation on {split}; run `nestling evaluate … --out {folder}` first")
     return entries
 
 

@@ -30,6 +30,7 @@ from checkpoints.runtimes.s3prl_upstream import S3PRL_FILES, entry_name, write_s
 from checkpoints.teachers import NESTLING_TYPE, save_encoder, write_model
 from search_spaces.budget import Budget
 from search_spaces.costs import count_bytes, count_macs, count_params
+from search_spaces.errors import NestlingError
 from search_spaces.subnet import Subnet
 from supernet.encoder import Encoder
 from supernet.model import Supernet
@@ -47,7 +48,7 @@ FILES = (
 )
 
 
-class ExportError(ValueError):
+class ExportError(NestlingError):
     """A subnet was not exported, and nothing was written."""
 
 

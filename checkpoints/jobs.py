@@ -15,6 +15,7 @@ from distillation.stages import Recipe, Stage, load_recipe
 from distillation.trainer import Step, Trainer, generator
 from nas.objective import DistillationObjective
 from nas.task_objective import TaskObjective
+from search_spaces.errors import NestlingError
 from search_spaces.space import SearchSpace
 from search_spaces.strict_yaml import parse_config
 from speech_data.batching import Batch, batch_at, evaluation_batches, prefetch
@@ -50,7 +51,7 @@ def describe_job(
     """A job from what a person asked for.
 
     Raises:
-        ValueError: A space, recipe, change or precision that does not exist.
+        NestlingError: A space, recipe, change or precision that does not exist.
     """
     recipe = load_recipe(config, [*(changes or ()), *([] if seed is None else [f"seed={seed}"])])
     return {
@@ -69,7 +70,7 @@ def _choose_precision(precision: str, device: str) -> str:
         fast = torch.cpu._is_avx512_bf16_supported() if device == "cpu" else device.startswith("cuda")
         return "bf16" if fast else "fp32"
     if precision not in ("fp32", "bf16"):
-        raise ValueError(f"--precision is fp32, bf16 or auto; got {precision}")
+        raise NestlingError(f"--precision is fp32, bf16 or auto; got {precision}")
     return precision
 
 
@@ -90,7 +91,8 @@ def build_trainer(
         say: Told what the user should know of the teacher.
 
     Raises:
-        ValueError: The teacher does not give what the recipe wants; or it lends no weights, and nothing else is wanted.
+        NestlingError: The teacher does not give what the recipe wants; or it lends no weights, and nothing else
+            is wanted.
     """
     recipe = parse_config(Recipe, job["recipe"], source=str(run.config_path))
     supernet = Supernet(SearchSpace.from_dict(job["space"]), generator(recipe.seed, "weights"))
@@ -200,7 +202,7 @@ def open_scorer(
         objective: One of `OBJECTIVES`. Probes read the synthesised corpora of the tasks, whatever trained the run.
 
     Raises:
-        ValueError: There is no such objective, or the run has no supernet, no checkpoint with its heads, or no audio
+        NestlingError: There is no such objective, or the run has no supernet, no checkpoint with its heads, or no audio
             to compare subnets on.
     """
     check_objective(objective)
@@ -212,11 +214,11 @@ def open_scorer(
 
 
 def check_objective(name: str) -> None:
-    """Raises ValueError unless a search can minimise it."""
+    """Raises NestlingError unless a search can minimise it."""
     if name not in OBJECTIVES:
         near = get_close_matches(name, OBJECTIVES, n=1)
         hint = f"did you mean `{near[0]}`? " if near else ""
-        raise ValueError(f"no objective `{name}`; {hint}it is one of {', '.join(OBJECTIVES)}")
+        raise NestlingError(f"no objective `{name}`; {hint}it is one of {', '.join(OBJECTIVES)}")
 
 
 def open_probed(probes: Sequence[str], say: Callable[[str], None]) -> Mapping[str, Material]:
@@ -232,8 +234,10 @@ def _open_loss(
     """The distillation loss, with the heads of the last stage."""
     try:
         corpus.utterances("search")
-    except ValueError as error:
-        raise ValueError(f"{corpus.name} has no audio to compare subnets on; three files or more have some") from error
+    except NestlingError as error:
+        raise NestlingError(
+            f"{corpus.name} has no audio to compare subnets on; three files or more have some"
+        ) from error
     job = {**run.config, "device": device}
     weights = run.load_supernet().state_dict()
     state = run.load_state(say)

@@ -9,11 +9,13 @@ import hashlib
 from collections.abc import Collection
 from pathlib import Path
 
+from search_spaces.errors import NestlingError
+
 MANIFEST = "SHA256SUMS"
 UNLISTED = (MANIFEST, "README.md")
 
 
-class ManifestError(ValueError):
+class ManifestError(NestlingError):
     """A folder is not what its manifest lists."""
 
 

@@ -20,6 +20,7 @@ from checkpoints.runtimes.onnx_session import ONNX_FILES, OnnxError
 from checkpoints.runtimes.s3prl_upstream import entry_name
 from checkpoints.teachers import load_encoder, read_json
 from search_spaces.costs import count_params
+from search_spaces.errors import NestlingError
 from search_spaces.subnet import SAMPLE_RATE_HZ, Subnet
 from supernet.encoder import Encoder, Trace
 from supernet.model import Supernet
@@ -41,7 +42,7 @@ Reader = Callable[[list[Tensor]], Tensor]
 """Waveforms, each (S,) -> every hidden state and then the output of the network, (L + 2, B, T, d)."""
 
 
-class ProofError(ValueError):
+class ProofError(NestlingError):
     """A folder is not what it should be."""
 
 
@@ -166,7 +167,7 @@ def _outputs(trace: Trace) -> Tensor:
 def _read_with_encoder(folder: Path, device: torch.device) -> Reader:
     try:
         encoder = load_encoder(folder).to(device)
-    except ValueError as error:
+    except NestlingError as error:
         raise ProofError(f"it cannot be read back: {error}") from error
     return lambda waves: _outputs(encoder(*_pad(waves, device)))
 

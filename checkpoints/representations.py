@@ -23,6 +23,7 @@ from checkpoints.manifest import hash_file
 from checkpoints.runtimes.onnx_export import open_onnx
 from checkpoints.teachers import find_model, load_encoder, normalizes_waveform, read_config, read_json
 from search_spaces.costs import count_frames, count_macs
+from search_spaces.errors import NestlingError
 from search_spaces.subnet import SAMPLE_RATE_HZ, Backbone
 from speech_data.features import difference, hold_last_frame, log_mel, mfcc
 from speech_tasks.store import Encode
@@ -123,16 +124,16 @@ def encode_alone(states_of: Callable[[Tensor], Sequence[Tensor]], wave: Tensor, 
         Hidden states, each (B, T, d), zero where padded.
 
     Raises:
-        ValueError: An utterance is too short for a frame, or the network does not make one every 20 ms.
+        NestlingError: An utterance is too short for a frame, or the network does not make one every 20 ms.
     """
     num_samples = wave.shape[1]
     rows: list[list[Tensor]] = []
     for i, length in enumerate([num_samples] * len(wave) if lengths is None else lengths.tolist()):
         if (expected := count_frames(Backbone(), length)) < 1:
-            raise ValueError(f"an utterance of {length} samples gives no frame; encoders want 400 samples or more")
+            raise NestlingError(f"an utterance of {length} samples gives no frame; encoders want 400 samples or more")
         states = [x[0] for x in states_of(wave[i : i + 1, :length])]
         if found := {len(x) for x in states} - {expected}:
-            raise ValueError(
+            raise NestlingError(
                 f"the encoder makes {min(found)} frames of {length / SAMPLE_RATE_HZ:g} s; tasks want one every 20 ms, "
                 f"{expected}"
             )

@@ -10,6 +10,7 @@ from nas.latency import Latency
 from nas.report import LARGEST, SEARCHED, UNIFORM
 from nas.search import Finalist, SearchResult
 from search_spaces.costs import count_bytes, count_macs, count_params
+from search_spaces.errors import NestlingError
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Subnet
 
@@ -88,11 +89,11 @@ def load_result(folder: Path) -> Result:
     """The newest outcome of a search.
 
     Raises:
-        ValueError: There is none.
+        NestlingError: There is none.
     """
     path = folder / RESULT
     if not path.is_file():
-        raise ValueError(f"{folder.parent} was not searched yet; run `nestling search subnet --budget …` first")
+        raise NestlingError(f"{folder.parent} was not searched yet; run `nestling search subnet --budget …` first")
     result: Result = json.loads(path.read_text(encoding="utf-8"))
     return result
 
@@ -106,20 +107,20 @@ def load_subnet(path: Path) -> Subnet:
     """The subnet in a JSON file, on its own or under `subnet`.
 
     Raises:
-        ValueError: The file holds none.
+        NestlingError: The file holds none.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         return Subnet.from_dict(values.get("subnet", values))
     except (ValueError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} holds no subnet: {error}") from error
+        raise NestlingError(f"{path} holds no subnet: {error}") from error
 
 
 def find_subnet(folder: Path, name: str) -> Subnet:
     """The subnet that `best`, an id (or its beginning) or a JSON file names.
 
     Raises:
-        ValueError: None or several have that id.
+        NestlingError: None or several have that id.
     """
     if Path(name).is_file():
         return load_subnet(Path(name))
@@ -130,5 +131,5 @@ def find_subnet(folder: Path, name: str) -> Subnet:
     found = {row["id"]: row["subnet"] for row in rows}
     if len(found) != 1:
         problem = "several subnets" if found else "no subnet"
-        raise ValueError(f"{problem} in {record} with an id that starts with {name!r}; give `best` or a longer id")
+        raise NestlingError(f"{problem} in {record} with an id that starts with {name!r}; give `best` or a longer id")
     return Subnet.from_dict(next(iter(found.values())))

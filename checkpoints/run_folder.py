@@ -26,6 +26,7 @@ import safetensors.torch
 import torch
 import yaml
 
+from search_spaces.errors import NestlingError
 from search_spaces.space import SearchSpace
 from search_spaces.strict_yaml import load_yaml
 from supernet.model import Supernet
@@ -35,7 +36,7 @@ KEPT_STATES = 2
 MADE_WITH = "made_with"
 
 
-class RunError(ValueError):
+class RunError(NestlingError):
     """A run folder is not what it should be."""
 
 
@@ -114,7 +115,7 @@ class RunFolder:
         """The configuration the run was started with, seed included; `made_with` is left out.
 
         Raises:
-            ValueError: The file was edited into something that is not strict YAML.
+            NestlingError: The file was edited into something that is not strict YAML.
         """
         values = load_yaml(self.config_path)
         values.pop(MADE_WITH, None)
@@ -153,7 +154,7 @@ class RunFolder:
             row: Plain JSON values with a whole number under `step`.
 
         Raises:
-            ValueError: The row has no step, or a number that is not finite.
+            NestlingError: The row has no step, or a number that is not finite.
         """
         if not isinstance(step := row.get("step"), int):
             raise ValueError(f"a row of the record needs a whole number under `step`, got {step!r}")

@@ -57,7 +57,7 @@ def collect_report(run: RunFolder) -> Report:
     """All that a run knows.
 
     Raises:
-        ValueError: The run's own files cannot be read.
+        NestlingError: The run's own files cannot be read.
     """
     config = load_yaml(run.config_path)
     space = SearchSpace.from_dict(config["space"])

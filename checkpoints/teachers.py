@@ -37,6 +37,7 @@ from checkpoints.formats.weight_files import read_checkpoint, read_folder_weight
 from checkpoints.manifest import ManifestError, check_file, check_manifest, write_manifest
 from distillation.sources import FrozenNetwork
 from search_spaces.costs import count_params
+from search_spaces.errors import NestlingError
 from supernet.encoder import SAMPLE_RATE_HZ, Encoder, EncoderConfig
 from supernet.model import shape_of
 
@@ -260,12 +261,12 @@ def save_encoder(encoder: Encoder, folder: Path, dtype: torch.dtype = torch.floa
         dtype: Of the stored weights; they are read back as fp32.
 
     Raises:
-        ValueError: No such model has this shape.
+        NestlingError: No such model has this shape.
     """
     config = hugging_face_config(encoder.config)
     if config is None:
         got = encoder.config
-        raise ValueError(
+        raise NestlingError(
             f"no HubertModel or WavLMModel has this shape: layers must be alike, with embed_dim = heads * head_dim and "
             f"gates of that width or none; got embed_dim {got.embed_dim}, head_dim {got.head_dim}, heads {got.heads}, "
             f"ffn_dims {got.ffn_dims}, gate_width {got.gate_width}"

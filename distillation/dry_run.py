@@ -41,7 +41,7 @@ def estimate_training(
     """Runs a few steps of each stage on noise and times them. Time to read audio is not in it.
 
     Raises:
-        ValueError: The teacher does not give what the recipe wants.
+        NestlingError: The teacher does not give what the recipe wants.
     """
     if teacher is not None:
         check_teacher(recipe, teacher, encoder_config(space.backbone, space.container))

@@ -12,6 +12,7 @@ from distillation.codes import Describe, code_corpus, load_codes
 from distillation.sources import FrozenNetwork, SignalSource, Source, TeacherSource
 from distillation.stages import Recipe, SourceSpec, Stage
 from distillation.trainer import number
+from search_spaces.errors import NestlingError
 from speech_data.batching import HOP, Batch, evaluation_batches
 from speech_data.corpus import SAMPLE_RATE_HZ, SpeechCorpus
 from speech_data.features import log_mel, mfcc
@@ -47,7 +48,7 @@ class SourceFactory:
             saved: States of sources, by name, when the stage is resumed.
 
         Raises:
-            ValueError: The stage wants a teacher and there is none.
+            NestlingError: The stage wants a teacher and there is none.
         """
         return {name: self._make(spec, stage, supernet, saved.get(name)) for name, spec in stage.sources.items()}
 
@@ -56,7 +57,7 @@ class SourceFactory:
         match spec.kind:
             case "teacher":
                 if self.teacher is None:
-                    raise ValueError(f"stage {stage.name} learns from a teacher, and none was given; add --teacher")
+                    raise NestlingError(f"stage {stage.name} learns from a teacher, and none was given; add --teacher")
                 teacher = self.teacher.to(supernet.residual_order.device)
                 return TeacherSource(teacher, spec.tap, spec.normalization)
             case "signal":
@@ -81,21 +82,21 @@ def check_teacher(recipe: Recipe, teacher: Encoder | FrozenNetwork, student: Enc
     """Refuses, before anything is spent, a recipe that wants of a teacher what it does not give.
 
     Raises:
-        ValueError: A tap that it lacks, or frames at another rate than the student's.
+        NestlingError: A tap that it lacks, or frames at another rate than the student's.
     """
     wanted_taps = recipe.teacher_taps
     if not wanted_taps:
         return
     taps = teacher.taps if isinstance(teacher, FrozenNetwork) else TAPS
     if lacking := [f"{place}={tap}" for place, tap in wanted_taps.items() if tap not in taps]:
-        raise ValueError(
+        raise NestlingError(
             f"this teacher gives {', '.join(taps)} alone, and the recipe wants {', '.join(lacking)}; take --config "
             f"two-stage or demo, or --set each of these to {taps[0]}"
         )
     second = torch.tensor(SAMPLE_RATE_HZ)
     found, wanted = (int(config.count_frames(second)) for config in (teacher.config, student))
     if found != wanted:
-        raise ValueError(
+        raise NestlingError(
             f"the teacher makes {found} frames of 1 s, and encoders of this space {wanted}; take a space whose "
             "conv_kernels and conv_strides are the teacher's"
         )
@@ -106,7 +107,7 @@ def _coded_batches(corpus: SpeechCorpus) -> Iterator[Batch]:
     yield from evaluation_batches(corpus, "train", batch_size=CODE_BATCH, augment=False)
     try:
         corpus.utterances("search")
-    except ValueError:
+    except NestlingError:
         return
     yield from evaluation_batches(corpus, "search", batch_size=CODE_BATCH, augment=False)
 

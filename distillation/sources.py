@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from search_spaces.errors import NestlingError
 from speech_data.batching import Batch
 from supernet.encoder import Encoder, EncoderConfig, Trace
 
@@ -62,7 +63,7 @@ class ChannelStatistics:
         """Layers with zero mean and unit variance in every channel.
 
         Raises:
-            ValueError: Nothing was measured.
+            NestlingError: Nothing was measured.
         """
         if not self._count:
             raise ValueError("the channels of these targets were not measured; call calibrate first")
@@ -104,14 +105,14 @@ class FrozenNetwork(nn.Module):
         """Encodes waveforms of one length, (B, S).
 
         Raises:
-            ValueError: Lengths are given, or other taps than `taps`; or it makes other frames than it should.
+            NestlingError: Lengths are given, or other taps than `taps`; or it makes other frames than it should.
         """
         if lengths is not None or set(taps) - set(self.taps):
-            raise ValueError(f"this network gives {', '.join(self.taps)} of whole waveforms, not {', '.join(taps)}")
+            raise NestlingError(f"this network gives {', '.join(self.taps)} of whole waveforms, not {', '.join(taps)}")
         states = list(self.states_of(wave))
         found, wanted = states[0].shape[1], int(self.config.count_frames(torch.tensor(wave.shape[1])))
         if found != wanted:
-            raise ValueError(f"the teacher makes {found} frames of {wave.shape[1]} samples, and {wanted} are wanted")
+            raise NestlingError(f"the teacher makes {found} frames of {wave.shape[1]} samples, and {wanted} are wanted")
         return Trace(states[-1], None, self.config.frame_rate_hz, hidden=states)
 
 
@@ -260,7 +261,7 @@ class CodeSource:
         """Codes of each utterance's crop, (B, T), zero where padded.
 
         Raises:
-            ValueError: An utterance has no codes: only those of the train and search splits have.
+            NestlingError: An utterance has no codes: only those of the train and search splits have.
         """
         del lengths
         if unknown := [u.id for u in batch.utterances if u.id not in self.codes]:

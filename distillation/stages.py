@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from distillation.terms import Term
 from distillation.views import View
+from search_spaces.errors import NestlingError
 from search_spaces.strict_yaml import load_yaml, parse_config, parse_yaml
 
 Which = Literal["container", "sandwich"]
@@ -62,7 +63,7 @@ class Stage(BaseModel):
     @model_validator(mode="after")
     def _check_terms(self) -> Self:
         if problems := list(_find_problems(self)):
-            raise ValueError("\n".join(problems))
+            raise NestlingError("\n".join(problems))
         return self
 
     def learning_rate_at(self, step: int) -> float:
@@ -88,7 +89,7 @@ class Recipe(BaseModel):
     def _check_names(self) -> Self:
         names = [stage.name for stage in self.stages]
         if len({*names, DONE}) <= len(names):
-            raise ValueError(f"stages need names of their own, and none may be `{DONE}`; got {', '.join(names)}")
+            raise NestlingError(f"stages need names of their own, and none may be `{DONE}`; got {', '.join(names)}")
         return self
 
     @property
@@ -132,14 +133,14 @@ def load_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
         changes: Each `path.to.key=value`; a stage is addressed by its name, as in `stage-1.steps=100`.
 
     Raises:
-        ValueError: No such recipe, a change that fits nowhere, or a value that is not allowed; lists every problem.
+        NestlingError: No such recipe, a change that fits nowhere, or a value that is not allowed; lists every problem.
     """
     shipped = {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
     path = shipped.get(str(name), Path(name))
     if not path.is_file():
         near = get_close_matches(str(name), shipped, n=1)
         hint = f"did you mean `{near[0]}`? " if near else ""
-        raise ValueError(f"no recipe `{name}`; {hint}shipped: {', '.join(shipped)}; or give a .yaml file")
+        raise NestlingError(f"no recipe `{name}`; {hint}shipped: {', '.join(shipped)}; or give a .yaml file")
     values = load_yaml(path)
     for change in changes:
         _change(values, change)
@@ -150,7 +151,7 @@ def _change(values: dict[str, Any], change: str) -> None:
     """Sets one value in place; unknown keys are left to the model's own check."""
     key, sign, text = change.partition("=")
     if not sign or not key:
-        raise ValueError(f"--set {change}: want path.to.key=value, such as stage-1.steps=100")
+        raise NestlingError(f"--set {change}: want path.to.key=value, such as stage-1.steps=100")
     *path, last = key.split(".")
     target: Any = values
     stages = {stage.get("name"): stage for stage in values.get("stages", ()) if isinstance(stage, dict)}
@@ -162,7 +163,9 @@ def _change(values: dict[str, Any], change: str) -> None:
         elif isinstance(target, dict) and not isinstance(target.get(part, {}), str | int | float | bool):
             target = target.setdefault(part, {})
         else:
-            raise ValueError(f"--set {change}: there is nothing at `{part}`; stages are {', '.join(map(str, stages))}")
+            raise NestlingError(
+                f"--set {change}: there is nothing at `{part}`; stages are {', '.join(map(str, stages))}"
+            )
     if not isinstance(target, dict):
-        raise ValueError(f"--set {change}: `{last}` has no place there")
+        raise NestlingError(f"--set {change}: `{last}` has no place there")
     target[last] = parse_yaml(text, source=f"--set {change}")

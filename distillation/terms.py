@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distillation.sources import Source, mean_of_last_two_thirds
+from search_spaces.errors import NestlingError
 from search_spaces.subnet import Subnet
 from supernet.encoder import Trace
 
@@ -140,7 +141,7 @@ class Objective(nn.Module):
         generator: Source of the heads' fresh weights.
 
     Raises:
-        ValueError: A term names a source that is not there.
+        NestlingError: A term names a source that is not there.
     """
 
     def __init__(
@@ -153,7 +154,7 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         if missing := {term.source for term in terms} - set(sources):
-            raise ValueError(f"terms name the sources {sorted(missing)}; there are only {sorted(sources)}")
+            raise NestlingError(f"terms name the sources {sorted(missing)}; there are only {sorted(sources)}")
         self.terms = terms
         self.heads = nn.ModuleDict()
         for term in terms:

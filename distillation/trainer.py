@@ -17,6 +17,7 @@ from distillation.sources import Source
 from distillation.stages import DONE, Recipe, Stage
 from distillation.terms import Objective
 from distillation.views import Rendition, draw_mask
+from search_spaces.errors import NestlingError
 from search_spaces.subnet import Subnet
 from speech_data.batching import Batch
 from supernet.importance import reorder, taylor_importance
@@ -32,7 +33,7 @@ SourceFactory = Callable[[Stage, Supernet, Mapping[str, Any]], dict[str, Source]
 """(stage, supernet at the start of the stage, saved states of sources or nothing) -> the stage's sources by name."""
 
 
-class TrainingError(ValueError):
+class TrainingError(NestlingError):
     """Training cannot go on."""
 
 

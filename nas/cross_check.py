@@ -63,7 +63,7 @@ def cross_check(backbone: Backbone, subnet: Subnet, seconds: float) -> list[Chec
         A row for each tool, MACs first.
 
     Raises:
-        ValueError: The audio is shorter than one frame.
+        NestlingError: The audio is shorter than one frame.
 
     Source: the rules of `torch.utils.flop_counter`, fvcore 0.1.5 and thop 0.1.1, read and measured.
     """

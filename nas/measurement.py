@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from nas.latency import Latency, Ratio, compare_latency, measure_latency
+from search_spaces.errors import NestlingError
 from search_spaces.subnet import SAMPLE_RATE_HZ
 
 REPEATS = 20
@@ -115,7 +116,7 @@ def measure_encoders(
         By threads, then duration, then contestant, each in the order given.
 
     Raises:
-        ValueError: An encoder cannot encode the shortest duration, or there are too few repeats.
+        NestlingError: An encoder cannot encode the shortest duration, or there are too few repeats.
     """
     total = len(threads) * len(seconds)
     end = clock() + total_s
@@ -157,7 +158,7 @@ def parse_seconds(text: str) -> tuple[float, ...]:
     """Durations from words such as `1,2.5,10`, ascending.
 
     Raises:
-        ValueError: One is no number from `SHORTEST_S` to `LONGEST_S`.
+        NestlingError: One is no number from `SHORTEST_S` to `LONGEST_S`.
     """
     found = set()
     for word in map(str.strip, text.split(",")):
@@ -166,7 +167,7 @@ def parse_seconds(text: str) -> tuple[float, ...]:
         except ValueError:
             value = math.nan
         if not SHORTEST_S <= value <= LONGEST_S:
-            raise ValueError(
+            raise NestlingError(
                 f"--seconds {text}: `{word}` is no number from {SHORTEST_S:g}, which one frame needs, to {LONGEST_S:g}"
             )
         found.add(value)
@@ -177,13 +178,13 @@ def parse_threads(text: str, cores: int) -> tuple[int, ...]:
     """Numbers of threads from words such as `1,all`, each once.
 
     Raises:
-        ValueError: One is no number from 1 to `cores`.
+        NestlingError: One is no number from 1 to `cores`.
     """
     found = []
     for word in map(str.strip, text.split(",")):
         count = cores if word == "all" else int(word) if word.isdecimal() else 0
         if not 1 <= count <= cores:
-            raise ValueError(
+            raise NestlingError(
                 f"--threads {text}: `{word}` is neither all nor a number from 1 to {cores}, the cores there are"
             )
         found.append(count)
@@ -211,7 +212,7 @@ def _try(contestant: Contestant, run: Run, seconds: float) -> None:
         run(make_wave(seconds))
     except Exception as error:  # runtimes fail in a dozen ways
         reason = " ".join(str(error).split())[:200]
-        raise ValueError(
+        raise NestlingError(
             f"{contestant.encoder} in {contestant.runtime} does not encode {seconds:g} s of audio "
             f"({type(error).__name__}): {reason}"
         ) from error

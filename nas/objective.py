@@ -73,7 +73,7 @@ class DistillationObjective:
         """The loss of every utterance, in the order of the batches.
 
         Raises:
-            ValueError: The subnet is not in the space.
+            NestlingError: The subnet is not in the space.
         """
         losses = []
         for batch in self._batches:

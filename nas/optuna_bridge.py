@@ -21,6 +21,7 @@ from nas.record import Candidate
 from search_spaces.budget import Budget
 from search_spaces.costs import PARAMS, Cost
 from search_spaces.counting import Census
+from search_spaces.errors import NestlingError
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Subnet
 
@@ -52,12 +53,12 @@ class OptunaProposer:
         kind: A key of `SAMPLERS`.
 
     Raises:
-        ValueError: There is no such sampler.
+        NestlingError: There is no such sampler.
     """
 
     def __init__(self, space: SearchSpace, kind: str) -> None:
         if kind not in SAMPLERS:
-            raise ValueError(f"no sampler optuna:{kind}; there are {', '.join(f'optuna:{k}' for k in SAMPLERS)}")
+            raise NestlingError(f"no sampler optuna:{kind}; there are {', '.join(f'optuna:{k}' for k in SAMPLERS)}")
         self.name = f"optuna:{kind}"
         self.space = space
         self._kept = {_kept_text(kept): kept for kept in space.choices["kept"]}

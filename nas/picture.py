@@ -9,6 +9,7 @@ from pathlib import Path
 from nas.drawing import DARK, LIGHT, STYLE, SYMBOLS, draw_subnet, safe_text
 from nas.report import CandidateRow, Chosen, Report, short_count
 from nas.report_plots import GROUPS, best_by_size, group_name
+from search_spaces.errors import NestlingError
 from search_spaces.subnet import Subnet
 
 WIDTH = 1120
@@ -23,10 +24,10 @@ def save_picture(report: Report, path: Path) -> None:
     """Writes the picture as SVG on its own background; it is light or dark as the reader prefers.
 
     Raises:
-        ValueError: Nothing was chosen yet, so there is no result to draw.
+        NestlingError: Nothing was chosen yet, so there is no result to draw.
     """
     if report.chosen is None or report.container is None:
-        raise ValueError("a picture needs a chosen subnet and its container; run `nestling search subnet` first")
+        raise NestlingError("a picture needs a chosen subnet and its container; run `nestling search subnet` first")
     path.write_text(_render(report, report.chosen, report.container), encoding="utf-8", newline="\n")
 
 

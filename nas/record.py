@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.costs import count_params
+from search_spaces.errors import NestlingError
 from search_spaces.subnet import Backbone, Subnet
 
 FileRow = dict[str, Any]
@@ -62,7 +63,7 @@ class Record:
         backbone: Of the space; rows show parameters to whoever reads the file.
 
     Raises:
-        ValueError: A row other than a torn last one cannot be read.
+        NestlingError: A row other than a torn last one cannot be read.
     """
 
     def __init__(self, path: Path | None, fingerprint: str, backbone: Backbone) -> None:
@@ -116,7 +117,7 @@ class Record:
                 if row["fingerprint"] == self.fingerprint:
                     self._take(row)
             except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(
+                raise NestlingError(
                     f"line {number} of {self.path} is damaged ({error}); delete that line to go on without it"
                 ) from error
 

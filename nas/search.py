@@ -14,6 +14,7 @@ from nas.proposals import Proposer, propose_first
 from nas.record import Candidate, Record, Score
 from search_spaces.budget import UNBOUNDED, Bound, Budget, InfeasibleBudget
 from search_spaces.costs import Cost
+from search_spaces.errors import NestlingError
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Subnet
 
@@ -123,10 +124,10 @@ def search(
 
     Raises:
         InfeasibleBudget: Nothing holds the budget; says what is nearest.
-        ValueError: No trials, no clock for a latency bound, or not one subnet with a finite score.
+        NestlingError: No trials, no clock for a latency bound, or not one subnet with a finite score.
     """
     if trials < 1:
-        raise ValueError(f"a search needs at least one trial; got {trials}")
+        raise NestlingError(f"a search needs at least one trial; got {trials}")
     if budget.latency and time_subnets is None:
         raise ValueError(f"{budget.text}: latency is measured, and there is nothing to measure it with")
     space.largest(budget)  # an impossible budget fails here
@@ -138,7 +139,7 @@ def search(
     if best and budget.latency and time_subnets:
         best, measured = _keep_fast(loop, budget, best, trials, time_subnets)
     if not best:
-        raise ValueError("no subnet has a finite loss; look at the supernet's losses in training, or at the audio")
+        raise NestlingError("no subnet has a finite loss; look at the supernet's losses in training, or at the audio")
     return _judge(loop, budget, best, measured)
 
 

@@ -45,7 +45,7 @@ class TaskObjective:
         All are NaN, which is a failed score, where a hidden state is not finite.
 
         Raises:
-            ValueError: The subnet is not in the space.
+            NestlingError: The subnet is not in the space.
         """
         finite = True
 

@@ -21,6 +21,7 @@ from math import ceil, floor
 from typing import NoReturn, Protocol
 
 from search_spaces.costs import MAX_SECONDS, PARAMS, Cost, count_frames, plain
+from search_spaces.errors import NestlingError
 from search_spaces.subnet import SAMPLE_RATE_HZ, Backbone, Subnet
 
 UNBOUNDED = 1 << 62
@@ -38,7 +39,7 @@ _FORM = re.compile(r"(?:(?P<kind>[a-z]+)\s*(?P<sign>[<>=]+))?(?P<amount>[^@<>=]+
 _NUMBER = re.compile(r"(\d[\d_]{0,30}(?:\.\d{1,20})?(?:e[+-]?\d{1,2})?)\s*([a-z%]*)")
 
 
-class InfeasibleBudget(ValueError):  # noqa: N818
+class InfeasibleBudget(NestlingError):  # noqa: N818
     """No subnet holds the budget; the message says why and what would be feasible."""
 
 
@@ -103,7 +104,7 @@ class Budget:
             space: Gives a share (`60%`) its meaning.
 
         Raises:
-            ValueError: A text is not a budget; says what is wrong with it and shows good ones.
+            NestlingError: A text is not a budget; says what is wrong with it and shows good ones.
         """
         if isinstance(texts, str):
             texts = texts.split(",") if texts.strip() else []
@@ -202,4 +203,4 @@ def _parse_amount(text: str, amount: str, units: _Units, wanted: str) -> Fractio
 
 def _refuse(text: str, why: str) -> NoReturn:
     stop = "" if why.endswith("?") else "."
-    raise ValueError(f"budget `{text}`: {why}{stop} Examples: {EXAMPLES}")
+    raise NestlingError(f"budget `{text}`: {why}{stop} Examples: {EXAMPLES}")

@@ -18,6 +18,7 @@ from typing import Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from search_spaces.errors import NestlingError
 from search_spaces.subnet import SAMPLE_RATE_HZ, Backbone, Subnet
 
 MAX_SECONDS = 3600.0
@@ -116,7 +117,7 @@ def count_macs(backbone: Backbone, subnet: Subnet, seconds: float) -> int:
     """Multiply-accumulates for `seconds` of audio, batch 1.
 
     Raises:
-        ValueError: The audio is shorter than one frame or longer than an hour.
+        NestlingError: The audio is shorter than one frame or longer than an hour.
     """
     return Cost("macs", seconds).count(backbone, subnet)
 
@@ -172,7 +173,7 @@ def _macs(backbone: Backbone, s: Totals[Int], seconds: float) -> dict[str, Int]:
     lengths = _lengths(backbone, round(seconds * SAMPLE_RATE_HZ))
     frames = lengths[-1]
     if frames < 1 or seconds > MAX_SECONDS:
-        raise ValueError(f"{seconds:g} s of audio: need at least one frame and at most {MAX_SECONDS:g} s")
+        raise NestlingError(f"{seconds:g} s of audio: need at least one frame and at most {MAX_SECONDS:g} s")
     d, attention_dim = s.embed_dim, backbone.head_dim * s.heads
     taps, gates = backbone.pos_conv_kernel, GATES if backbone.gate_width else 0
     products = [k * n for k, n in zip(backbone.conv_kernels, lengths, strict=True)]

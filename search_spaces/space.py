@@ -17,6 +17,7 @@ from search_spaces.budget import Bound, Budget, InfeasibleBudget
 from search_spaces.conflicts import explain_infeasible
 from search_spaces.costs import PARAMS, Cost, breakdown
 from search_spaces.counting import Box, Census, Extreme, find_extreme, find_median
+from search_spaces.errors import NestlingError
 from search_spaces.profile import CostRange, SpaceProfile
 from search_spaces.strict_yaml import load_yaml, parse_config
 from search_spaces.subnet import Backbone, Layer, Subnet
@@ -58,7 +59,7 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         if problems := list(_find_problems(self)) or list(_find_excesses(self)):
-            raise ValueError("\n".join(problems))
+            raise NestlingError("\n".join(problems))
 
     def __hash__(self) -> int:
         return hash(self.hash)
@@ -68,14 +69,14 @@ class SearchSpace:
         """A shipped space by its name, or your own from a YAML file.
 
         Raises:
-            ValueError: No such space, or the file is not a valid space; lists every problem.
+            NestlingError: No such space, or the file is not a valid space; lists every problem.
         """
         shipped = {path.stem: path for path in sorted(_FOLDER.glob("*.yaml"), key=lambda path: path.stem)}
         path = shipped.get(str(name), Path(name))
         if path.suffix not in (".yaml", ".yml") and not path.is_file():
             near = get_close_matches(str(name), shipped, n=1)
             hint = f"did you mean `{near[0]}`? " if near else ""
-            raise ValueError(f"no space `{name}`; {hint}shipped: {', '.join(shipped)}; or give a .yaml file")
+            raise NestlingError(f"no space `{name}`; {hint}shipped: {', '.join(shipped)}; or give a .yaml file")
         return parse_config(cls, load_yaml(path), source=str(name))
 
     @classmethod
@@ -83,7 +84,7 @@ class SearchSpace:
         """The space that `to_dict` wrote.
 
         Raises:
-            ValueError: Lists every problem.
+            NestlingError: Lists every problem.
         """
         return parse_config(cls, values, source="space")
 
@@ -151,10 +152,10 @@ class SearchSpace:
         """The value of each gene that a subnet has; layers it does not keep have none.
 
         Raises:
-            ValueError: The subnet is not in the space.
+            NestlingError: The subnet is not in the space.
         """
         if why := self.explain(subnet):
-            raise ValueError(why)
+            raise NestlingError(why)
         ffn_dims = self.ffn_dims(subnet.embed_dim)
         layers = list(zip(subnet.kept, subnet.layers, strict=True))
         return {
@@ -288,7 +289,7 @@ class SearchSpace:
         It is uniform over the subnets that these genes span. Where none fits, other and more genes are freed.
 
         Raises:
-            ValueError: `subnet` is not in the space.
+            NestlingError: `subnet` is not in the space.
             InfeasibleBudget: Nothing holds the budget.
         """
         own = self.genes(subnet)
@@ -308,7 +309,7 @@ class SearchSpace:
         It is uniform over all such children. Where none fits, random genes are freed, more and more.
 
         Raises:
-            ValueError: `a` or `b` is not in the space.
+            NestlingError: `a` or `b` is not in the space.
             InfeasibleBudget: Nothing holds the budget.
         """
         parents = self.genes(a), self.genes(b)

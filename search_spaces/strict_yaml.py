@@ -17,6 +17,8 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 import yaml
 
+from search_spaces.errors import NestlingError
+
 MAX_BYTES = 1_000_000
 
 Model = TypeVar("Model")
@@ -73,21 +75,21 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping that a YAML file holds.
 
     Raises:
-        ValueError: The file cannot be read, is over 1 MB, or is not one strict YAML mapping; names the file.
+        NestlingError: The file cannot be read, is over 1 MB, or is not one strict YAML mapping; names the file.
     """
     path = Path(path)
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"{path}: {path.stat().st_size:,} bytes; a file may have at most {MAX_BYTES:,}")
+            raise NestlingError(f"{path}: {path.stat().st_size:,} bytes; a file may have at most {MAX_BYTES:,}")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ValueError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        raise NestlingError(f"{path}: {(error.strerror or str(error)).lower()}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text") from error
+        raise NestlingError(f"{path}: not UTF-8 text") from error
     values = parse_yaml(text, source=str(path))
     if not isinstance(values, dict):
         got = "nothing" if values is None else f"a {type(values).__name__}"
-        raise ValueError(f"{path}: must hold a mapping of keys to values, got {got}")
+        raise NestlingError(f"{path}: must hold a mapping of keys to values, got {got}")
     return values
 
 
@@ -95,17 +97,17 @@ def parse_yaml(text: str, source: str = "YAML") -> Any:
     """The value that strict YAML text holds; a single scalar will do.
 
     Raises:
-        ValueError: The text is not strict YAML; names `source` and the line.
+        NestlingError: The text is not strict YAML; names `source` and the line.
     """
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ValueError(f"{source}{line}: {error.problem}") from error
+        raise NestlingError(f"{source}{line}: {error.problem}") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"{source}: {error}") from error
+        raise NestlingError(f"{source}: {error}") from error
     except RecursionError as error:
-        raise ValueError(f"{source}: nested too deeply") from error
+        raise NestlingError(f"{source}: nested too deeply") from error
 
 
 def parse_config(model: type[Model], values: Mapping[str, Any], source: str = "config") -> Model:
@@ -117,7 +119,7 @@ def parse_config(model: type[Model], values: Mapping[str, Any], source: str = "c
         source: What to blame, usually the file.
 
     Raises:
-        ValueError: Lists every problem; an unknown key comes with the nearest known one.
+        NestlingError: Lists every problem; an unknown key comes with the nearest known one.
     """
     from pydantic import ValidationError  # noqa: PLC0415 - slow to import, and most callers load no file
 
@@ -126,7 +128,7 @@ def parse_config(model: type[Model], values: Mapping[str, Any], source: str = "c
         return parsed
     except ValidationError as error:
         problems = [line for each in error.errors() for line in _explain(model, each)]
-        raise ValueError(
+        raise NestlingError(
             "\n  ".join([f"{source}:", *problems] if len(problems) > 1 else [f"{source}: {problems[0]}"])
         ) from error
 

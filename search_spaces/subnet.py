@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from search_spaces.errors import NestlingError
+
 SAMPLE_RATE_HZ = 16_000
 
 
@@ -62,7 +64,7 @@ class Subnet:
 
     def __post_init__(self) -> None:
         if len(self.layers) != len(self.kept) or list(self.kept) != sorted(set(self.kept)):
-            raise ValueError(
+            raise NestlingError(
                 f"kept must name one container layer for each of the {len(self.layers)} layers, "
                 f"in increasing order; got {list(self.kept)}"
             )
@@ -87,7 +89,7 @@ class Subnet:
         """The subnet that `to_dict` wrote.
 
         Raises:
-            ValueError: A field is missing, unknown or not a number.
+            NestlingError: A field is missing, unknown or not a number.
         """
         try:
             return cls(
@@ -97,4 +99,4 @@ class Subnet:
                 kept=tuple(int(k) for k in values["kept"]),
             )
         except (KeyError, TypeError, OverflowError) as error:
-            raise ValueError(f"not a subnet: {error}; the fields are conv_dims, embed_dim, layers, kept") from error
+            raise NestlingError(f"not a subnet: {error}; the fields are conv_dims, embed_dim, layers, kept") from error

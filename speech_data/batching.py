@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from search_spaces.errors import NestlingError
 from speech_data.augmentation import render
 from speech_data.corpus import SAMPLE_RATE_HZ, SpeechCorpus, Utterance, Waveform
 from speech_data.randomness import generator
@@ -66,14 +67,14 @@ def batch_at(
         rows: The rows to make; default all. Ranks take a share each.
 
     Raises:
-        ValueError: The split is unknown or empty, or a size is not positive.
+        NestlingError: The split is unknown or empty, or a size is not positive.
     """
     size = round(crop_seconds * SAMPLE_RATE_HZ)
     if batch_size < 1 or size < 1:
-        raise ValueError(f"a batch needs at least one row and one sample; got {batch_size} rows of {crop_seconds} s")
+        raise NestlingError(f"a batch needs at least one row and one sample; got {batch_size} rows of {crop_seconds} s")
     utterances = corpus.utterances(split)
     if not utterances:
-        raise ValueError(f"the split {split!r} of {corpus.name} is empty")
+        raise NestlingError(f"the split {split!r} of {corpus.name} is empty")
     chosen, offsets, cleans, noisies = [], [], [], []
     for row in range(batch_size) if rows is None else rows:
         epoch, position = divmod(step * batch_size + row, len(utterances))
@@ -101,7 +102,7 @@ def evaluation_batches(
         max_utterances: Take so many at most, from all over the split; a smaller draw is part of a larger one.
 
     Raises:
-        ValueError: The split is unknown.
+        NestlingError: The split is unknown.
     """
     drawn = sorted(draw_utterances(corpus, split, max_utterances), key=lambda u: (u.num_samples, u.id))
     for first in range(0, len(drawn), batch_size):

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from search_spaces.errors import NestlingError
+
 SAMPLE_RATE_HZ = 16_000
 SPLITS = ("train", "search", "dev", "test")
 MANIFEST = "corpus.json"
@@ -95,7 +97,7 @@ class Corpus:
         allow_test: Whether the test split may be read. Only evaluation passes True.
 
     Raises:
-        ValueError: The folder holds no corpus, or a shard is missing.
+        NestlingError: The folder holds no corpus, or a shard is missing.
     """
 
     def __init__(self, folder: Path, *, allow_test: bool = False) -> None:
@@ -104,11 +106,11 @@ class Corpus:
         try:
             self._manifest = json.loads((self.folder / MANIFEST).read_text("utf-8"))
         except (OSError, json.JSONDecodeError) as error:
-            raise ValueError(f"{self.folder} holds no corpus: {error}; delete it and synthesise it again") from error
+            raise NestlingError(f"{self.folder} holds no corpus: {error}; delete it and synthesise it again") from error
         for shard in (shard for shards in self._manifest["shards"].values() for shard in shards):
             for path in (self.folder / f"{shard}.npy", self.folder / f"{shard}.jsonl"):
                 if not path.is_file():
-                    raise ValueError(f"{path} is missing; delete the folder and synthesise the corpus again")
+                    raise NestlingError(f"{path} is missing; delete the folder and synthesise the corpus again")
         self._places: dict[str, tuple[str, int]] = {}  # utterance id -> (shard, first sample)
         self._splits: dict[str, tuple[Utterance, ...]] = {}
         self._audio: dict[str, NDArray[np.int16]] = {}
@@ -132,7 +134,7 @@ class Corpus:
         """The utterances of a split, always in the same order.
 
         Raises:
-            ValueError: There is no such split, or it is the test split and the corpus was not opened for it.
+            NestlingError: There is no such split, or it is the test split and the corpus was not opened for it.
         """
         check_split(split, self._manifest["shards"])
         refuse_test(split, self.allow_test)
@@ -144,7 +146,7 @@ class Corpus:
         """The clean waveform, (num_samples,), within [-1, 1].
 
         Raises:
-            ValueError: The utterance was not obtained from this corpus.
+            NestlingError: The utterance was not obtained from this corpus.
         """
         if utterance.id not in self._places:
             raise ValueError(f"{utterance.id!r} is not among the utterances read from {self.name}")
@@ -166,13 +168,13 @@ class Corpus:
 
 
 def check_split(split: str, known: Mapping[str, Any]) -> None:
-    """Raises ValueError unless the corpus has the split."""
+    """Raises NestlingError unless the corpus has the split."""
     if split not in known:
-        raise ValueError(f"no split {split!r} in this corpus; it has {', '.join(known)}")
+        raise NestlingError(f"no split {split!r} in this corpus; it has {', '.join(known)}")
 
 
 def refuse_test(split: str, allow_test: bool) -> None:
-    """Raises ValueError for the test split of a corpus that was not opened for it."""
+    """Raises NestlingError for the test split of a corpus that was not opened for it."""
     if split == "test" and not allow_test:
         raise ValueError(
             "the test split is read once, by evaluate; train on `train`, rank on `search`, compare on `dev`"

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from search_spaces.errors import FailedError, NestlingError
+
 INSTALL_HINT = 'the synthesised corpus needs espeak-ng; run: pip install "nestling[demo]"'
 READING_HINT = 'reading the phones of a text needs espeak-ng; run: pip install "nestling[demo]"'
 
@@ -84,15 +86,15 @@ class Espeak:
     So the same text may sound different the second time: what must be repeatable starts in a fresh process.
 
     Raises:
-        ValueError: espeakng-loader is not installed.
-        RuntimeError: The library does not start.
+        NestlingError: espeakng-loader is not installed.
+        FailedError: The library does not start.
     """
 
     def __init__(self) -> None:
         try:
             loader: Any = importlib.import_module("espeakng_loader")
         except ImportError as error:
-            raise ValueError(INSTALL_HINT) from error
+            raise NestlingError(INSTALL_HINT) from error
         self._library = ctypes.CDLL(loader.get_library_path())
         self._library.espeak_Initialize.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
         data = str(loader.get_data_path())
@@ -100,7 +102,7 @@ class Espeak:
             self._library.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), _PHONE_EVENTS | _DO_NOT_EXIT)
         )
         if self.sample_rate_hz <= 0:
-            raise RuntimeError(f"espeak-ng does not start with the data in {data}; is that path over 150 characters?")
+            raise FailedError(f"espeak-ng does not start with the data in {data}; is that path over 150 characters?")
         self._pieces: list[NDArray[np.int16]] = []
         self._events: list[tuple[int, int, int, str]] = []
         self._callback = _Callback(self._collect)  # kept alive: the library holds only its address
@@ -118,19 +120,19 @@ class Espeak:
             seed: Of the breath noise, 1 to 2**31 - 1; otherwise espeak takes it from the clock.
 
         Raises:
-            ValueError: There is no such voice.
-            RuntimeError: Nothing was spoken, or a phone is not among `PHONE_CLASSES`.
+            NestlingError: There is no such voice.
+            FailedError: Nothing was spoken, or a phone is not among `PHONE_CLASSES`.
         """
         self._pieces, self._events = [], []
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise ValueError(f"espeak-ng has no voice {voice!r}")
+            raise NestlingError(f"espeak-ng has no voice {voice!r}")
         for parameter, value in ((_RATE, rate), (_PITCH, pitch), (_PITCH_RANGE, pitch_range)):
             self._library.espeak_SetParameter(parameter, value, 0)
         encoded = text.encode()
         self._library.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, _UTF8, None, None)
         if not self._pieces:
-            raise RuntimeError(f"espeak-ng said nothing for {text!r}")
+            raise FailedError(f"espeak-ng said nothing for {text!r}")
         phones = [(name, sample) for kind, _, sample, name in self._events if kind == _EVENT_PHONE]
         return Speech(
             wave=np.concatenate(self._pieces),
@@ -144,11 +146,11 @@ class Espeak:
         Unlike speech, they do not depend on what the library did before.
 
         Raises:
-            ValueError: There is no such voice.
-            RuntimeError: A phone is not among `PHONE_CLASSES`.
+            NestlingError: There is no such voice.
+            FailedError: A phone is not among `PHONE_CLASSES`.
         """
         if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise ValueError(f"espeak-ng has no voice {voice!r}")
+            raise NestlingError(f"espeak-ng has no voice {voice!r}")
         read_clause = self._library.espeak_TextToPhonemes
         read_clause.argtypes = [ctypes.POINTER(ctypes.c_void_p), ctypes.c_int, ctypes.c_int]
         read_clause.restype = ctypes.c_char_p
@@ -178,11 +180,11 @@ def phone_class(mnemonic: str) -> str:
     """The class of espeak's mnemonic, stress marks aside.
 
     Raises:
-        RuntimeError: The mnemonic is not among `PHONE_CLASSES`.
+        FailedError: The mnemonic is not among `PHONE_CLASSES`.
     """
     bare = mnemonic.lstrip("',%=")
     if bare not in PHONE_CLASSES:
-        raise RuntimeError(f"espeak-ng's phone {mnemonic!r} has no class; add it to PHONE_CLASSES")
+        raise FailedError(f"espeak-ng's phone {mnemonic!r} has no class; add it to PHONE_CLASSES")
     return PHONE_CLASSES[bare]
 
 
@@ -196,11 +198,11 @@ def phonemize(texts: Sequence[str], voice: str = "gmw/en-US") -> list[tuple[str,
         voice: File of the voice whose accent it is.
 
     Raises:
-        ValueError: espeakng-loader is not installed.
-        RuntimeError: The process failed, or a phone is not among `PHONE_CLASSES`.
+        NestlingError: espeakng-loader is not installed.
+        FailedError: The process failed, or a phone is not among `PHONE_CLASSES`.
     """
     if find_spec("espeakng_loader") is None:
-        raise ValueError(READING_HINT)
+        raise NestlingError(READING_HINT)
     root = Path(__file__).resolve().parent.parent
     process = subprocess.run(
         [sys.executable, "-c", "from speech_data.espeak import read_texts; read_texts()"],
@@ -213,7 +215,7 @@ def phonemize(texts: Sequence[str], voice: str = "gmw/en-US") -> list[tuple[str,
     )
     if process.returncode != 0:
         lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
-        raise RuntimeError(f"espeak-ng cannot read the texts: {lines[-1]}")
+        raise FailedError(f"espeak-ng cannot read the texts: {lines[-1]}")
     return [tuple(phones) for phones in json.loads(process.stdout)]
 
 

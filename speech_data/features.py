@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from search_spaces.errors import NestlingError
 from speech_data.batching import HOP
 from speech_data.corpus import SAMPLE_RATE_HZ, Utterance
 
@@ -110,14 +111,14 @@ def phone_labels(utterance: Utterance, num_frames: int, inventory: Sequence[str]
         (T,): classes, and `IGNORED` where the centre is beyond the utterance.
 
     Raises:
-        ValueError: The utterance has no phones, or one that the inventory lacks.
+        NestlingError: The utterance has no phones, or one that the inventory lacks.
     """
     if not utterance.phones:
-        raise ValueError(f"{utterance.id} has no phone labels; only the synthesised corpus has them")
+        raise NestlingError(f"{utterance.id} has no phone labels; only the synthesised corpus has them")
     index = {phone: i for i, phone in enumerate(inventory)}
     unknown = sorted({symbol for symbol, _, _ in utterance.phones} - index.keys())
     if unknown:
-        raise ValueError(f"{utterance.id} has phones that the inventory lacks: {', '.join(unknown)}")
+        raise NestlingError(f"{utterance.id} has phones that the inventory lacks: {', '.join(unknown)}")
     classes = np.array([index[symbol] for symbol, _, _ in utterance.phones], np.int64)
     starts = np.array([start for _, start, _ in utterance.phones])
     centres = offset + HOP * np.arange(num_frames) + WINDOW_SAMPLES // 2

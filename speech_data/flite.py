@@ -21,6 +21,7 @@ from pathlib import Path
 
 import soundfile
 
+from search_spaces.errors import FailedError, NestlingError
 from speech_data.corpus import MANIFEST, Corpus
 from speech_data.espeak import SILENCE, Speech
 from speech_data.grammar import Sentence
@@ -105,8 +106,8 @@ def flite_corpus(
         on_progress: Called after each utterance.
 
     Raises:
-        ValueError: There is no such material; or it has to be synthesised, and flite is not installed.
-        RuntimeError: flite failed, or said a phone that is not among `PHONES`.
+        NestlingError: There is no such material; or it has to be synthesised, and flite is not installed.
+        FailedError: flite failed, or said a phone that is not among `PHONES`.
     """
     plan = plan_test(material)
     name = RECIPES[material].name
@@ -120,10 +121,10 @@ def plan_test(material: str) -> list[PlannedUtterance]:
     """The utterances of a material. The manner is neutral, for flite's voices do not all obey a style.
 
     Raises:
-        ValueError: There is no such material.
+        NestlingError: There is no such material.
     """
     if material not in RECIPES:
-        raise ValueError(f"flite speaks no {material!r}; it speaks {', '.join(RECIPES)}")
+        raise NestlingError(f"flite speaks no {material!r}; it speaks {', '.join(RECIPES)}")
     recipe = RECIPES[material]
     rng = random.Random(f"flite/{material}")
     return plan_utterances(
@@ -147,17 +148,17 @@ def synthesise_test(
     """Speaks a plan into a new folder, which appears only once it is complete.
 
     Raises:
-        ValueError: The folder exists, or flite is not installed.
-        RuntimeError: flite failed, or said a phone that is not among `PHONES`.
+        NestlingError: The folder exists, or flite is not installed.
+        FailedError: flite failed, or said a phone that is not among `PHONES`.
     """
     program = shutil.which("flite")
     if program is None:
-        raise ValueError(INSTALL_HINT)
+        raise NestlingError(INSTALL_HINT)
     shards = shards_of_plan({"test": plan})["test"]
     available = _run(program, ["-lv"]).partition(":")[2].split()
     if missing := sorted({planned.voice for planned in plan} - set(available)):
         # It would speak with another voice and say nothing about it.
-        raise ValueError(f"{program} lacks the voices {', '.join(missing)}; it has {', '.join(available)}")
+        raise NestlingError(f"{program} lacks the voices {', '.join(missing)}; it has {', '.join(available)}")
     manifest = {"synthesiser": "flite"}
     done = 0
     with (
@@ -193,7 +194,7 @@ def say(program: str, text: str, voice: str, features: dict[str, float]) -> tupl
         features: flite's, such as `duration_stretch`.
 
     Raises:
-        RuntimeError: flite failed, or said a phone that is not among `PHONES`.
+        FailedError: flite failed, or said a phone that is not among `PHONES`.
     """
     settings = [word for name, value in features.items() for word in ("--setf", f"{name}={value:.4f}")]
     with tempfile.TemporaryDirectory(prefix="flite-") as scratch:
@@ -213,11 +214,11 @@ def _parse_phones(printed: str, sample_rate_hz: int) -> tuple[tuple[str, int], .
     phones, start = [], 0
     for name, end in re.findall(r"(\S+):(\d+\.\d+)", printed):
         if name not in PHONES:
-            raise RuntimeError(f"flite's phone {name!r} has no class; add it to PHONES")
+            raise FailedError(f"flite's phone {name!r} has no class; add it to PHONES")
         phones.append((PHONES[name], start))
         start = round(float(end) * sample_rate_hz)
     if not phones:
-        raise RuntimeError(f"flite printed no phones but {printed[:100]!r}")
+        raise FailedError(f"flite printed no phones but {printed[:100]!r}")
     return tuple(phones)
 
 
@@ -265,8 +266,8 @@ def _run(program: str, arguments: Sequence[str]) -> str:
             timeout=SECONDS_PER_CALL,
         )
     except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"flite {' '.join(arguments)} took over {SECONDS_PER_CALL} s") from error
+        raise FailedError(f"flite {' '.join(arguments)} took over {SECONDS_PER_CALL} s") from error
     if process.returncode != 0:
         lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
-        raise RuntimeError(f"flite {' '.join(arguments)} failed: {lines[-1]}")
+        raise FailedError(f"flite {' '.join(arguments)} failed: {lines[-1]}")
     return process.stdout

@@ -21,6 +21,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from search_spaces.errors import NestlingError
 from speech_data.corpus import SAMPLE_RATE_HZ, SPLITS, Utterance, Waveform, check_split, refuse_test
 
 SUFFIXES = (".wav", ".flac")
@@ -116,7 +117,7 @@ class FolderCorpus:
         """The utterances of a split, always in the same order.
 
         Raises:
-            ValueError: There is no such split, or it is the test split and the corpus was not opened for it.
+            NestlingError: There is no such split, or it is the test split and the corpus was not opened for it.
         """
         check_split(split, self._splits)
         refuse_test(split, self.allow_test)
@@ -126,7 +127,7 @@ class FolderCorpus:
         """The waveform, (num_samples,): mono, 16 kHz, within [-1, 1].
 
         Raises:
-            ValueError: The utterance is not of this corpus, or its file has changed since it was opened.
+            NestlingError: The utterance is not of this corpus, or its file has changed since it was opened.
         """
         if utterance.id not in self._places:
             raise ValueError(f"{utterance.id!r} is not an utterance of {self.name}")
@@ -134,9 +135,9 @@ class FolderCorpus:
         try:
             mono, rate = _read_mono(place.file, place.start, place.stop)
         except (OSError, soundfile.SoundFileError) as error:
-            raise ValueError(f"{place.file} could be read when it was opened, and no longer: {error}") from error
+            raise NestlingError(f"{place.file} could be read when it was opened, and no longer: {error}") from error
         if len(mono) != place.stop - place.start or not np.isfinite(mono).all():
-            raise ValueError(f"{place.file} has changed since it was opened; open the folder again")
+            raise NestlingError(f"{place.file} has changed since it was opened; open the folder again")
         wave = soxr.resample(mono, rate, SAMPLE_RATE_HZ) if rate != SAMPLE_RATE_HZ else mono
         wave = np.pad(wave, (0, max(0, utterance.num_samples - len(wave))))[: utterance.num_samples]
         return np.asarray(wave / max(1.0, float(np.abs(wave).max())), np.float32)
@@ -164,7 +165,7 @@ def open_folder(
         on_progress: Called as files are looked at.
 
     Raises:
-        ValueError: There is no such folder or manifest, or nothing in it can be used.
+        NestlingError: There is no such folder or manifest, or nothing in it can be used.
     """
     if (path is None) == (splits is None):
         raise ValueError("give open_folder either a path or splits")
@@ -172,7 +173,7 @@ def open_folder(
     sources = {split: Path(source) for split, source in given.items()}
     unknown = sorted(set(sources) - {"", *SPLITS})
     if unknown:
-        raise ValueError(f"no split is called {unknown[0]!r}; the splits are {', '.join(SPLITS)}")
+        raise NestlingError(f"no split is called {unknown[0]!r}; the splits are {', '.join(SPLITS)}")
     listed: dict[str, list[ListedAudio]] = {}
     skipped: list[SkippedFile] = []
     for split, source in sources.items():
@@ -205,7 +206,7 @@ def open_listed(
         on_progress: Called as files are looked at.
 
     Raises:
-        ValueError: Nothing can be used.
+        NestlingError: Nothing can be used.
     """
     skips = list(skipped)
     return _open(name, str(root), listed, skips, True, allow_test=allow_test, decode=decode, on_progress=on_progress)
@@ -233,7 +234,7 @@ def _open(
             else:
                 kept[split] += pieces
     if not any(kept.values()):
-        raise ValueError(_nothing_left(places, skipped))
+        raise NestlingError(_nothing_left(places, skipped))
     if "" in kept:
         kept = _divide_by_name(kept[""])
     return FolderCorpus(
@@ -258,7 +259,7 @@ def _list_source(source: Path, prefix: str) -> tuple[list[ListedAudio], list[Ski
     if source.is_file():
         listed, skipped = _list_manifest(source)
         return [replace(item, id=prefix + item.id) for item in listed], skipped
-    raise ValueError(f"{source} is neither a folder of audio nor a manifest; it does not exist")
+    raise NestlingError(f"{source} is neither a folder of audio nor a manifest; it does not exist")
 
 
 def _list_folder(folder: Path) -> list[ListedAudio]:
@@ -267,7 +268,7 @@ def _list_folder(folder: Path) -> list[ListedAudio]:
     if not names:
         others = Counter(path.suffix.lower() or "no suffix" for path in folder.rglob("*") if path.is_file())
         seen = ", ".join(f"{count} × {suffix}" for suffix, count in others.most_common(5)) or "no file at all"
-        raise ValueError(f"{folder} holds no wav or flac file (it holds {seen}); convert the audio to either")
+        raise NestlingError(f"{folder} holds no wav or flac file (it holds {seen}); convert the audio to either")
     return [ListedAudio(name, name, folder / name) for name in names]
 
 
@@ -286,7 +287,7 @@ def _list_manifest(manifest: Path) -> tuple[list[ListedAudio], list[SkippedFile]
 def _parse_line(line: str, folder: Path) -> ListedAudio:
     values = json.loads(line)
     if not isinstance(values, dict) or not isinstance(values.get("audio_filepath"), str):
-        raise ValueError("audio_filepath is missing")
+        raise NestlingError("audio_filepath is missing")
     offset, duration = _seconds(values, "offset"), _seconds(values, "duration")
     path = values["audio_filepath"]
     text, speaker = values.get("text"), values.get("speaker")
@@ -306,7 +307,7 @@ def _seconds(values: Mapping[str, object], key: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise ValueError(f"{key} must be a number of seconds, got {value!r}")
+        raise NestlingError(f"{key} must be a number of seconds, got {value!r}")
     return float(value)
 
 

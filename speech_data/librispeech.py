@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from search_spaces.errors import NestlingError
 from speech_data.corpus import SPLITS
 from speech_data.folder import FolderCorpus, ListedAudio, Progress, SkippedFile, open_listed, place_of_name
 
@@ -29,15 +30,15 @@ def open_librispeech(
         on_progress: Called as files are looked at.
 
     Raises:
-        ValueError: A part is missing, or nothing can be used.
+        NestlingError: A part is missing, or nothing can be used.
     """
     home = Path(root) / "LibriSpeech" if (Path(root) / "LibriSpeech").is_dir() else Path(root)
     train = [part for part in TRAIN if (home / part).is_dir()]
     if not train:
-        raise ValueError(_missing(home, " or ".join(TRAIN)))
+        raise NestlingError(_missing(home, " or ".join(TRAIN)))
     for part in (DEV, TEST) if allow_test else (DEV,):
         if not (home / part).is_dir():
-            raise ValueError(_missing(home, part))
+            raise NestlingError(_missing(home, part))
     skipped: list[SkippedFile] = []
     listed: dict[str, list[ListedAudio]] = {split: [] for split in SPLITS}
     for part in [*train, DEV, TEST]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from search_spaces.errors import NestlingError
 from speech_data.grammar import (
     INTENTS,
     KEYWORD_CLASSES,
@@ -105,10 +106,10 @@ def plan_split(recipe: CorpusRecipe, split: str) -> list[PlannedUtterance]:
     """The utterances of a split: the speakers of its script take turns to say what the script says.
 
     Raises:
-        ValueError: There is no such material, or not so many different sentences.
+        NestlingError: There is no such material, or not so many different sentences.
     """
     if recipe.material not in SCRIPTS:
-        raise ValueError(f"no material {recipe.material!r}; there are {', '.join(SCRIPTS)}")
+        raise NestlingError(f"no material {recipe.material!r}; there are {', '.join(SCRIPTS)}")
     script = SCRIPTS[recipe.material]
     rng = random.Random(f"{recipe.seed}/{split}")
     return plan_utterances(
@@ -187,7 +188,7 @@ def distinct_sentences(split: str, rng: random.Random) -> Iterator[Sentence]:
     """Sentences of a split without end: about two in five have no intent, the others share them evenly.
 
     Raises:
-        ValueError: The grammar has no further one (in 10,000 tries).
+        NestlingError: The grammar has no further one (in 10,000 tries).
     """
     commands = [intent for intent in INTENTS if intent != NO_INTENT]
     return _distinct(split, lambda: draw_sentence(NO_INTENT if rng.random() < 0.4 else rng.choice(commands), rng))
@@ -202,7 +203,7 @@ def short_sentences(split: str, rng: random.Random) -> Iterator[Sentence]:
     """Sentences of a split that take about 2 s, without end.
 
     Raises:
-        ValueError: The grammar has no further one (in 10,000 tries).
+        NestlingError: The grammar has no further one (in 10,000 tries).
     """
     return _distinct(split, lambda: draw_short_sentence(rng))
 
@@ -216,7 +217,7 @@ def _distinct(split: str, draw: Callable[[], Sentence]) -> Iterator[Sentence]:
             if sentence.text not in said and split_of_sentence(sentence.text) == split:
                 break
         else:
-            raise ValueError(f"the grammar gives no more than {len(said)} sentences for {split!r}; ask for fewer")
+            raise NestlingError(f"the grammar gives no more than {len(said)} sentences for {split!r}; ask for fewer")
         said.add(sentence.text)
         yield sentence
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from search_spaces.errors import NestlingError
 from speech_data.corpus import MANIFEST, cache_folder
 from speech_data.espeak import PHONE_CLASSES
 from speech_data.plans import PlannedUtterance
@@ -60,10 +61,10 @@ def new_corpus(
         recipe: How it was made, for the reader of its manifest.
 
     Raises:
-        ValueError: The folder exists.
+        NestlingError: The folder exists.
     """
     if folder.exists():
-        raise ValueError(f"{folder} exists; delete it to synthesise the corpus again")
+        raise NestlingError(f"{folder} exists; delete it to synthesise the corpus again")
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import soundfile
 
+from search_spaces.errors import NestlingError
 from speech_data.corpus import SPLITS
 from speech_data.folder import FolderCorpus, ListedAudio, Progress, SkippedFile, open_listed, place_of_name
 from speech_data.grammar import KEYWORDS, NO_WORD, UNKNOWN_WORD
@@ -39,7 +40,7 @@ def open_speech_commands(
         on_progress: Called as files are looked at.
 
     Raises:
-        ValueError: A list, the noises or a keyword's folder is missing, or nothing can be used.
+        NestlingError: A list, the noises or a keyword's folder is missing, or nothing can be used.
 
     Source: arXiv 1804.03209, which keeps a tenth of unknown words and a tenth of silence; SUPERB (arXiv 2105.01051).
     SUPERB takes version 1 and tests on a separate archive; here the testing list of either version is the test.
@@ -48,7 +49,7 @@ def open_speech_commands(
     lists = {name: _read_list(root, name) for name in sorted(set(LISTS.values()))}
     for folder in (NOISE_FOLDER, *KEYWORDS):
         if not (root / folder).is_dir():
-            raise ValueError(_missing(root, f"folder {folder}"))
+            raise NestlingError(_missing(root, f"folder {folder}"))
     listed: dict[str, list[ListedAudio]] = {split: [] for split in SPLITS}
     words = {audio.name: audio for audio in _list_words(root)}
     for audio in words.values():
@@ -76,7 +77,7 @@ def _read_list(root: Path, name: str) -> set[str]:
     try:
         return set((root / name).read_text("utf-8", errors="replace").split())
     except OSError as error:
-        raise ValueError(_missing(root, f"file {name}")) from error
+        raise NestlingError(_missing(root, f"file {name}")) from error
 
 
 def _list_words(root: Path) -> Iterator[ListedAudio]:

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
+from search_spaces.errors import FailedError, NestlingError
 from speech_data.corpus import MANIFEST, SPLITS, Corpus
 from speech_data.espeak import INSTALL_HINT, Espeak
 from speech_data.plans import CorpusRecipe, PlannedUtterance, plan_split
@@ -52,7 +53,7 @@ def synthesised_corpus(
     """The corpus of a recipe: from the cache, or synthesised into it first.
 
     Raises:
-        ValueError: It has to be synthesised, and espeakng-loader is not installed.
+        NestlingError: It has to be synthesised, and espeakng-loader is not installed.
     """
     folder = corpus_folder(recipe)
     if not (folder / MANIFEST).is_file():
@@ -77,11 +78,11 @@ def synthesise_corpus(
         on_progress: Called after each shard.
 
     Raises:
-        ValueError: The folder exists, or espeakng-loader is not installed.
-        RuntimeError: A shard failed.
+        NestlingError: The folder exists, or espeakng-loader is not installed.
+        FailedError: A shard failed.
     """
     if find_spec("espeakng_loader") is None:
-        raise ValueError(INSTALL_HINT)
+        raise NestlingError(INSTALL_HINT)
     shards = shards_of_plan({split: plan_split(recipe, split) for split in SPLITS})
     names = {split: list(plans) for split, plans in shards.items()}
     with new_corpus(Path(folder), recipe.name, names, asdict(recipe)) as scratch:
@@ -122,7 +123,7 @@ def _speak_in_fresh_process(shard: Path, plan: Sequence[PlannedUtterance]) -> in
     )
     if process.returncode != 0:
         lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
-        raise RuntimeError(f"shard {shard.name} failed: {lines[-1]}")
+        raise FailedError(f"shard {shard.name} failed: {lines[-1]}")
     return len(plan)
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from search_spaces.errors import NestlingError
+
 FULL_SCORE = 1000.0
 
 
@@ -79,7 +81,7 @@ def mean_of_tasks(values: Mapping[str, float]) -> float:
         Points; 100 is perfect.
 
     Raises:
-        ValueError: There are none, one is unknown or not finite, or one is better than perfect.
+        NestlingError: There are none, one is unknown or not finite, or one is better than perfect.
 
     Source: the SUPERB leaderboard; it gives HuBERT Base 80.80 from its eleven published numbers.
     """
@@ -102,7 +104,7 @@ def score_between(values: Mapping[str, float], bottom: Mapping[str, float], top:
         The score.
 
     Raises:
-        ValueError: A metric is missing in one of the three, is not as `mean_of_tasks` asks, or the top line is not
+        NestlingError: A metric is missing in one of the three, is not as `mean_of_tasks` asks, or the top line is not
             better than the bottom line in it.
 
     Source: SUPERB at SLT 2022 (arXiv 2210.08634), SUPERB_s.
@@ -113,10 +115,12 @@ def score_between(values: Mapping[str, float], bottom: Mapping[str, float], top:
         f"{row} lacks {', '.join(missing)}" for row in rows if (missing := [n for n in names if n not in rows[row]])
     ]
     if gaps:
-        raise ValueError(f"a score needs the same metrics in all three rows; {'; '.join(gaps)}; measure or drop them")
+        raise NestlingError(
+            f"a score needs the same metrics in all three rows; {'; '.join(gaps)}; measure or drop them"
+        )
     reached, low, high = _points(values), _points(bottom), _points(top)
     if flat := [f"{name} ({bottom[name]:g} and {top[name]:g})" for name in names if high[name] <= low[name]]:
-        raise ValueError(
+        raise NestlingError(
             f"the top line must be better than the bottom line in every metric; it is not in {', '.join(flat)}: "
             "take another line or drop the metric"
         )
@@ -130,18 +134,18 @@ def score_between(values: Mapping[str, float], bottom: Mapping[str, float], top:
 def _points(values: Mapping[str, float]) -> dict[str, float]:
     """Every metric in points."""
     if not values:
-        raise ValueError(f"an aggregate needs at least one metric, got none; it takes {', '.join(METRICS)}")
+        raise NestlingError(f"an aggregate needs at least one metric, got none; it takes {', '.join(METRICS)}")
     points = {}
     for name, value in values.items():
         if name not in METRICS:
             near = get_close_matches(name, METRICS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it must be one of {', '.join(METRICS)}"
-            raise ValueError(f"{name!r} is not a metric; {hint}")
+            raise NestlingError(f"{name!r} is not a metric; {hint}")
         points[name] = METRICS[name].to_points(value)
         if not math.isfinite(value):
-            raise ValueError(f"{name} must be a finite number, got {value}; drop it or measure it again")
+            raise NestlingError(f"{name} must be a finite number, got {value}; drop it or measure it again")
         if points[name] > 100 + 1e-6:
-            raise ValueError(
+            raise NestlingError(
                 f"{name}={value:g} is better than perfect; MTWV is at most 1 and all other metrics are percentages"
             )
     return points

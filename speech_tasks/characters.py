@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from search_spaces.errors import NestlingError
 from speech_tasks.ctc import RecurrentHead, Spoken, Symbols, Writer, fit_writer, log_probs
 from speech_tasks.heads import Plan
 from speech_tasks.metrics import beam_search, edit_tallies
@@ -33,7 +34,7 @@ class Characters:
         num_search: Clips that choose the learning rate.
 
     Raises:
-        ValueError: An utterance has no text, or one with other characters.
+        NestlingError: An utterance has no text, or one with other characters.
 
     Source: SUPERB (arXiv 2105.01051), 3, ASR.
     """
@@ -70,7 +71,7 @@ def label_characters(clips: Sequence[Clip]) -> list[Spoken]:
     """Clips with the characters of their texts.
 
     Raises:
-        ValueError: An utterance has no text, or one with other characters than small letters, apostrophe and blank.
+        NestlingError: An utterance has no text, or one with other characters than small letters, apostrophe and blank.
     """
     return [Spoken(clip, tuple(plain_text(clip))) for clip in clips]
 
@@ -79,13 +80,13 @@ def plain_text(clip: Clip) -> str:
     """The text of a clip, with single blanks.
 
     Raises:
-        ValueError: It has none, or other characters than small letters, apostrophe and blank.
+        NestlingError: It has none, or other characters than small letters, apostrophe and blank.
     """
     text = " ".join((clip.utterance.text or "").split())
     if not text:
-        raise ValueError(f"{clip.utterance.id} has no text; recognising characters wants one")
+        raise NestlingError(f"{clip.utterance.id} has no text; recognising characters wants one")
     if odd := sorted(set(text) - LETTERS):
-        raise ValueError(
+        raise NestlingError(
             f"{clip.utterance.id} has {' '.join(odd)} in its text; write it in small letters, apostrophes and blanks, "
             f"numbers spelt out"
         )

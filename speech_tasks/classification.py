@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from search_spaces.errors import NestlingError
 from speech_data.corpus import Utterance
 from speech_tasks.heads import Plan, WeightedSum, shuffled, sweep
 from speech_tasks.states import standardise_means
@@ -49,7 +50,7 @@ class LabelledClips:
     """Clips with one label each, by what they are for.
 
     Raises:
-        ValueError: There is nothing to fit, choose or score on, fewer than two labels, or a clip has none.
+        NestlingError: There is nothing to fit, choose or score on, fewer than two labels, or a clip has none.
     """
 
     label: Callable[[Utterance], str]
@@ -64,9 +65,9 @@ class LabelledClips:
     def __post_init__(self) -> None:
         if not all((self.train, self.search, self.scored, *self.scored.values())):
             sizes = f"{len(self.train)}, {len(self.search)} and {sum(map(len, self.scored.values()))}"
-            raise ValueError(f"classification wants clips to fit on, to choose by and to score; there are {sizes}")
+            raise NestlingError(f"classification wants clips to fit on, to choose by and to score; there are {sizes}")
         if len(self.classes) < 2:
-            raise ValueError(f"classification wants two classes at least; train has only {', '.join(self.classes)}")
+            raise NestlingError(f"classification wants two classes at least; train has only {', '.join(self.classes)}")
         for clip in self.clips:
             self.label(clip.utterance)
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from search_spaces.errors import NestlingError
 from speech_tasks.aggregates import METRICS, Metric, mean_of_tasks, score_between
 from speech_tasks.suite import TASKS, Evaluation
 from speech_tasks.task import IN_DOMAIN, ON_DEV, OUT_OF_DOMAIN, Score
@@ -67,7 +68,7 @@ class Comparison:
         reference: Name or source of the one that the others are compared with. Default: the first.
 
     Raises:
-        ValueError: There is no such encoder.
+        NestlingError: There is no such encoder.
     """
 
     def __init__(self, entries: Sequence[Entry], reference: str | None = None) -> None:
@@ -205,7 +206,7 @@ def find_reference(encoders: Sequence[tuple[str, str]], wanted: str | None) -> i
     """Which of some encoders, each a name and a source, is meant.
 
     Raises:
-        ValueError: None is; names the nearest.
+        NestlingError: None is; names the nearest.
     """
     if wanted is None:
         return 0
@@ -215,4 +216,4 @@ def find_reference(encoders: Sequence[tuple[str, str]], wanted: str | None) -> i
     known = [name for name, _ in encoders]
     near = get_close_matches(wanted, known, n=1)
     hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known)}"
-    raise ValueError(f"the reference `{wanted}` is not among the encoders; {hint}")
+    raise NestlingError(f"the reference `{wanted}` is not among the encoders; {hint}")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from search_spaces.errors import NestlingError
 from speech_data.batching import HOP
 from speech_data.corpus import SAMPLE_RATE_HZ
 from speech_data.features import WINDOW_SAMPLES
@@ -45,14 +46,16 @@ class VoiceProbe:
         scored: Clips of other voices; all pairs of them are trials.
 
     Raises:
-        ValueError: A voice is missing or occurs on both sides, or there are too few.
+        NestlingError: A voice is missing or occurs on both sides, or there are too few.
     """
 
     def __init__(self, name: str, train: Sequence[Clip], scored: Sequence[Clip]) -> None:
         self.name, self.train, self.scored = name, train, scored
         self._voices, self._others = _number_voices(name, train, 2 * NUM_FOLDS), _number_voices(name, scored, 2)
         if shared := {clip.utterance.speaker for clip in train} & {clip.utterance.speaker for clip in scored}:
-            raise ValueError(f"the probe `{name}` wants other voices in `search`; {min(map(str, shared))} is in both")
+            raise NestlingError(
+                f"the probe `{name}` wants other voices in `search`; {min(map(str, shared))} is in both"
+            )
         self._held = self._voices % NUM_FOLDS == 0
 
     @cached_property
@@ -90,7 +93,7 @@ class WordProbe:
         search: Clips that are scored, if they hold a word that another speaker says too.
 
     Raises:
-        ValueError: Either has no such word.
+        NestlingError: Either has no such word.
 
     Source: same-different word discrimination (Carlin et al. 2011), on evenly spaced frames (Levin et al. 2013).
     """
@@ -211,11 +214,11 @@ def _number_voices(name: str, clips: Sequence[Clip], least: int) -> Tensor:
     """Whose each clip is, (N,), in the order in which voices occur."""
     speakers = [clip.utterance.speaker for clip in clips]
     if None in speakers:
-        raise ValueError(f"{clips[speakers.index(None)].utterance.id} has no speaker; the probe `{name}` wants one")
+        raise NestlingError(f"{clips[speakers.index(None)].utterance.id} has no speaker; the probe `{name}` wants one")
     order = {speaker: i for i, speaker in enumerate(dict.fromkeys(speakers))}
     voices = torch.tensor([order[speaker] for speaker in speakers], dtype=torch.int64)
     if not least <= len(order) <= len(clips) / 2:
-        raise ValueError(
+        raise NestlingError(
             f"the probe `{name}` wants {least} voices and two clips of each; got {len(order)} in {len(clips)} clips"
         )
     return voices
@@ -245,7 +248,7 @@ def _find_words(name: str, clips: Sequence[Clip]) -> Words:
         said_by.setdefault(word, set()).add(speaker)
     found = [entry for entry in found if len(said_by[entry[0]]) > 1]
     if not found:
-        raise ValueError(f"the probe `{name}` wants timed words that two speakers say; {len(clips)} clips have none")
+        raise NestlingError(f"the probe `{name}` wants timed words that two speakers say; {len(clips)} clips have none")
     words, speakers, owners, frames = (np.array(column) for column in zip(*found, strict=True))
     others = speakers[:, None] != speakers
     return Words(owners, frames, others & (words[:, None] == words), others)

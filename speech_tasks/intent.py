@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from search_spaces.errors import NestlingError
 from speech_data.corpus import Utterance
 from speech_tasks.classification import LabelledClips, score_classification
 from speech_tasks.heads import Plan
@@ -24,7 +25,7 @@ class Intent:
         num_search: Clips that choose the learning rate.
 
     Raises:
-        ValueError: An utterance is labelled with no intent.
+        NestlingError: An utterance is labelled with no intent.
 
     Source: SUPERB (arXiv 2105.01051), 3, IC.
     """
@@ -51,10 +52,10 @@ def intent(utterance: Utterance) -> str:
     """The intent of an utterance.
 
     Raises:
-        ValueError: It has none.
+        NestlingError: It has none.
     """
     if utterance.intent is None:
-        raise ValueError(
+        raise NestlingError(
             f"{utterance.id} is labelled with no intent; this task wants a corpus of commands with intents"
         )
     return utterance.intent

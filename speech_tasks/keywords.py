@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from search_spaces.errors import NestlingError
 from speech_data.corpus import Utterance
 from speech_tasks.classification import LabelledClips, score_classification
 from speech_tasks.heads import Plan
@@ -24,7 +25,7 @@ class Keywords:
         num_search: Clips that choose the learning rate.
 
     Raises:
-        ValueError: An utterance is labelled with no keyword.
+        NestlingError: An utterance is labelled with no keyword.
 
     Source: SUPERB (arXiv 2105.01051), 3, KS.
     """
@@ -51,8 +52,8 @@ def keyword(utterance: Utterance) -> str:
     """The class of an utterance.
 
     Raises:
-        ValueError: It has none.
+        NestlingError: It has none.
     """
     if utterance.intent is None:
-        raise ValueError(f"{utterance.id} is labelled with no keyword; keyword spotting wants a corpus of keywords")
+        raise NestlingError(f"{utterance.id} is labelled with no keyword; keyword spotting wants a corpus of keywords")
     return utterance.intent

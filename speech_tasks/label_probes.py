@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from search_spaces.errors import NestlingError
 from speech_data.corpus import Utterance
 from speech_data.espeak import SILENCE
 from speech_data.features import phone_labels
@@ -41,7 +42,7 @@ class FrameProbe:
         scored: Clips it is scored on.
 
     Raises:
-        ValueError: An utterance has no phones, or nothing but silence.
+        NestlingError: An utterance has no phones, or nothing but silence.
     """
 
     def __init__(self, name: str, train: Sequence[Clip], scored: Sequence[Clip]) -> None:
@@ -74,7 +75,7 @@ class FrameProbe:
         silence = self.inventory.index(SILENCE) if SILENCE in self.inventory else -1
         frames = torch.nonzero((labels >= 0) & (labels != silence)).flatten()
         if not len(frames):
-            raise ValueError(f"{clip.utterance.id} is all silence; the probe `{self.name}` wants speech")
+            raise NestlingError(f"{clip.utterance.id} is all silence; the probe `{self.name}` wants speech")
         return frames, labels[frames]
 
 
@@ -88,17 +89,19 @@ class LabelProbe:
         scored: Clips it is scored on.
 
     Raises:
-        ValueError: An utterance has no label, there is one label only, or nothing is scored.
+        NestlingError: An utterance has no label, there is one label only, or nothing is scored.
     """
 
     def __init__(self, name: str, label: Label, train: Sequence[Clip], scored: Sequence[Clip]) -> None:
         self.name, self.train, self.scored = name, train, scored
         labels = {clip.key: label(clip.utterance) for clip in self.clips}
         if missing := next((clip for clip in self.clips if labels[clip.key] is None), None):
-            raise ValueError(f"{missing.utterance.id} has no label for the probe `{name}`; give a corpus that has it")
+            raise NestlingError(
+                f"{missing.utterance.id} has no label for the probe `{name}`; give a corpus that has it"
+            )
         classes = {text: i for i, text in enumerate(sorted({str(labels[clip.key]) for clip in train}))}
         if len(classes) < 2 or not scored:
-            raise ValueError(
+            raise NestlingError(
                 f"the probe `{name}` wants two labels in `train` and a clip of `search`; "
                 f"got {len(classes)} and {len(scored)}"
             )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
+from search_spaces.errors import NestlingError
 from speech_data.corpus import Corpus, SpeechCorpus
 from speech_data.flite import flite_corpus
 from speech_data.folder import FolderCorpus
@@ -61,10 +62,11 @@ def open_materials(
         say: Called with what a user should know.
 
     Raises:
-        ValueError: That split is not to be scored, a folder does not hold what it should, or synthesisers are missing.
+        NestlingError: That split is not to be scored, a folder does not hold what it should, or synthesisers are
+            missing.
     """
     if scored not in SCORED:
-        raise ValueError(f"scores are of {', '.join(SCORED)}; got {scored!r}: heads are fitted on the other splits")
+        raise NestlingError(f"scores are of {', '.join(SCORED)}; got {scored!r}: heads are fitted on the other splits")
     split, dev_too = ("test", True) if scored == "both" else (scored, False)
     folders = {suite.SENTENCES: librispeech, suite.KEYWORDS: speech_commands}
     corpora: dict[str, SpeechCorpus] = {}
@@ -108,7 +110,7 @@ def _open_others(names: Collection[str], on_progress: Progress, say: Say) -> dic
         progress = partial(on_progress, f"synthesise other {name}")
         try:
             others[name] = flite_corpus(name, allow_test=True, on_progress=progress)
-        except ValueError as error:
+        except NestlingError as error:
             say(f"nothing is scored out of domain: {error}")
             return {}
     return others

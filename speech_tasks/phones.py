@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
+from search_spaces.errors import NestlingError
 from speech_data.espeak import SILENCE, phonemize
 from speech_tasks.ctc import LinearHead, Spoken, Symbols, fit_writer
 from speech_tasks.heads import Plan
@@ -28,7 +29,7 @@ class Phones:
         num_search: Clips that choose the learning rate.
 
     Raises:
-        ValueError: An utterance has neither phones nor text, or espeak is needed and not installed.
+        NestlingError: An utterance has neither phones nor text, or espeak is needed and not installed.
 
     Source: SUPERB (arXiv 2105.01051), 3, PR.
     """
@@ -62,12 +63,12 @@ def label_phones(clips: Sequence[Clip]) -> list[Spoken]:
     """Clips with their phones, silence left out: the corpus's own or, where it has none, those of the text.
 
     Raises:
-        ValueError: An utterance has neither phones nor text, or espeak is needed and not installed.
+        NestlingError: An utterance has neither phones nor text, or espeak is needed and not installed.
     """
     texts: list[str] = []
     for utterance in (clip.utterance for clip in clips if not clip.utterance.phones):
         if not (utterance.text or "").strip():
-            raise ValueError(
+            raise NestlingError(
                 f"{utterance.id} has neither phones nor a text to read them from; phone recognition wants one of them"
             )
         texts.append(str(utterance.text))

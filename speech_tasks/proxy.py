@@ -18,6 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from search_spaces.errors import NestlingError
 from speech_data.corpus import SAMPLE_RATE_HZ, SpeechCorpus, Utterance, Waveform
 from speech_data.randomness import generator
 from speech_tasks.distance_probes import VoiceProbe, WordProbe
@@ -149,7 +150,7 @@ class Proxy:
         scale: Clips over the usual number; a search scores many subnets and takes fewer.
 
     Raises:
-        ValueError: There is no such probe, a material is missing, or it lacks the labels of a probe.
+        NestlingError: There is no such probe, a material is missing, or it lacks the labels of a probe.
     """
 
     def __init__(
@@ -157,7 +158,7 @@ class Proxy:
     ) -> None:
         self.names = find_probes(probes)
         if missing := [name for name in find_probe_materials(self.names) if name not in materials]:
-            raise ValueError(f"the probes {', '.join(self.names)} read {', '.join(missing)} too; give that material")
+            raise NestlingError(f"the probes {', '.join(self.names)} read {', '.join(missing)} too; give that material")
         self._probes: dict[str, list[Probe]] = {}
         for name in find_probe_materials(self.names):
             material = materials[name]
@@ -168,7 +169,7 @@ class Proxy:
         """Scores one frozen encoder.
 
         Raises:
-            ValueError: Its frames are not 20 ms apart, or not finite.
+            NestlingError: Its frames are not 20 ms apart, or not finite.
         """
         errors: dict[str, Errors] = {}
         spent: dict[str, dict[str, float]] = {}
@@ -220,15 +221,15 @@ def find_probes(names: Sequence[str]) -> tuple[str, ...]:
     """The probes of some names, each once, in the order of `PROBES`.
 
     Raises:
-        ValueError: There is no such probe, or none is named.
+        NestlingError: There is no such probe, or none is named.
     """
     for name in names:
         if name not in PROBES:
             near = get_close_matches(name, PROBES, n=1)
             hint = f"did you mean `{near[0]}`? " if near else ""
-            raise ValueError(f"no probe `{name}`; {hint}the probes are {', '.join(PROBES)}")
+            raise NestlingError(f"no probe `{name}`; {hint}the probes are {', '.join(PROBES)}")
     if not names:
-        raise ValueError(f"a proxy is made of one probe or more of {', '.join(PROBES)}; got none")
+        raise NestlingError(f"a proxy is made of one probe or more of {', '.join(PROBES)}; got none")
     return tuple(name for name in PROBES if name in names)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from search_spaces.errors import NestlingError
 from speech_data.corpus import SAMPLE_RATE_HZ, Utterance
 from speech_data.espeak import SILENCE
 from speech_data.randomness import generator
@@ -45,7 +46,7 @@ class Queries:
         num_documents: Of the scored split, at most; half of them are of `search`.
 
     Raises:
-        ValueError: An utterance lacks a label, or a split offers no query.
+        NestlingError: An utterance lacks a label, or a split offers no query.
 
     Source: SUPERB (arXiv 2105.01051), 3, QbE, and its reference code (s3prl/downstream/quesst14_dtw): channels
     standardised over queries and documents, subsequence matching, scores normalised for each query, best state.
@@ -115,7 +116,7 @@ def choose_trials(documents: Sequence[Clip], num_queries: int) -> Trials:
         num_queries: At most so many.
 
     Raises:
-        ValueError: An utterance lacks a label, or there is no query to be had.
+        NestlingError: An utterance lacks a label, or there is no query to be had.
     """
     for clip in documents:
         _require_labels(clip.utterance)
@@ -132,7 +133,7 @@ def choose_trials(documents: Sequence[Clip], num_queries: int) -> Trials:
                 chosen[words] = cut, others, relevant
                 break
     if not chosen:
-        raise ValueError(
+        raise NestlingError(
             f"no query to be had from {len(documents)} utterances: one wants a rare word or two of {MIN_SECONDS} s and "
             f"{MIN_PHONES} phones that {MIN_RELEVANT} utterances by other speakers hold; give more utterances"
         )
@@ -227,7 +228,7 @@ def _shuffled_cuts(clip: Clip, rare: set[str]) -> Iterator[tuple[str, Clip]]:
 
 
 def _require_labels(utterance: Utterance) -> None:
-    """Raises ValueError unless queries can be cut out of an utterance."""
+    """Raises NestlingError unless queries can be cut out of an utterance."""
     labels = {
         "text": utterance.text,
         "speaker": utterance.speaker,
@@ -235,7 +236,7 @@ def _require_labels(utterance: Utterance) -> None:
         "phones": utterance.phones,
     }
     if missing := [name for name, label in labels.items() if not label]:
-        raise ValueError(
+        raise NestlingError(
             f"{utterance.id} has no {' and no '.join(missing)}; queries are cut out of sentences with timed words and "
             "phones, and looked for in what other speakers say"
         )

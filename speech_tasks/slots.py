@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from search_spaces.errors import NestlingError
 from speech_data.corpus import Utterance
 from speech_data.grammar import NO_INTENT
 from speech_tasks.characters import plain_text
@@ -35,7 +36,7 @@ class Slots:
         num_search: Commands that choose the learning rate.
 
     Raises:
-        ValueError: An utterance has no slots, or a value that its text does not say.
+        NestlingError: An utterance has no slots, or a value that its text does not say.
 
     Source: SUPERB (arXiv 2105.01051), 3, SF; the marks are those of its reference code.
     """
@@ -77,7 +78,7 @@ def label_slots(clips: Sequence[Clip]) -> list[Spoken]:
     """The commands among clips with their characters and marks.
 
     Raises:
-        ValueError: An utterance has no slots, or a value that its text does not say.
+        NestlingError: An utterance has no slots, or a value that its text does not say.
     """
     return [Spoken(clip, mark_slots(clip)) for clip in clips if is_command(clip.utterance)]
 
@@ -86,17 +87,17 @@ def mark_slots(clip: Clip) -> Symbols:
     """The characters of a command, with a mark before and after the value of each slot.
 
     Raises:
-        ValueError: It has no slots, or a value that its text does not say where it should: after the slot before.
+        NestlingError: It has no slots, or a value that its text does not say where it should: after the slot before.
     """
     utterance, text = clip.utterance, plain_text(clip)
     if not utterance.slots and utterance.intent is None:
-        raise ValueError(f"{utterance.id} is labelled with no slots; slot filling wants a corpus of commands")
+        raise NestlingError(f"{utterance.id} is labelled with no slots; slot filling wants a corpus of commands")
     symbols: list[str] = []
     place = 0
     for slot, value in utterance.slots:
         found = re.compile(rf"(?<!\S){re.escape(value)}(?!\S)").search(text, place)
         if found is None:
-            raise ValueError(
+            raise NestlingError(
                 f"{utterance.id} has the slot {slot} with the value {value!r}, which {text[place:]!r} does not say; "
                 f"slots want the words of the text, in spoken order"
             )

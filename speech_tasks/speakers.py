@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from search_spaces.errors import NestlingError
 from speech_data.corpus import SAMPLE_RATE_HZ, Utterance
 from speech_tasks.classification import LabelledClips, score_classification
 from speech_tasks.heads import Plan
@@ -27,7 +28,8 @@ class Speakers:
         num_search: Clips that choose the learning rate, at most.
 
     Raises:
-        ValueError: An utterance has no speaker, or nobody speaks both in `train` and in `search` or the scored split.
+        NestlingError: An utterance has no speaker, or nobody speaks both in `train` and in `search` or the scored
+            split.
 
     Source: SUPERB (arXiv 2105.01051), 3, SID.
     """
@@ -42,7 +44,7 @@ class Speakers:
         def known_clips(split: str, max_utterances: int | None) -> list[Clip]:
             clips = crop(material.clips(split, max_utterances, lambda utterance: speaker(utterance) in known))
             if not clips:
-                raise ValueError(
+                raise NestlingError(
                     f"no speaker of train speaks in {split} of {material.corpus.name}; speaker identification wants a "
                     "corpus in which some speak in every split"
                 )
@@ -72,8 +74,8 @@ def speaker(utterance: Utterance) -> str:
     """Who speaks.
 
     Raises:
-        ValueError: Nobody knows.
+        NestlingError: Nobody knows.
     """
     if utterance.speaker is None:
-        raise ValueError(f"{utterance.id} has no speaker; tasks on speakers want a corpus that names them")
+        raise NestlingError(f"{utterance.id} has no speaker; tasks on speakers want a corpus that names them")
     return utterance.speaker

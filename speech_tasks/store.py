@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from search_spaces.costs import count_frames
+from search_spaces.errors import NestlingError
 from search_spaces.subnet import Backbone
 from speech_data.augmentation import render, render_otherwise
 from speech_data.corpus import SAMPLE_RATE_HZ, SpeechCorpus, Utterance, Waveform
@@ -83,7 +84,7 @@ class FeatureStore:
         folder: Where the temporary file goes. Default: the system's.
 
     Raises:
-        ValueError: The encoder's frames are not 20 ms apart, or not finite.
+        NestlingError: The encoder's frames are not 20 ms apart, or not finite.
     """
 
     def __init__(
@@ -150,7 +151,7 @@ class FeatureStore:
             [x.float().cpu() for x in encode(padded, lengths if int(lengths.min()) < padded.shape[1] else None)], dim=2
         )  # (B, T, L, D)
         if (expected := count_frames(Backbone(), padded.shape[1])) != states.shape[1]:
-            raise ValueError(
+            raise NestlingError(
                 f"the encoder makes {states.shape[1]} frames of {padded.shape[1] / SAMPLE_RATE_HZ:.2f} s; "
                 f"tasks want one every 20 ms, {expected}"
             )
@@ -162,7 +163,7 @@ class FeatureStore:
             kept = x[: clip.num_frames] * self._scale[:, None]  # (T, L, D)
             moments = torch.stack([kept.mean(0), kept.square().mean(0)])
             if not moments.isfinite().all():
-                raise ValueError(f"the encoder's hidden states are not finite for {clip.utterance.id}")
+                raise NestlingError(f"the encoder's hidden states are not finite for {clip.utterance.id}")
             self._file.write(kept.to(torch.float16).numpy().tobytes())
             self._places[clip.key], self._moments[clip.key] = (first, len(kept)), moments
             first += len(kept)

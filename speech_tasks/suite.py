@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from search_spaces.errors import NestlingError
 from speech_tasks.characters import Characters
 from speech_tasks.intent import Intent
 from speech_tasks.keywords import Keywords
@@ -125,7 +126,7 @@ def find_tasks(names: Sequence[str]) -> list[str]:
     """The tasks of some names, `first` and `all` among them; each once, in the order of `TASKS`.
 
     Raises:
-        ValueError: There is no such task.
+        NestlingError: There is no such task.
     """
     groups: dict[str, tuple[str, ...]] = {"first": FIRST, "all": tuple(TASKS)}
     wanted: set[str] = set()
@@ -133,7 +134,7 @@ def find_tasks(names: Sequence[str]) -> list[str]:
         if name not in TASKS and name not in groups:
             near = get_close_matches(name, [*TASKS, *groups], n=1)
             hint = f"did you mean `{near[0]}`? " if near else ""
-            raise ValueError(f"no task `{name}`; {hint}the tasks are {', '.join(TASKS)}, and first or all of them")
+            raise NestlingError(f"no task `{name}`; {hint}the tasks are {', '.join(TASKS)}, and first or all of them")
         wanted.update(groups.get(name, (name,)))
     return [name for name in TASKS if name in wanted]
 

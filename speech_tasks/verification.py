@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from search_spaces.errors import NestlingError
 from speech_tasks.heads import Plan, WeightedSum, shuffled, sweep
 from speech_tasks.metrics import equal_error_rate
 from speech_tasks.speakers import crop, speaker
@@ -39,7 +40,8 @@ class Verification:
         num_train: Clips the head is fitted on.
 
     Raises:
-        ValueError: An utterance has no speaker, or a split has no two clips of an unseen speaker and another speaker.
+        NestlingError: An utterance has no speaker, or a split has no two clips of an unseen speaker and another
+            speaker.
 
     Source: SUPERB (arXiv 2105.01051), 3, ASV; scale and margin as in its reference code.
     """
@@ -100,12 +102,12 @@ class Trials:
         """The pairs of the clips whose speakers are not known.
 
         Raises:
-            ValueError: There is no pair of one speaker, or none of two.
+            NestlingError: There is no pair of one speaker, or none of two.
         """
         unseen = crop([clip for clip in clips if speaker(clip.utterance) not in known])
         trials = cls(tuple(unseen))
         if len(trials.speakers) < 2 or len(trials.speakers) == len(unseen):
-            raise ValueError(
+            raise NestlingError(
                 f"{where} has {len(unseen)} clips of {len(trials.speakers)} speakers that train has not; speaker "
                 "verification wants two such speakers at least, and two clips of one"
             )

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 import torch
 from torch import Tensor, nn
 
+from search_spaces.errors import NestlingError
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Backbone, Layer, Subnet
 from supernet.encoder import Encoder, EncoderConfig, Trace, deinterleave, initialize, interleave
@@ -105,7 +106,7 @@ class Supernet(nn.Module):
         Residual channels come out in the extracted encoder's order.
 
         Raises:
-            ValueError: The subnet is not in the space.
+            NestlingError: The subnet is not in the space.
         """
         plan = self._plan(subnet)
         groups = self.stream_groups
@@ -211,7 +212,7 @@ class Supernet(nn.Module):
             self._plans.move_to_end(subnet)
             return self._plans[subnet]
         if problem := self.space.explain(subnet):
-            raise ValueError(problem)
+            raise NestlingError(problem)
         with torch.device("meta"):
             encoder = Encoder(encoder_config(self.space.backbone, subnet), interleaved=self.aligned)
         slots = []

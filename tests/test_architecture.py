@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ORDER = (
-    ("search_spaces", "speech_data"),
+    ("search_spaces",),
+    ("speech_data",),
     ("supernet",),
     ("distillation",),
     ("speech_tasks",),

@@ -6,11 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from contextlib import chdir, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import torch
@@ -21,6 +17,7 @@ from checkpoints.results import find_subnet
 from checkpoints.run_folder import RunFolder
 from checkpoints.teachers import load_encoder, load_teacher
 from search_spaces.costs import count_params
+from tests.shell import Shell
 from tests.training_cases import SPACE, make_wave, write_audio, write_case
 
 BROKEN = "broken [live].wav"
@@ -40,49 +37,6 @@ stages:
     sources: {codes: {kind: codes, num_codes: 4}}
     objective: [{source: codes, matching: codes, distance: cross_entropy, frames: unmasked}]
 """
-
-
-@dataclass
-class Said:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self):
-        return json.loads(self.out)
-
-
-class Shell:
-    """Runs commands in a folder, in this process."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __call__(self, command, *options):
-        out, err = StringIO(), StringIO()
-        arguments = ["nestling", *shlex.split(command), *options]
-        with (
-            chdir(self.folder),
-            mock.patch.object(sys, "argv", arguments),
-            mock.patch.dict(os.environ, COLUMNS="200"),
-            redirect_stdout(out),
-            redirect_stderr(err),
-        ):
-            try:
-                cli.main()
-                code = 0
-            except SystemExit as stop:
-                code = stop.code or 0
-        return Said(code, out.getvalue(), err.getvalue())
-
-    def done(self, command, *options):
-        """As a call, of a command that must not fail."""
-        said = self(command, *options)
-        assert said.code == 0, said.err
-        return said
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from checkpoints.evaluation import EVALUATIONS, PAGE
 from checkpoints.export import write_encoder
 from tests.encoders import randomize
 from tests.evaluation_cases import use_quick_heads, use_tiny_audio, write_cache
-from tests.test_cli import Shell
+from tests.shell import Shell
 from tests.test_materials import write_librispeech
 from tests.test_representations import OURS, SHAPE, make_encoder_like
 

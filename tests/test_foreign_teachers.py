@@ -24,7 +24,7 @@ from speech_data.corpus import Utterance
 from supernet.encoder import EncoderConfig
 from supernet.model import Supernet, encoder_config
 from tests.encoders import TOLERANCE, error_of, make_encoder
-from tests.test_cli import Shell
+from tests.shell import Shell
 from tests.test_representations import SHAPE, states_by_transformers, write_model
 from tests.training_cases import SPACE, make_teacher, make_wave, write_case
 

@@ -12,7 +12,7 @@ from checkpoints.export import write_encoder
 from nas import latency
 from nas.latency import Ratio
 from tests.onnx_cases import write_onnx
-from tests.test_cli import Shell
+from tests.shell import Shell
 from tests.test_representations import OURS, SHAPE, make_encoder_like, write_model
 
 QUICKLY = "--seconds 0.05,0.1 --repeats 3 --no-memory"

@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from search_spaces.errors import FailedError
 from speech_data import plans, shards, synthesis
 from speech_data.corpus import SPLITS, Corpus
 from speech_data.espeak import SILENCE
@@ -360,7 +361,7 @@ def test_failed_shard_leaves_nothing_behind(monkeypatch, tmp_path):
     pytest.importorskip("espeakng_loader")
     plan = [dataclasses.replace(planned, voice="nobody") for planned in plan_split(TINY, "dev")]
     monkeypatch.setattr(synthesis, "plan_split", lambda *_: plan)
-    with pytest.raises(RuntimeError, match=r"shard train-000 failed: .*no voice 'nobody'"):
+    with pytest.raises(FailedError, match=r"shard train-000 failed: .*no voice 'nobody'"):
         synthesise_corpus(TINY, tmp_path / "corpus", workers=1)
     assert list(tmp_path.iterdir()) == []
 

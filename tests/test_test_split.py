@@ -16,8 +16,8 @@ from speech_data.folder import FolderCorpus
 from speech_data.synthesis import corpus_folder, synthesised_corpus
 from speech_tasks import materials
 from tests.evaluation_cases import RECIPES, use_quick_heads, use_tiny_audio, write_cache
+from tests.shell import Shell
 from tests.test_architecture import ROOT, modules
-from tests.test_cli import Shell
 from tests.training_cases import SPACE, write_audio, write_case
 
 QUICK = ("--set", "stage-1.steps=2", "--set", "stage-2.steps=2")

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from checkpoints.formats.hugging_face import OtherNetworkError, TeacherError, check_like, hugging_face_config
+from search_spaces.errors import NestlingError
 from supernet.encoder import Encoder, EncoderConfig
 
 Layout = Literal["hubert", "wav2vec2", "hubert_ctc", "wav2vec_ctc", "wavlm", "s3prl"]
@@ -309,12 +310,12 @@ def to_fairseq(encoder: Encoder, layout: Layout) -> dict[str, Any]:
         layout: Where the options and the tensors are put; only `wavlm` has gates.
 
     Raises:
-        ValueError: No such model has this shape.
+        NestlingError: No such model has this shape.
     """
     config = encoder.config
     model_type = "wavlm" if config.gate_width else "hubert"
     if hugging_face_config(config, model_type) is None or (config.gate_width and layout != "wavlm"):
-        raise ValueError(
+        raise NestlingError(
             f"no model of the layout {layout} has this shape: layers must be alike, with embed_dim = heads * head_dim, "
             f"and gates of that width or none (only wavlm has any); got {config}"
         )

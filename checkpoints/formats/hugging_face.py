@@ -10,10 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from checkpoints.formats.limits import shorten
+from search_spaces.errors import NestlingError
 from supernet.encoder import SAMPLE_RATE_HZ, EncoderConfig
 
 
-class TeacherError(ValueError):
+class TeacherError(NestlingError):
     """A folder, a file or a hub name does not give an encoder."""
 
 

@@ -50,7 +50,7 @@ def load_supernet(path: str | Path) -> Supernet:
         path: `lighthubert_base.pt`, `lighthubert_small.pt` or `lighthubert_stage1.pt`; which one shows in the file.
 
     Raises:
-        ValueError: The file is not such a supernet, is damaged, or holds more than weights; says what differs.
+        NestlingError: The file is not such a supernet, is damaged, or holds more than weights; says what differs.
     """
     return read_supernet(path).supernet
 
@@ -114,7 +114,7 @@ def import_supernet(path: str | Path, run: str | Path, audio: str, teacher: str 
         teacher: What their distillation loss is measured against; probes of tasks need none.
 
     Raises:
-        ValueError: The file is no supernet, or the folder holds something.
+        NestlingError: The file is no supernet, or the folder holds something.
     """
     released = read_supernet(path)
     supernet, recipe = released.supernet, load_recipe(RECIPE, [])

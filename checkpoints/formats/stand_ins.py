@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from search_spaces.errors import NestlingError
+
 MAX_NESTING = 100
 """Tuples within tuples, and values within values. Python itself crashes on the hash of a tuple nested 500,000 deep."""
 MAX_VALUES = 10_000_000
@@ -59,7 +61,7 @@ _OPCODES = re.compile(
 """What torch's safe reader understands: enough for all that `torch.save` writes."""
 
 
-class WeightFileError(ValueError):
+class WeightFileError(NestlingError):
     """A file of weights is truncated, damaged, something else, or refused; the message says which and names it."""
 
 

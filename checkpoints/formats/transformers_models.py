@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from checkpoints.formats.hugging_face import TeacherError, refuse_weights
 from checkpoints.formats.limits import find_excess
 from distillation.sources import FrozenNetwork
+from search_spaces.errors import NestlingError
 from supernet.encoder import SAMPLE_RATE_HZ, EncoderConfig, normalize_waveform
 
 _HUBERT = EncoderConfig((512,) * 7, 768, (12,) * 12, (3072,) * 12)
@@ -62,7 +63,7 @@ def open_network(
         shapes = {tuple(x.shape) for x in states}
         found, wanted = min(shape[1] for shape in shapes), int(_HUBERT.count_frames(torch.tensor(SAMPLE_RATE_HZ)))
         if found != wanted:
-            raise ValueError(f"it makes {found} frames of 1 s; one every 20 ms is wanted, {wanted}")
+            raise NestlingError(f"it makes {found} frames of 1 s; one every 20 ms is wanted, {wanted}")
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise TeacherError(

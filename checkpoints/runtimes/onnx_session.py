@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.manifest import ManifestError, check_file
+from search_spaces.errors import NestlingError
 
 ONNX_FILES: Mapping[str, str] = {"onnx": "model.onnx", "onnx-int8": "model.int8.onnx"}
 """The runtimes, and the file of an export that each runs."""
@@ -19,7 +20,7 @@ OUTPUT = "last_hidden_state"
 INSTALL = "pip install 'nestling[onnx]'"
 
 
-class OnnxError(ValueError):
+class OnnxError(NestlingError):
     """An ONNX file cannot be written or run."""
 
 

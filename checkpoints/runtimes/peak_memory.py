@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from checkpoints.runtimes.onnx_session import ONNX_FILES, open_session
+from search_spaces.errors import NestlingError
 
 ROOT = Path(__file__).parents[2]
 RUNS = 2
@@ -55,7 +56,7 @@ def measure_memory(folder: Path, runtime: str, seconds: float, threads: int) -> 
         threads: That the runtime may use.
 
     Raises:
-        ValueError: The process failed; says why.
+        NestlingError: The process failed; says why.
     """
     command = [sys.executable, "-P", "-m", __name__, str(folder.absolute()), runtime, str(seconds), str(threads)]
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
@@ -64,7 +65,7 @@ def measure_memory(folder: Path, runtime: str, seconds: float, threads: int) -> 
         lines = done.stderr.strip().splitlines()
         killed = f"killed by signal {-done.returncode}, which the system does when memory is short"
         reason = killed if done.returncode < 0 or not lines else lines[-1]
-        raise ValueError(f"{folder} in {runtime}, alone in a process with {seconds:g} s of audio: {reason}")
+        raise NestlingError(f"{folder} in {runtime}, alone in a process with {seconds:g} s of audio: {reason}")
     return PeakMemory(**json.loads(done.stdout.splitlines()[-1]))
 
 

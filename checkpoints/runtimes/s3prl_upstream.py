@@ -14,6 +14,7 @@ from pathlib import Path
 
 import supernet.encoder
 from checkpoints.manifest import extend_manifest
+from search_spaces.errors import NestlingError
 from supernet.encoder import Encoder
 
 EXPERT = Path(__file__).with_name("s3prl_expert.py")
@@ -29,10 +30,10 @@ def write_s3prl(encoder: Encoder, folder: Path) -> None:
         folder: The export. Its name names the entry of hubconf.py; see `entry_name`.
 
     Raises:
-        ValueError: The folder holds no export.
+        NestlingError: The folder holds no export.
     """
     if not (folder / "model.safetensors").is_file():
-        raise ValueError(f"{folder} has no model.safetensors; export the encoder there first")
+        raise NestlingError(f"{folder} has no model.safetensors; export the encoder there first")
     expert = EXPERT.read_text("utf-8").replace("from supernet.encoder import", "from .encoder import")
     texts = {
         "expert.py": expert,

@@ -15,6 +15,7 @@ from checkpoints.formats.transformers_models import load_model
 from checkpoints.runtimes.onnx_session import INSTALL, ONNX_FILES, open_session, runtime_version
 from checkpoints.teachers import ACCEPTED, NESTLING_TYPE, find_model, load_encoder, normalizes_waveform, read_json
 from nas.measurement import Contestant, Run
+from search_spaces.errors import NestlingError
 from supernet.encoder import normalize_waveform
 
 RUNTIMES = ("torch", "transformers", *ONNX_FILES)
@@ -53,14 +54,14 @@ def parse_runtimes(text: str) -> tuple[str, ...]:
     """Runtimes from words such as `torch,onnx`.
 
     Raises:
-        ValueError: There is no such runtime.
+        NestlingError: There is no such runtime.
     """
     words = dict.fromkeys(word.strip() for word in text.split(","))
     for word in words:
         if word not in RUNTIMES:
             near = get_close_matches(word, RUNTIMES, n=1)
             hint = f"did you mean `{near[0]}`? " if near else ""
-            raise ValueError(f"--runtime {text}: no runtime `{word}`; {hint}there are {', '.join(RUNTIMES)}")
+            raise NestlingError(f"--runtime {text}: no runtime `{word}`; {hint}there are {', '.join(RUNTIMES)}")
     return tuple(words)
 
 
@@ -76,11 +77,11 @@ def find_subjects(
 
     Raises:
         TeacherError: There is no such folder.
-        ValueError: A folder lacks the file of a runtime that is wanted, or that runtime is not installed.
+        NestlingError: A folder lacks the file of a runtime that is wanted, or that runtime is not installed.
     """
     for source in sources:
         if Path(source).suffix == ".onnx":
-            raise ValueError(f"{source}: name the folder, {Path(source).parent}, and --runtime onnx or onnx-int8")
+            raise NestlingError(f"{source}: name the folder, {Path(source).parent}, and --runtime onnx or onnx-int8")
     folders = {source: find_model(source) for source in sources}
     titles = [f.resolve().name if Path(s).expanduser() == f else s for s, f in folders.items()]
     names = [s if titles.count(title) > 1 else title for s, title in zip(folders, titles, strict=True)]
@@ -90,14 +91,14 @@ def find_subjects(
     ]
     if runtime_version() is None and any(set(ONNX_FILES) & set(s.runtimes) for s in subjects):
         if runtimes:
-            raise ValueError(INSTALL_HINT)
+            raise NestlingError(INSTALL_HINT)
         say(f"ONNX files are left out: {INSTALL_HINT}")
         subjects = [Subject(s.name, s.source, s.folder, ("torch",)) for s in subjects]
     for subject in subjects:
         for runtime in subject.runtimes:
             if runtime in ONNX_FILES and not (subject.folder / ONNX_FILES[runtime]).is_file():
                 kind = "onnx" if runtime == "onnx" else "int8"
-                raise ValueError(
+                raise NestlingError(
                     f"{subject.source} has no {ONNX_FILES[runtime]}, which the runtime {runtime} wants; "
                     f"`nestling export subnet --to {kind}` writes it"
                 )

@@ -1,0 +1,22 @@
+"""What goes wrong for a reason outside this code. Whatever else is raised is a fault of ours, and looks like one."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class NestlingError(ValueError):
+    """Something that a user caused and can mend: input, options, a budget, a file.
+
+    Its message says the rule, what arrived and what to do. It is a ValueError, so that validators of pydantic may
+    raise it; a plain ValueError means that a function was called wrongly, which only code can do.
+    """
+
+    exit_code: ClassVar[int] = 2
+    """What the command line ends with."""
+
+
+class FailedError(NestlingError):
+    """The input was right and the work failed all the same: a full disk, another program, a loss that is not finite."""
+
+    exit_code = 1

@@ -1,0 +1,64 @@
+"""Whose fault an error is, and what the person at the keyboard is told."""
+
+from pathlib import Path
+
+import pytest
+
+from search_spaces import space
+from tests.shell import Shell
+
+
+@pytest.fixture
+def nestling(tmp_path):
+    return Shell(tmp_path)
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """A fault inside `nestling space`."""
+
+    def load(_name):
+        raise ValueError("operands could not be [broadcast]")
+
+    monkeypatch.setattr(space.SearchSpace, "load", load)
+
+
+def test_what_a_user_caused_is_two_lines_and_code_2(nestling):
+    said = nestling("space tini")
+    assert (said.code, said.out) == (2, "")
+    assert said.err == "error: no space `tini`; did you mean `tiny`? shipped: " + said.err.partition("shipped: ")[2]
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_fault_of_ours_is_not_called_the_users(nestling):
+    said = nestling("space tiny")
+    first, second = said.err.splitlines()
+    assert said.code == 1
+    assert first == "error: this is a fault of Nestling, not yours: ValueError: operands could not be [broadcast]"
+    log = Path(second.removeprefix("where it happened is in ").partition(";")[0])
+    kept = log.read_text("utf-8")
+    log.unlink()
+    assert kept.startswith("nestling space tiny\n\nTraceback (most recent call last):")
+    assert kept.endswith("ValueError: operands could not be [broadcast]\n")
+
+
+@pytest.mark.usefixtures("broken")
+@pytest.mark.parametrize("command", ["--debug space tiny", "space tiny --debug"])
+def test_debug_shows_it_at_once(nestling, command):
+    with pytest.raises(ValueError, match="broadcast"):
+        nestling(command)
+
+
+@pytest.mark.usefixtures("broken")
+def test_where_no_file_can_be_written_the_message_says_how_to_see_it(nestling, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", "/proc/nope")
+    assert nestling("space tiny").err.splitlines()[1] == "run it again with --debug to see where"
+
+
+def test_a_machine_that_refuses_is_code_1(nestling, monkeypatch):
+    def load(_name):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(space.SearchSpace, "load", load)
+    said = nestling("space tiny")
+    assert (said.code, said.err) == (1, "error: [Errno 28] No space left on device\n")
