@@ -32,6 +32,7 @@ from nas.report import (
     StageSummary,
     TeacherRow,
     Usage,
+    find_front,
 )
 from search_spaces.budget import Budget
 from search_spaces.costs import breakdown, count_macs, count_params
@@ -228,20 +229,21 @@ def _candidates(run: RunFolder, space: SearchSpace, result: Result) -> tuple[Can
     newest = rows[-1]["fingerprint"] if rows else ""
     budget = Budget.parse(result["budget"], space)
     largest = space.largest(budget)
-    found = [
-        (Subnet.from_dict(row["subnet"]), row["params"], row["loss"]) for row in rows if row["fingerprint"] == newest
+    found = [(Subnet.from_dict(row["subnet"]), row["loss"]) for row in rows if row["fingerprint"] == newest]
+    costs = [
+        (count_params(space.backbone, subnet), count_macs(space.backbone, subnet, 1.0), loss) for subnet, loss in found
     ]
     return tuple(
         CandidateRow(
             subnet,
             params,
-            count_macs(space.backbone, subnet, 1.0),
+            macs,
             loss,
             origin=LARGEST if subnet == largest else UNIFORM if space.is_uniform(subnet) else SEARCHED,
             feasible=budget.holds(space.backbone, subnet),
-            is_front=not any((p <= params and q < loss) or (p < params and q <= loss) for _, p, q in found),
+            is_front=on_front,
         )
-        for subnet, params, loss in found
+        for (subnet, _), (params, macs, loss), on_front in zip(found, costs, find_front(costs), strict=True)
     )
 
 

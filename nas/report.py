@@ -6,8 +6,11 @@ values are plain. All strings are taken as hostile: whoever draws or writes a re
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
 
 from search_spaces.subnet import Subnet
 
@@ -104,7 +107,7 @@ class CandidateRow:
     feasible: bool = True
     """Holds the budget."""
     is_front: bool = False
-    """No other candidate beats it on every axis."""
+    """Among `find_front` of parameters, MACs and loss."""
 
 
 @dataclass(frozen=True)
@@ -212,6 +215,12 @@ class Report:
     """What a reader must know to not misread the numbers."""
     spread_note: str = ""
     """Said at the top when the quality hardly depends on the size."""
+
+
+def find_front(points: Sequence[tuple[float, ...]]) -> list[bool]:
+    """Which points are on the front: no other is at most as high on every axis and lower on one."""
+    table = np.array(points, np.float64)  # counts are exact up to 2 ** 53
+    return [not ((table <= point).all(axis=1) & (table < point).any(axis=1)).any() for point in table]
 
 
 def short_count(count: float) -> str:

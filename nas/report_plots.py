@@ -42,7 +42,7 @@ GROUPS = (
     Group("chosen", "the chosen subnet", "mark", "star", 18),
     Group("uniform", "uniform shape", "conv", "diamond", 10),
     Group("largest", "largest that fits", "ffn", "triangle-up", 12),
-    Group("front", "on the front: beaten by none on every axis", "heads", "circle", 8),
+    Group("front", "on the front: no other is as small, as cheap in MACs and as good", "heads", "circle", 8),
     Group("feasible", "candidate", "dot", "circle", 6, 0.55),
     Group("infeasible", "over the budget", "dot", "circle-open", 6, 0.55),
 )

@@ -15,8 +15,9 @@ import typer
 import cli
 from checkpoints.results import find_subnet
 from checkpoints.run_folder import RunFolder
+from checkpoints.run_report import collect_report
 from checkpoints.teachers import load_encoder, load_teacher
-from search_spaces.costs import count_params
+from search_spaces.costs import count_macs, count_params
 from tests.shell import Shell
 from tests.training_cases import SPACE, make_wave, write_audio, write_case
 
@@ -468,3 +469,15 @@ def test_a_report_is_written_at_any_time(nestling):
     with (run.search_path / "candidates.jsonl").open("a") as file:
         file.write('{"fingerprint": "torn')  # killed in the next search
     assert f"{chosen['params']:,}" in read_report(nestling)
+
+
+def test_the_front_is_that_of_every_axis(nestling):
+    nestling.done("search subnet --trials 40")
+    rows = collect_report(RunFolder(nestling.folder / "runs/a")).candidates
+    points = {row.subnet: (row.params, count_macs(SPACE.backbone, row.subnet, 1.0), row.loss) for row in rows}
+
+    def beaten(point):
+        return any(all(map(float.__le__, map(float, o), map(float, point))) for o in points.values() if o != point)
+
+    assert {row.subnet for row in rows if row.is_front} == {s for s, point in points.items() if not beaten(point)}
+    assert len(rows) == 40
