@@ -32,6 +32,8 @@ NOISIER_DB = (0.0, 12.0)
 """Speech over noise, for the noisier rendition."""
 
 BATCH_SECONDS = 40.0
+LEAST_VARIANCE = 1e-12
+"""Of a channel; the layer's mean square is about 1, and fp32 tells no less of a channel that far from 0."""
 Key = tuple[str, str, str, int, int]
 
 
@@ -75,7 +77,9 @@ class Clip:
 class FeatureStore:
     """The hidden states of clips, in half precision in a temporary file; a context manager, which deletes the file.
 
-    Each layer is divided by its root mean square over the first batch, so that half precision holds any encoder.
+    Each layer is divided by its root mean square over the first batch, so that half precision holds any encoder. What is
+    kept is what departs from each channel's mean over that batch, so that it also holds a channel that hardly varies
+    far from 0, as some of HuBERT's and WavLM's do.
 
     Args:
         encode: The frozen encoder.
@@ -97,8 +101,8 @@ class FeatureStore:
     ) -> None:
         self._file = tempfile.TemporaryFile(prefix="nestling-features-", dir=folder)  # noqa: SIM115 - closed by close
         self._places: dict[Key, tuple[int, int]] = {}  # (first frame in the file, frames)
-        self._moments: dict[Key, Tensor] = {}  # (2, L, D): means of frames and of their squares
-        self._scale = torch.empty(0)
+        self._moments: dict[Key, Tensor] = {}  # (2, L, D), float64: means of what is kept and of its squares
+        self._scale = self._centre = torch.empty(0)
         self.num_layers = self.dim = 0
         distinct = list({clip.key: clip for clip in clips}.values())
         done = 0
@@ -117,18 +121,19 @@ class FeatureStore:
     def frames(self, clip: Clip) -> Tensor:
         """Every hidden state of a clip, (T, L, D), fp32."""
         first, count = self._places[clip.key]
-        return torch.from_numpy(self._frames[first : first + count].astype(np.float32))
+        return torch.from_numpy(self._frames[first : first + count].astype(np.float32)).add_(self._centre)
 
     def pooled(self, clips: Sequence[Clip]) -> Tensor:
         """Means over the frames of each clip, (N, L, D)."""
-        return torch.stack([self._moments[clip.key][0] for clip in clips])
+        return (torch.stack([self._moments[clip.key][0] for clip in clips]) + self._centre).float()
 
     def statistics(self, clips: Sequence[Clip]) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of every channel over all frames of some clips, each (L, D)."""
-        counts = torch.tensor([float(self._places[clip.key][1]) for clip in clips])
+        counts = torch.tensor([self._places[clip.key][1] for clip in clips], dtype=torch.float64)
         weights = (counts / counts.sum())[:, None, None, None]
         mean, square = (torch.stack([self._moments[clip.key] for clip in clips]) * weights).sum(0)
-        return mean, (square - mean.square()).clamp_min(1e-8).sqrt()
+        std = (square - mean.square()).clamp_min(LEAST_VARIANCE).sqrt()
+        return (mean + self._centre).float(), std.float()
 
     def close(self) -> None:
         """Deletes the file."""
@@ -158,10 +163,12 @@ class FeatureStore:
         if not self._places:
             self.num_layers, self.dim = states.shape[2:]
             self._scale = 1 / states.square().mean((0, 1, 3)).sqrt().clamp_min(1e-6)  # (L,)
+            frames = torch.cat([x[: clip.num_frames] for clip, x in zip(clips, states, strict=True)])
+            self._centre = frames.double().mean(0).float() * self._scale[:, None]  # (L, D)
         first = sum(next(reversed(self._places.values()), (0, 0)))
         for clip, x in zip(clips, states, strict=True):
-            kept = x[: clip.num_frames] * self._scale[:, None]  # (T, L, D)
-            moments = torch.stack([kept.mean(0), kept.square().mean(0)])
+            kept = x[: clip.num_frames] * self._scale[:, None] - self._centre  # (T, L, D)
+            moments = torch.stack([kept.double().mean(0), kept.double().square().mean(0)])
             if not moments.isfinite().all():
                 raise NestlingError(f"the encoder's hidden states are not finite for {clip.utterance.id}")
             self._file.write(kept.to(torch.float16).numpy().tobytes())

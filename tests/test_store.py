@@ -66,6 +66,28 @@ def test_means_and_statistics_are_over_frames():
         torch.testing.assert_close(std, everything.std(0, correction=0), rtol=5e-3, atol=HALF)
 
 
+@pytest.mark.parametrize("distance", [30.0, 3000.0, 20_000.0])
+def test_channels_far_from_zero_keep_their_variance_and_their_frames(distance):
+    """Against float64. Some hidden states of HuBERT and WavLM have a mean of many deviations."""
+    plain = torch.cat([alone(clip) for clip in clips()])  # (N, L, D)
+    far = distance * plain.std(0)
+
+    def encode(wave, lengths):
+        return [x + offset for x, offset in zip(spectral_states(wave, lengths), far, strict=True)]
+
+    with FeatureStore(encode, clips()) as store:
+        mean, std = store.statistics(clips())
+        frames = torch.cat([(store.frames(clip).double() - mean) / std for clip in clips()])
+        means = (store.pooled(clips()).double() - mean) / std
+    true = (plain.double() + far).float().double()  # what an encoder that computes in fp32 can say at best
+    deviation = true.std(0, correction=0)
+    torch.testing.assert_close((std / mean).double(), deviation / true.mean(0), rtol=0.01, atol=0)
+    true = (true - true.mean(0)) / deviation
+    torch.testing.assert_close(frames, true, rtol=0.01, atol=0.02)
+    sizes = [clip.num_frames for clip in clips()]
+    torch.testing.assert_close(means, torch.stack([x.mean(0) for x in true.split(sizes)]), rtol=0.01, atol=0.02)
+
+
 def test_clips_alike_are_encoded_once():
     heard = []
 
