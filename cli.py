@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -1027,7 +1028,10 @@ def _name_run(folder: RunFolder, asked: Path | None) -> None:
 
 
 def _command_line() -> str:
-    return "nestling " + " ".join(f'"{a}"' if set(a) & set(" <>") else a for a in sys.argv[1:])
+    """What was typed, as a shell would read it again."""
+    from search_spaces.quoting import shell_command
+
+    return shell_command(["nestling", *sys.argv[1:]])
 
 
 # --- what the user sees -----------------------------------------------------------------------------------------------
@@ -1100,6 +1104,9 @@ def main() -> None:
     is a fault of ours: it says so, keeps its traceback in a file, and ends in exit code 1.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads must not take a core from working ones
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # no result is lost over an arrow that latin-1 lacks
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:

@@ -6,7 +6,7 @@ import shlex
 import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
+from io import BytesIO, StringIO, TextIOWrapper
 from unittest import mock
 
 import cli
@@ -25,14 +25,25 @@ class Said:
         return json.loads(self.out)
 
 
-class Shell:
-    """Runs commands in a folder, in this process."""
+class _File(TextIOWrapper):
+    """A file in memory, as strict as `> file` is in a locale."""
 
-    def __init__(self, folder):
-        self.folder = folder
+    def __init__(self, encoding):
+        super().__init__(BytesIO(), encoding)
+
+    def getvalue(self):
+        self.flush()
+        return self.buffer.getvalue().decode(self.encoding)
+
+
+class Shell:
+    """Runs commands in a folder, in this process; what they write goes to files of an encoding, if one is given."""
+
+    def __init__(self, folder, encoding=None):
+        self.folder, self.encoding = folder, encoding
 
     def __call__(self, command, *options):
-        out, err = StringIO(), StringIO()
+        out, err = (_File(self.encoding) if self.encoding else StringIO() for _ in range(2))
         arguments = ["nestling", *shlex.split(command), *options]
         with (
             chdir(self.folder),

@@ -404,6 +404,30 @@ def test_one_recording_is_enough_to_train_but_not_to_compare(empty, options):
     assert "one has no audio to compare subnets on; three files or more have some" in said.err
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "ascii"])
+def test_no_result_is_lost_to_an_encoding(nestling, encoding):
+    shutil.move(nestling.folder / "runs/a", nestling.folder / "runs/→")
+    said = Shell(nestling.folder, encoding)("search subnet --run runs/→ --budget 8k --trials 2")
+    assert said.code == 0
+    assert "Chosen: " in said.out
+    assert said.out.endswith("Next: nestling export subnet --run runs/? --out my-encoder\n")
+
+
+@pytest.mark.parametrize(
+    "name", ["a&b", "$HOME", "two words", 'say "so"', "it's", "a;b", "*", "line\nbreak", "\x1b[31m", "é\\"]
+)
+def test_a_recorded_command_is_what_was_typed(nestling, name):
+    run = f"runs/{name}"
+    shutil.move(nestling.folder / "runs/a", nestling.folder / run)
+    nestling.done("search subnet --trials 1 --run", run)
+    command = json.loads((nestling.folder / run / "search/result.json").read_text())["command"]
+    assert command.isprintable()
+    done = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, check=False, env={"HOME": "/x"}
+    )
+    assert done.stdout.decode().split("\0")[:-1] == ["nestling", "search", "subnet", "--trials", "1", "--run", run]
+
+
 # Exporting and reporting
 
 

@@ -16,6 +16,7 @@ from checkpoints.formats.stand_ins import plain
 from checkpoints.formats.weight_files import read_checkpoint
 from checkpoints.run_folder import RunFolder, SupernetRecord
 from distillation.stages import load_recipe
+from search_spaces.quoting import shell_command
 from search_spaces.space import SearchSpace
 from supernet.model import Supernet
 
@@ -119,7 +120,9 @@ def import_supernet(path: str | Path, run: str | Path, audio: str, teacher: str 
     released = read_supernet(path)
     supernet, recipe = released.supernet, load_recipe(RECIPE, [])
     config = {
-        "command": f"import supernet {Path(path).name} --run {run} --audio {audio} --teacher {teacher}",
+        "command": shell_command(
+            ["import", "supernet", Path(path).name, "--run", run, "--audio", audio, "--teacher", teacher]
+        ),
         "teacher": teacher,
         "audio": audio,
         "device": "cpu",
