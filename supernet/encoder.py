@@ -425,13 +425,18 @@ def initialize(encoder: Encoder, generator: torch.Generator) -> None:
 
 
 def normalize_waveform(wave: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """Zero mean and unit variance over the valid samples of each item, (B, S) -> (B, S); padding becomes zero."""
-    if lengths is None:
-        return (wave - wave.mean(-1, keepdim=True)) * (wave.var(-1, correction=0, keepdim=True) + 1e-7).rsqrt()
-    valid = torch.arange(wave.shape[1], device=wave.device) < lengths.unsqueeze(1)
-    count = lengths.unsqueeze(1).to(wave.dtype)
-    centred = (wave - (wave * valid).sum(-1, keepdim=True) / count) * valid
-    return centred * (centred.square().sum(-1, keepdim=True) / count + 1e-7).rsqrt()
+    """Zero mean and unit variance over the valid samples of each item, (B, S) -> (B, S); padding becomes zero.
+
+    Sums and counts are taken in fp32 at least: fp16 has no number above 65,504, which is 4.1 s of samples.
+    """
+    x = wave.to(torch.promote_types(wave.dtype, torch.float32))
+    valid: Tensor | float = 1.0
+    count: Tensor | float = x.shape[1]
+    if lengths is not None:
+        valid = torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(1)
+        count = lengths.unsqueeze(1).to(x.dtype)
+    centred = (x - (x * valid).sum(-1, keepdim=True) / count) * valid
+    return (centred * (centred.square().sum(-1, keepdim=True) / count + 1e-7).rsqrt()).to(wave.dtype)
 
 
 def bucket_distances(distances: Tensor, num_buckets: int, max_distance: int) -> Tensor:

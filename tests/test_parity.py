@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from transformers import Wav2Vec2FeatureExtractor
@@ -75,6 +76,27 @@ def test_the_waveform_is_normalised_as_the_feature_extractor_does(normalize: boo
     assert error_of(got, wanted, valid) <= TOLERANCE
     other = make_encoder(normalize_waveform=not normalize)
     assert error_of(run_encoder(other, wave, lengths, None), wanted, valid) > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("num_samples", [400, 65_503, 65_505, 70_000, 300_000])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_any_length_is_normalised_in_any_precision(num_samples: int, dtype: torch.dtype) -> None:
+    """fp16 counts to 65,504 and not further; bf16 has no odd number above 256."""
+    longest = num_samples + 5001
+    wave = (0.3 * torch.randn(2, longest, generator=torch.Generator().manual_seed(0)) + 0.1).to(dtype)
+    wave[0, num_samples:] = 0
+    lengths = torch.tensor([num_samples, longest])
+    together = normalize_waveform(wave, lengths)
+    assert together.dtype == dtype
+    assert not together[0, num_samples:].any()
+    for row, got, length in zip(wave, together, lengths.tolist(), strict=True):
+        samples = row[:length].double().numpy()
+        wanted = torch.from_numpy((samples - samples.mean()) / np.sqrt(samples.var() + 1e-7))
+        alone = normalize_waveform(row[None, :length])
+        masked = normalize_waveform(row[None, :length], torch.tensor([length]))
+        assert torch.equal(alone, masked)
+        for found in (got[:length], alone[0]):  # rounded once, at a size of up to 8
+            assert (found - wanted).abs().max() <= max(4 * torch.finfo(dtype).eps, 1e-6)
 
 
 @pytest.mark.parametrize("conv_norm", ["layer", "group"])

@@ -19,6 +19,7 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor
+from transformers import AutoModel
 
 from checkpoints.export import ExportRecord, export_subnet, write_encoder
 from checkpoints.manifest import MANIFEST
@@ -160,6 +161,29 @@ def test_utterances_of_a_few_samples_are_heard(pair: tuple[Encoder, UpstreamExpe
     silent = torch.cat([short, torch.zeros(least - 7)])
     assert rms_error(out[0, :1], hidden_of(encoder, silent)[-1]) <= TOLERANCE
     assert rms_error(out[1], hidden_of(encoder, long)[-1]) <= TOLERANCE
+
+
+def test_half_precision_hears_long_utterances_in_any_batch(exports: dict[str, Path]) -> None:
+    """Beyond 4.1 s a length is no number of fp16; by `transformers` and as an upstream, alone, masked and padded."""
+    folder = exports["uneven.v1"]
+    expert = UpstreamExpert(folder)
+    wrapper = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    short, long = make_waves((66_000, 67_000))
+    with torch.no_grad():
+        wanted = expert([short])["last_hidden_state"]
+        expert.half(), wrapper.half()
+        half = [short.half(), long.half()]
+        masked = wrapper(half[0][None], attention_mask=torch.ones(1, len(short), dtype=torch.int64)).last_hidden_state
+        assert torch.equal(masked, wrapper(half[0][None]).last_hidden_state)
+        mask = torch.ones(2, len(long), dtype=torch.int64)
+        mask[0, len(short) :] = 0
+        padded = torch.nn.utils.rnn.pad_sequence(half, batch_first=True)
+        for found in (
+            masked,
+            wrapper(padded, attention_mask=mask).last_hidden_state,
+            expert(half)["last_hidden_state"],
+        ):
+            assert rms_error(found[:1, : wanted.shape[1]].float(), wanted) <= 0.01  # 0.002 to 0.003 is fp16's own
 
 
 def test_rate_is_the_front_ends(pair: tuple[Encoder, UpstreamExpert]) -> None:
