@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from speech_data.corpus import SAMPLE_RATE_HZ, Utterance
+from checkpoints.jobs import quick_probe
+from speech_data.corpus import SAMPLE_RATE_HZ, Corpus, Utterance
 from speech_tasks.phone_probe import (
     Frames,
     PhoneProbe,
@@ -187,6 +188,16 @@ def test_stacked_mfcc_have_their_shape_and_ignore_padding():
     assert together.shape == (2, 19, 39 * 9)
     assert alone.shape == (1, 12, 351)
     torch.testing.assert_close(together[1, :12], alone[0], atol=1e-4, rtol=1e-4)
+
+
+def test_the_probe_of_the_record_fits_on_train_chooses_on_dev_and_scores_search():
+    class Synthesised(Beeps, Corpus):
+        def __init__(self):
+            pass
+
+    probe = quick_probe(Synthesised())
+    read = [sorted(u.id for batch in part for u in batch.utterances) for part in probe._batches]
+    assert read == [sorted(u.id for u in Beeps().utterances(split)) for split in ("train", "dev", "search")]
 
 
 def test_audio_without_phones_is_refused():

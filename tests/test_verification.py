@@ -290,6 +290,21 @@ def test_metrics_are_known_and_both_conditions_scored_beside_test(monkeypatch):
     assert {clip.rendition for clip in task.scored[OUT_OF_DOMAIN].clips} == {"otherwise"}
 
 
+def test_channels_are_standardised_by_what_heads_are_fitted_on_alone(monkeypatch):
+    monkeypatch.setattr(verification, "PLAN", ONCE)
+    asked, measure = [], FeatureStore.statistics
+
+    def note(store, clips):
+        asked.append([clip.utterance.id for clip in clips])
+        return measure(store, clips)
+
+    monkeypatch.setattr(FeatureStore, "statistics", note)
+    task = Verification(Material(home(), "clean"))
+    with FeatureStore(spectral_states, task.clips) as store:
+        task.score(store)
+    assert asked == [[clip.utterance.id for clip in task.train]]
+
+
 def test_scoring_dev_needs_no_test():
     task = Verification(Material(home(allow_test=False), "clean", abroad(allow_test=False), scored="dev"))
     assert list(task.scored) == [IN_DOMAIN]
