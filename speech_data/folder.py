@@ -1,6 +1,6 @@
 """A user's own audio: a folder of wav and flac files, or a manifest that lists files or parts of them.
 
-Opening looks at every file: the header first, then the samples. What cannot be used is left out and reported
+Opening decodes every file once. What cannot be used is left out and reported
 by name, with a reason. Audio is mixed down and resampled to 16 kHz when it is read.
 """
 
@@ -23,20 +23,13 @@ import soxr
 
 from search_spaces.errors import NestlingError
 from speech_data.corpus import SAMPLE_RATE_HZ, SPLITS, Utterance, Waveform, check_split, refuse_test
+from speech_data.sound_files import ROUNDING_SECONDS, Sound, check_length, examine, read_mono
 
 SUFFIXES = (".wav", ".flac")
-MIN_SECONDS = 0.1
-"""Shorter recordings are skipped: 5 frames or fewer say nothing."""
 MAX_SECONDS = 30.0
 """Longer recordings are cut into equal pieces of at most this length."""
-SAMPLE_RATES_HZ = (4_000, 384_000)
-MAX_CHANNELS = 16
 SPLIT_SHARES = {"search": 5, "dev": 5, "train": 90}
 """Share of the files, in percent, by a hash of their names."""
-
-_UNKNOWN_LENGTH = 0x7FFF0000  # what programs write into the header when they cannot seek back to it
-_ROUNDING_SECONDS = 0.05  # by which a manifest may exceed the file
-_UNREADABLE = (OSError, ValueError, TypeError, soundfile.SoundFileError)
 
 Progress = Callable[[int, int], None]
 """Called with the number of files looked at and the number of all."""
@@ -65,15 +58,6 @@ class ListedAudio:
     text: str | None = None
     speaker: str | None = None
     intent: str | None = None
-
-
-@dataclass(frozen=True)
-class _Header:
-    """What a usable file holds."""
-
-    num_frames: int
-    rate_hz: int
-    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -133,7 +117,7 @@ class FolderCorpus:
             raise ValueError(f"{utterance.id!r} is not an utterance of {self.name}")
         place = self._places[utterance.id]
         try:
-            mono, rate = _read_mono(place.file, place.start, place.stop)
+            mono, rate = read_mono(place.file, place.start, place.stop)
         except (OSError, soundfile.SoundFileError) as error:
             raise NestlingError(f"{place.file} could be read when it was opened, and no longer: {error}") from error
         if len(mono) != place.stop - place.start or not np.isfinite(mono).all():
@@ -148,7 +132,6 @@ def open_folder(
     *,
     splits: Mapping[str, Path | str] | None = None,
     allow_test: bool = False,
-    decode: bool = True,
     on_progress: Progress | None = None,
 ) -> FolderCorpus:
     """The audio of a folder (wav and flac, at any depth) or of a manifest.
@@ -160,8 +143,6 @@ def open_folder(
         path: A folder or a manifest. A hash of its name puts a file into train, search or dev (90, 5, 5 %).
         splits: Instead of `path`: a folder or a manifest for each split.
         allow_test: Whether the test split, if `splits` has one, may be read. Only evaluation passes True.
-        decode: Whether to decode every file once, to find those whose samples are damaged: about a second for
-            an hour of flac. False trusts the headers; a damaged file then stops the run when it is read.
         on_progress: Called as files are looked at.
 
     Raises:
@@ -181,7 +162,7 @@ def open_folder(
         skipped += unreadable
     name = "+".join(source.name for source in sources.values())
     places = ", ".join(map(str, sources.values()))
-    return _open(name, places, listed, skipped, False, allow_test=allow_test, decode=decode, on_progress=on_progress)
+    return _open(name, places, listed, skipped, False, allow_test=allow_test, on_progress=on_progress)
 
 
 def open_listed(
@@ -191,7 +172,6 @@ def open_listed(
     skipped: Iterable[SkippedFile] = (),
     *,
     allow_test: bool = False,
-    decode: bool = True,
     on_progress: Progress | None = None,
 ) -> FolderCorpus:
     """A corpus of recordings that a reader of some layout has listed. They stay whole, as their labels do.
@@ -202,14 +182,13 @@ def open_listed(
         listed: The recordings of each split.
         skipped: What the reader itself has left out.
         allow_test: Whether the test split may be read. Only evaluation passes True.
-        decode: As in `open_folder`.
         on_progress: Called as files are looked at.
 
     Raises:
         NestlingError: Nothing can be used.
     """
     skips = list(skipped)
-    return _open(name, str(root), listed, skips, True, allow_test=allow_test, decode=decode, on_progress=on_progress)
+    return _open(name, str(root), listed, skips, True, allow_test=allow_test, on_progress=on_progress)
 
 
 def _open(
@@ -220,15 +199,14 @@ def _open(
     whole: bool,
     *,
     allow_test: bool,
-    decode: bool,
     on_progress: Progress | None,
 ) -> FolderCorpus:
     """Looks at all files and keeps what can be used; the splits of what is listed under "" are made here."""
-    headers = _examine_all({item.file for items in listed.values() for item in items}, decode, on_progress)
+    sounds = _examine_all({item.file for items in listed.values() for item in items}, on_progress)
     kept: dict[str, list[_Piece]] = {split: [] for split in listed}
     for split, items in listed.items():
         for item in _once(items, skipped):
-            pieces = _cut(item, headers[item.file], whole)
+            pieces = _cut(item, sounds[item.file], whole)
             if isinstance(pieces, str):
                 skipped.append(SkippedFile(item.id, pieces))
             else:
@@ -239,7 +217,7 @@ def _open(
         kept = _divide_by_name(kept[""])
     return FolderCorpus(
         name,
-        _content_hash(kept, headers),
+        _content_hash(kept),
         {split: [piece.utterance for piece in kept[split]] for split in SPLITS if kept.get(split)},
         {piece.utterance.id: piece for s, pieces in kept.items() if s != "test" or allow_test for piece in pieces},
         skipped,
@@ -325,73 +303,16 @@ def _once(items: Iterable[ListedAudio], skipped: list[SkippedFile]) -> Iterator[
 # What a file holds
 
 
-def _examine_all(files: set[Path], decode: bool, on_progress: Progress | None) -> dict[Path, _Header | str]:
+def _examine_all(files: set[Path], on_progress: Progress | None) -> dict[Path, Sound | str]:
     """For each file what it holds, or why it cannot be used."""
     ordered = sorted(files)
-    headers: dict[Path, _Header | str] = {}
+    sounds: dict[Path, Sound | str] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # libsndfile works outside Python's lock
-        for file, header in zip(ordered, pool.map(lambda file: _examine(file, decode), ordered), strict=True):
-            headers[file] = header
+        for file, sound in zip(ordered, pool.map(examine, ordered), strict=True):
+            sounds[file] = sound
             if on_progress is not None:
-                on_progress(len(headers), len(ordered))
-    return headers
-
-
-def _examine(file: Path, decode: bool) -> _Header | str:
-    try:
-        if not file.is_file():
-            return "is a folder" if file.is_dir() else "does not exist"
-        if file.stat().st_size == 0:
-            return "is empty"
-        if complaint := _check_riff_size(file):
-            return complaint
-        with soundfile.SoundFile(file) as sound:
-            complaint = _check_header(sound) or (_check_samples(sound) if decode else None)
-            return complaint or _Header(sound.frames, sound.samplerate, _fingerprint(file))
-    except _UNREADABLE as error:
-        return f"cannot be decoded: {str(error).removeprefix(f'Error opening {str(file)!r}: ')}"
-
-
-def _check_riff_size(file: Path) -> str | None:
-    """A wav file that was cut short; libsndfile would take what is left for the whole."""
-    with file.open("rb") as opened:
-        head = opened.read(8)
-    promised = int.from_bytes(head[4:], "little") + 8
-    size = file.stat().st_size
-    if head[:4] == b"RIFF" and size < promised < _UNKNOWN_LENGTH:
-        return f"is cut short: {size} of {promised} bytes are there"
-    return None
-
-
-def _check_header(sound: soundfile.SoundFile) -> str | None:
-    low, high = SAMPLE_RATES_HZ
-    if not low <= sound.samplerate <= high:
-        return f"has a sample rate of {sound.samplerate} Hz; {low} to {high} can be used"
-    if sound.channels > MAX_CHANNELS:
-        return f"has {sound.channels} channels; at most {MAX_CHANNELS} can be mixed down"
-    return _check_length(sound.frames / sound.samplerate)
-
-
-def _check_length(seconds: float) -> str | None:
-    if seconds <= 0:
-        return "holds no samples"
-    if seconds < MIN_SECONDS:
-        return f"is too short: {seconds:.3f} s, the least is {MIN_SECONDS} s"
-    return None
-
-
-def _check_samples(sound: soundfile.SoundFile) -> str | None:
-    """Decodes everything, in blocks of 10 s."""
-    num_read, low, high = 0, np.inf, -np.inf
-    while len(block := sound.read(10 * sound.samplerate, dtype="float32", always_2d=True)):
-        if not np.isfinite(block).all():
-            first = (num_read + int(np.argmin(np.isfinite(block).all(axis=1)))) / sound.samplerate
-            return f"holds NaN or infinite samples, the first at {first:.2f} s"
-        num_read += len(block)
-        low, high = min(low, float(block.min())), max(high, float(block.max()))
-    if num_read != sound.frames:
-        return f"promises {sound.frames} samples and holds {num_read}"
-    return f"is constant: every sample is {low:g}" if low == high else None
+                on_progress(len(sounds), len(ordered))
+    return sounds
 
 
 def _fingerprint(file: Path) -> str:
@@ -404,38 +325,31 @@ def _fingerprint(file: Path) -> str:
         return hashlib.sha256(b"%d " % size + head + opened.read()).hexdigest()
 
 
-def _read_mono(file: Path, start: int, stop: int) -> tuple[Waveform, int]:
-    with soundfile.SoundFile(file) as sound:
-        sound.seek(start)
-        samples = sound.read(stop - start, dtype="float32", always_2d=True)
-        return samples.mean(axis=1, dtype=np.float32), sound.samplerate
-
-
 # What is kept
 
 
-def _cut(item: ListedAudio, header: _Header | str, whole: bool) -> list[_Piece] | str:
+def _cut(item: ListedAudio, sound: Sound | str, whole: bool) -> list[_Piece] | str:
     """The pieces of a recording, each of `MAX_SECONDS` at most unless it stays whole, or why there are none."""
-    if isinstance(header, str):
-        return header
-    length = header.num_frames / header.rate_hz
+    if isinstance(sound, str):
+        return sound
+    length = sound.num_frames / sound.rate_hz
     if item.offset_seconds >= length:
         return f"starts at {item.offset_seconds:g} s of a file of {length:.2f} s"
     end = length if item.seconds is None else item.offset_seconds + item.seconds
-    if end > length + _ROUNDING_SECONDS:
+    if end > length + ROUNDING_SECONDS:
         return f"ends at {end:.2f} s of a file of {length:.2f} s"
     seconds = min(end, length) - item.offset_seconds
-    if complaint := _check_length(seconds):
+    if complaint := check_length(seconds):
         return complaint
     num_pieces = 1 if whole else math.ceil(seconds / MAX_SECONDS)
-    first, last = (round(s * header.rate_hz) for s in (item.offset_seconds, item.offset_seconds + seconds))
+    first, last = (round(s * sound.rate_hz) for s in (item.offset_seconds, item.offset_seconds + seconds))
     edges = [first + (last - first) * i // num_pieces for i in range(num_pieces + 1)]
     return [
         _Piece(
             Utterance(
                 id=item.id if num_pieces == 1 else f"{item.id}#{i}",
                 speaker=item.speaker,
-                num_samples=round((stop - start) * SAMPLE_RATE_HZ / header.rate_hz),
+                num_samples=round((stop - start) * SAMPLE_RATE_HZ / sound.rate_hz),
                 text=item.text if num_pieces == 1 else None,
                 intent=item.intent if num_pieces == 1 else None,
             ),
@@ -477,14 +391,12 @@ def _split_of_place(place: int) -> str:
     raise AssertionError("the shares add up to 100")
 
 
-def _content_hash(kept: Mapping[str, Sequence[_Piece]], headers: Mapping[Path, _Header | str]) -> str:
+def _content_hash(kept: Mapping[str, Sequence[_Piece]]) -> str:
     """Of names, labels, splits and fingerprints; not of where the files are or when they were written."""
     digest = hashlib.sha256()
     for split in SPLITS:
         for piece in kept.get(split, ()):
-            header = headers[piece.file]
-            assert isinstance(header, _Header)
-            line = [split, piece.utterance.to_dict(), piece.start, piece.stop, header.fingerprint]
+            line = [split, piece.utterance.to_dict(), piece.start, piece.stop, _fingerprint(piece.file)]
             digest.update(json.dumps(line).encode())
     return digest.hexdigest()[:16]
 

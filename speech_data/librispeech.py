@@ -16,7 +16,7 @@ SEARCH_SHARE = 5
 
 
 def open_librispeech(
-    root: Path | str, *, allow_test: bool = False, decode: bool = True, on_progress: Progress | None = None
+    root: Path | str, *, allow_test: bool = False, on_progress: Progress | None = None
 ) -> FolderCorpus:
     """LibriSpeech in our splits, with lower-case text and the reader's number as the speaker.
 
@@ -26,7 +26,6 @@ def open_librispeech(
     Args:
         root: The folder LibriSpeech, or the one that holds it.
         allow_test: Whether the test split may be read. Only evaluation passes True.
-        decode: As in `folder.open_folder`.
         on_progress: Called as files are looked at.
 
     Raises:
@@ -44,9 +43,7 @@ def open_librispeech(
     for part in [*train, DEV, TEST]:
         for audio in _list_part(home, part, skipped):
             listed[_split(part, audio)].append(audio)
-    return open_listed(
-        "LibriSpeech", home, listed, skipped, allow_test=allow_test, decode=decode, on_progress=on_progress
-    )
+    return open_listed("LibriSpeech", home, listed, skipped, allow_test=allow_test, on_progress=on_progress)
 
 
 def _split(part: str, audio: ListedAudio) -> str:

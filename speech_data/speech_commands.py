@@ -9,12 +9,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import soundfile
-
 from search_spaces.errors import NestlingError
 from speech_data.corpus import SPLITS
 from speech_data.folder import FolderCorpus, ListedAudio, Progress, SkippedFile, open_listed, place_of_name
 from speech_data.grammar import KEYWORDS, NO_WORD, UNKNOWN_WORD
+from speech_data.sound_files import examine
 
 NOISE_FOLDER = "_background_noise_"
 LISTS = {"search": "validation_list.txt", "dev": "validation_list.txt", "test": "testing_list.txt"}
@@ -25,7 +24,7 @@ PIECE_TURNS = (*("train",) * 7, "search", "dev", "test")
 
 
 def open_speech_commands(
-    root: Path | str, *, allow_test: bool = False, decode: bool = True, on_progress: Progress | None = None
+    root: Path | str, *, allow_test: bool = False, on_progress: Progress | None = None
 ) -> FolderCorpus:
     """Speech Commands in our splits: the intent is the class, the text the word, the speaker the hash in the name.
 
@@ -36,7 +35,6 @@ def open_speech_commands(
     Args:
         root: The folder with a folder for each word.
         allow_test: Whether the test split may be read. Only evaluation passes True.
-        decode: As in `folder.open_folder`.
         on_progress: Called as files are looked at.
 
     Raises:
@@ -64,9 +62,7 @@ def open_speech_commands(
         split: _balance(audios, [piece for piece, turn in silences if turn == split])
         for split, audios in listed.items()
     }
-    return open_listed(
-        "Speech Commands", root, balanced, skipped, allow_test=allow_test, decode=decode, on_progress=on_progress
-    )
+    return open_listed("Speech Commands", root, balanced, skipped, allow_test=allow_test, on_progress=on_progress)
 
 
 def _missing(root: Path, part: str) -> str:
@@ -111,11 +107,11 @@ def _list_silences(root: Path, skipped: list[SkippedFile]) -> list[tuple[ListedA
     pieces = []
     for file in sorted((root / NOISE_FOLDER).glob("*.wav")):
         name = f"{NOISE_FOLDER}/{file.name}"
-        try:
-            num_pieces = int(soundfile.info(file).duration / PIECE_SECONDS)
-        except (OSError, soundfile.SoundFileError):
-            skipped.append(SkippedFile(name, "cannot be decoded"))
+        sound = examine(file)
+        if isinstance(sound, str):
+            skipped.append(SkippedFile(name, sound))
             continue
+        num_pieces = int(sound.num_frames / sound.rate_hz / PIECE_SECONDS)
         if num_pieces == 0:
             skipped.append(SkippedFile(name, f"is shorter than a piece of {PIECE_SECONDS:g} s"))
         for i in range(num_pieces):

@@ -1,0 +1,187 @@
+"""One sound file: whether it can be used, what it holds, and any part of it as mono.
+
+libsndfile decodes. Where a header says nothing of the length, or a codec cannot seek, files are decoded from their
+beginning; so opening a file, which decodes it once in any case, is the only proof of how long it is.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from speech_data.corpus import Waveform
+
+MIN_SECONDS = 0.1
+"""Shorter recordings are skipped: 5 frames or fewer say nothing."""
+SAMPLE_RATES_HZ = (4_000, 384_000)
+MAX_CHANNELS = 16
+ROUNDING_SECONDS = 0.05
+"""By which a header or a manifest may exceed the file."""
+
+_UNKNOWN_BYTES = 0x7FFF0000  # from here on: what programs write into a wav header when they cannot seek back to it
+_UNKNOWN_FRAMES = 2**62  # what libsndfile says of a flac file whose header does not know
+_MAX_CHUNKS = 1000
+_MAX_HEADER = 4096
+_BLOCK_SECONDS = 10
+_UNREADABLE = (OSError, ValueError, TypeError, soundfile.SoundFileError)
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What a usable file holds."""
+
+    num_frames: int
+    rate_hz: int
+
+
+def examine(file: Path) -> Sound | str:
+    """What a file holds, or why it cannot be used; decodes all of it, about two seconds for an hour of flac."""
+    try:
+        if not file.is_file():
+            return "is a folder" if file.is_dir() else "does not exist"
+        if file.stat().st_size == 0:
+            return "is empty"
+        if complaint := _check_wav_length(file):
+            return complaint
+        with _open(file) as sound:
+            return _check_header(sound) or _decode(sound)
+    except _UNREADABLE as error:
+        text = error.error_string if isinstance(error, soundfile.LibsndfileError) else error
+        return f"cannot be decoded: {text}"
+
+
+def read_mono(file: Path, start: int, stop: int) -> tuple[Waveform, int]:
+    """The samples [start, stop) of a file, mixed down, and its sample rate in Hz.
+
+    Raises:
+        OSError, soundfile.SoundFileError: The file cannot be decoded.
+    """
+    with _open(file) as sound:
+        if start and _seeks(sound):
+            sound.seek(start)
+        else:
+            for _ in _blocks(sound, start):
+                pass
+        samples = sound.read(stop - start, dtype="float32", always_2d=True)
+        return samples.mean(axis=1, dtype=np.float32), sound.samplerate
+
+
+def check_length(seconds: float) -> str | None:
+    """Why a recording of this length cannot be used."""
+    if seconds <= 0:
+        return "holds no samples"
+    if seconds < MIN_SECONDS:
+        return f"is too short: {seconds:.3f} s, the least is {MIN_SECONDS} s"
+    return None
+
+
+class _Stream(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no types
+    """A file that is read from its beginning on: soundfile seeks after each read, and some codecs cannot."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _MendedWav(io.FileIO):
+    """A wav file in whose header the number of bytes, at a position, reads as that of all that follow."""
+
+    def __init__(self, file: Path, position: int, num_bytes: int) -> None:
+        super().__init__(file)
+        self._position, self._length = position, min(num_bytes, 2**32 - 1).to_bytes(4, "little")
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        first = self.tell()
+        num_read = super().readinto(buffer) or 0
+        view = memoryview(buffer).cast("B")
+        for position, byte in enumerate(self._length, self._position):
+            if first <= position < first + num_read:
+                view[position - first] = byte
+        return num_read
+
+
+@contextmanager
+def _open(file: Path) -> Iterator[_Stream]:
+    with ExitStack() as stack:
+        start, num_bytes = _find_samples(file) or (0, None)
+        following = file.stat().st_size - start
+        if num_bytes == 0 and following:  # written to a pipe; libsndfile would take it for empty
+            yield stack.enter_context(_Stream(stack.enter_context(_MendedWav(file, start - 4, following))))
+        else:
+            yield stack.enter_context(_Stream(file))
+
+
+def _find_samples(file: Path) -> tuple[int, int] | None:
+    """Where the samples of a wav file begin, and how many bytes its header says they are."""
+    with file.open("rb") as opened:
+        if opened.read(12)[:4] != b"RIFF":
+            return None
+        for _ in range(_MAX_CHUNKS):
+            name, length = opened.read(4), int.from_bytes(opened.read(4), "little")
+            if name == b"data":
+                return opened.tell(), length
+            opened.seek(length + length % 2, os.SEEK_CUR)
+    return None
+
+
+def _check_wav_length(file: Path) -> str | None:
+    """A wav file that was cut short; libsndfile would take what is left for the whole.
+
+    Some programs count the header, or a byte of padding, among the samples: so much may be missing.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        head = opened.read(8)
+    if head[:4] != b"RIFF":
+        return None
+    start, num_bytes = _find_samples(file) or (8, int.from_bytes(head[4:], "little"))
+    if num_bytes < _UNKNOWN_BYTES and size + min(start, _MAX_HEADER) < start + num_bytes:
+        return f"is cut short: {size} of {start + num_bytes} bytes are there"
+    return None
+
+
+def _check_header(sound: _Stream) -> str | None:
+    low, high = SAMPLE_RATES_HZ
+    if not low <= sound.samplerate <= high:
+        return f"has a sample rate of {sound.samplerate} Hz; {low} to {high} can be used"
+    if sound.channels > MAX_CHANNELS:
+        return f"has {sound.channels} channels; at most {MAX_CHANNELS} can be mixed down"
+    return check_length(sound.frames / sound.samplerate)
+
+
+def _decode(sound: _Stream) -> Sound | str:
+    num_frames, low, high = 0, np.inf, -np.inf
+    for block in _blocks(sound, sound.frames):
+        if not np.isfinite(block).all():
+            first = (num_frames + int(np.argmin(np.isfinite(block).all(axis=1)))) / sound.samplerate
+            return f"holds NaN or infinite samples, the first at {first:.2f} s"
+        num_frames += len(block)
+        low, high = min(low, float(block.min())), max(high, float(block.max()))
+    if num_frames + ROUNDING_SECONDS * sound.samplerate < sound.frames < _UNKNOWN_FRAMES:
+        return f"promises {sound.frames} samples and holds {num_frames}"
+    if complaint := check_length(num_frames / sound.samplerate):
+        return complaint
+    return f"is constant: every sample is {low:g}" if low == high else Sound(num_frames, sound.samplerate)
+
+
+def _blocks(sound: _Stream, num_frames: int) -> Iterator[NDArray[np.float32]]:
+    """The next samples, (n, channels), in blocks; fewer where the file ends."""
+    while num_frames > 0:
+        block = sound.read(min(num_frames, _BLOCK_SECONDS * sound.samplerate), dtype="float32", always_2d=True)
+        if not len(block):
+            return
+        yield block
+        num_frames -= len(block)
+
+
+def _seeks(sound: _Stream) -> bool:
+    """Whether seeking is possible, and exact to the sample."""
+    lossy = sound.format in ("MP3", "OGG") or sound.subtype == "MPEG_LAYER_III"
+    return soundfile.SoundFile.seekable(sound) and sound.frames < _UNKNOWN_FRAMES and not lossy

@@ -1,0 +1,151 @@
+"""Files that other programs write: unusual codecs, lengths wrong or missing; every sample is read, or a word."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from speech_data import folder as folder_module
+from speech_data.folder import open_folder
+
+RATE = 16_000
+WAVE = (0.3 * np.sin(np.arange(32_000) / 9) + 0.05 * np.random.default_rng(0).standard_normal(32_000)).astype("f4")
+
+
+def heard(path: Path) -> dict[str, np.ndarray | str]:
+    """What is read of every utterance of a folder or manifest, and why what is left out is."""
+    try:
+        corpus = open_folder(path)
+    except ValueError as error:
+        return {"": str(error)}
+    found: dict[str, np.ndarray | str] = {skipped.path: skipped.reason for skipped in corpus.skipped}
+    for utterance in corpus.utterances("train"):
+        try:
+            found[utterance.id] = corpus.read(utterance)
+        except ValueError as error:
+            found[utterance.id] = str(error)
+    return found
+
+
+def decoded(file: Path) -> np.ndarray:
+    """All of a file in one go, by libsndfile's own function."""
+    with soundfile.SoundFile(file) as sound:
+        out = np.zeros(100_000, np.float32)
+        pointer = soundfile._ffi.cast("float *", out.ctypes.data)
+        return out[: soundfile._snd.sf_readf_float(sound._file, pointer, len(out))]
+
+
+def put(file: Path, values: dict[int, int]) -> None:
+    """Writes 32-bit numbers over a file at some positions."""
+    content = bytearray(file.read_bytes())
+    for position, value in values.items():
+        content[position : position + 4] = struct.pack("<I", value % 2**32)
+    file.write_bytes(content)
+
+
+def same(found: object, expected: np.ndarray) -> bool:
+    return isinstance(found, np.ndarray) and found.shape == expected.shape and np.allclose(found, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "form", "subtype"),
+    [
+        ("wav", "WAV", "GSM610"),
+        ("wav", "WAV", "G721_32"),
+        ("wav", "WAV", "NMS_ADPCM_24"),
+        ("wav", "WAV", "MS_ADPCM"),
+        ("mp3", "MP3", "MPEG_LAYER_III"),
+        ("opus", "OGG", "OPUS"),
+    ],
+)
+def test_every_piece_of_a_codec_that_seeks_badly_or_not_at_all_is_read(tmp_path, monkeypatch, suffix, form, subtype):
+    file = tmp_path / f"a.{suffix}"
+    soundfile.write(file, WAVE, RATE, format=form, subtype=subtype)
+    listed = tmp_path / "list.jsonl"
+    listed.write_text(json.dumps({"audio_filepath": file.name}))
+    expected = decoded(file)
+    assert same(heard(listed).get(file.name), expected)
+    monkeypatch.setattr(folder_module, "MAX_SECONDS", 0.5)
+    pieces = heard(listed)
+    assert set(pieces) == {f"{file.name}#{i}" for i in range(len(pieces))}
+    assert len(pieces) >= 4
+    assert [piece for piece in pieces.values() if isinstance(piece, str)] == []
+    assert same(np.concatenate(list(pieces.values())), expected)
+
+
+WRONG = {  # 44 bytes of header: the size of the rest is at 4, that of the samples at 40
+    **{f"riff {by:+d}": {4: 64_036 + by} for by in (-44, -36, -8, -1, 1, 8, 36, 44)},
+    **{f"riff {size:x}": {4: size} for size in (0, 0x7FFFF000, 0xFFFFFFFF)},
+    **{f"data {by:+d}": {40: 64_000 + by} for by in (1, 8, 36, 44)},
+    **{f"data {size:x}": {40: size} for size in (0, 0x7FFFF000, 0xFFFFFFDB, 0xFFFFFFFF)},
+    **{f"both {size:x}": {4: size, 40: size} for size in (0, 0x7FFFF000, 0xFFFFFFFF)},
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wav_whose_sizes_are_wrong_or_missing_is_read_to_its_end(tmp_path, monkeypatch, name):
+    soundfile.write(tmp_path / "a.wav", WAVE, RATE)
+    put(tmp_path / "a.wav", WRONG[name])
+    assert same(heard(tmp_path).get("a.wav"), WAVE)
+    monkeypatch.setattr(folder_module, "MAX_SECONDS", 1.0)
+    assert same(heard(tmp_path).get("a.wav#1"), WAVE[RATE:])
+
+
+def test_chunks_before_and_junk_after_the_samples_change_nothing(tmp_path):
+    soundfile.write(tmp_path / "a.wav", WAVE, RATE)
+    content = (tmp_path / "a.wav").read_bytes()
+    note = b"LIST" + struct.pack("<I", 7) + b"INFOabc\0"
+    for name, changed in {
+        "junk": content + b"junk" * 5,
+        "zeros": content + bytes(1000),
+        "tag": content + b"TAG" + bytes(125),
+        "note": content[:36] + note + content[36:],
+        "late": content + b"LIST" + struct.pack("<I", 5000) + b"x" * 20,
+    }.items():
+        (tmp_path / "a.wav").write_bytes(changed)
+        put(tmp_path / "a.wav", {4: len(changed)})  # 8 too many
+        assert same(heard(tmp_path).get("a.wav"), WAVE), name
+
+
+def test_wav_that_lacks_more_than_its_header_is_cut_short(tmp_path):
+    soundfile.write(tmp_path / "a.wav", WAVE, RATE)
+    content = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "a.wav").write_bytes(content[:-100])
+    put(tmp_path / "a.wav", {4: 64_036 - 100})  # so the size of the whole is right
+    assert "a.wav is cut short: 63944 of 64044 bytes are there" in str(heard(tmp_path))
+    (tmp_path / "a.wav").write_bytes(content[:44])
+    put(tmp_path / "a.wav", {4: 0, 40: 0})
+    assert "a.wav holds no samples" in str(heard(tmp_path))
+
+
+def unknown_length(file: Path) -> None:
+    """Clears the number of samples in a flac header, as an encoder that writes to a pipe does."""
+    content = bytearray(file.read_bytes())
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)
+    file.write_bytes(content)
+
+
+def test_flac_of_unknown_length_is_read_whole_and_in_pieces(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.flac", WAVE, RATE)
+    unknown_length(tmp_path / "a.flac")
+    assert same(heard(tmp_path).get("a.flac"), WAVE)
+    monkeypatch.setattr(folder_module, "MAX_SECONDS", 0.5)
+    for i, piece in enumerate(np.split(WAVE, 4)):
+        assert same(heard(tmp_path).get(f"a.flac#{i}"), piece)
+
+
+def test_flac_whose_header_promises_more_says_so(tmp_path):
+    soundfile.write(tmp_path / "a.flac", WAVE, RATE)
+    content = bytearray((tmp_path / "a.flac").read_bytes())
+    content[24:26] = struct.pack(">H", 64_000)
+    (tmp_path / "a.flac").write_bytes(content)
+    assert "a.flac promises 64000 samples and holds 32000" in str(heard(tmp_path))
+    unknown_length(tmp_path / "a.flac")
+    (tmp_path / "a.flac").write_bytes((tmp_path / "a.flac").read_bytes()[:9000])
+    assert "a.flac cannot be decoded" in str(heard(tmp_path))
