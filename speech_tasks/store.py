@@ -77,9 +77,9 @@ class Clip:
 class FeatureStore:
     """The hidden states of clips, in half precision in a temporary file; a context manager, which deletes the file.
 
-    Each layer is divided by its root mean square over the first batch, so that half precision holds any encoder. What is
-    kept is what departs from each channel's mean over that batch, so that it also holds a channel that hardly varies
-    far from 0, as some of HuBERT's and WavLM's do.
+    Each layer is divided by its root mean square over the first batch, so that half precision holds any encoder. What
+    is kept is what departs from each channel's mean over that batch, so that it also holds a channel that hardly
+    varies far from 0, as some of HuBERT's and WavLM's do.
 
     Args:
         encode: The frozen encoder.
