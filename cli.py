@@ -343,14 +343,16 @@ def _search(
     seed: int,
     screen: Screen,
 ) -> Row:
-    from checkpoints.results import describe_result, save_result
+    from checkpoints.results import RECORD, describe_result, save_result
     from nas.latency import SubnetTimer, describe_load
     from nas.optuna_bridge import write_study
     from nas.record import Record
     from nas.search import Trial, search
 
     supernet, space = scorer.supernet, scorer.supernet.space
-    record = Record(folder.search_path / "candidates.jsonl", scorer.fingerprint, space.backbone)
+    record = Record(folder.search_path / RECORD, scorer.fingerprint, space.backbone)
+    for doubt in record.doubts:
+        _warn(doubt)
     best = float("inf")
 
     def on_trial(trial: Trial) -> None:

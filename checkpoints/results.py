@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.latency import Latency
+from nas.record import RecordFile, ScoreRow
 from nas.report import LARGEST, SEARCHED, UNIFORM
 from nas.search import Finalist, SearchResult
 from search_spaces.costs import count_bytes, count_macs, count_params
@@ -16,6 +17,7 @@ from search_spaces.subnet import Subnet
 
 Result = dict[str, Any]
 RESULT = "result.json"
+RECORD = "candidates.jsonl"
 
 
 def describe_cost(space: SearchSpace, subnet: Subnet) -> Result:
@@ -98,11 +100,6 @@ def load_result(folder: Path) -> Result:
     return result
 
 
-def read_lines(record: Path) -> list[str]:
-    """The whole lines of a search's record; a killed search may have left a torn one at the end."""
-    return record.read_text(encoding="utf-8").split("\n")[:-1] if record.is_file() else []
-
-
 def load_subnet(path: Path) -> Subnet:
     """The subnet in a JSON file, on its own or under `subnet`.
 
@@ -126,10 +123,10 @@ def find_subnet(folder: Path, name: str) -> Subnet:
         return load_subnet(Path(name))
     if name == "best":
         return Subnet.from_dict(load_result(folder)["finalists"][0]["subnet"])
-    record = folder / "candidates.jsonl"
-    rows = [json.loads(line) for line in read_lines(record) if f'"id":"{name}' in line]
-    found = {row["id"]: row["subnet"] for row in rows}
+    record = folder / RECORD
+    rows = (row for row in RecordFile(record).read() if isinstance(row, ScoreRow))
+    found = {row.id: row.subnet for row in rows if row.id.startswith(name)}
     if len(found) != 1:
         problem = "several subnets" if found else "no subnet"
         raise NestlingError(f"{problem} in {record} with an id that starts with {name!r}; give `best` or a longer id")
-    return Subnet.from_dict(next(iter(found.values())))
+    return next(iter(found.values()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,10 +9,11 @@ from typing import Any, Literal
 
 from checkpoints.formats.hugging_face import TeacherError
 from checkpoints.model_card import ExportRecord
-from checkpoints.results import RESULT, Result, load_result, read_lines
+from checkpoints.results import RECORD, RESULT, Result, load_result
 from checkpoints.run_folder import MADE_WITH, RunFolder
 from checkpoints.teachers import load_teacher
 from nas.objective import DistillationObjective
+from nas.record import RecordFile, ScoreRow
 from nas.report import (
     LARGEST,
     SEARCHED,
@@ -64,6 +64,8 @@ def collect_report(run: RunFolder) -> Report:
     space = SearchSpace.from_dict(config["space"])
     points = load_curve(run.path)
     result = load_result(run.search_path) if (run.search_path / RESULT).is_file() else None
+    record = RecordFile(run.search_path / RECORD)
+    candidates = _candidates(record, space, result) if result else ()
     return Report(
         title=f"Nestling: {space.name} from {config['teacher'] or 'scratch'}",
         facts=_facts(config, result),
@@ -71,7 +73,7 @@ def collect_report(run: RunFolder) -> Report:
         chosen=_chosen(result, space, points) if result else None,
         budget=_budget_uses(result, space) if result else (),
         teacher=_teacher(config["teacher"], points),
-        candidates=_candidates(run, space, result) if result else (),
+        candidates=candidates,
         finalists=_finalists(result) if result else (),
         latency_note="PyTorch on this machine, one thread, batch 1; medians of interleaved rounds."
         if result and result["latency_seconds"]
@@ -80,7 +82,7 @@ def collect_report(run: RunFolder) -> Report:
         stages=tuple(summarize_stages(run.metrics())),
         counted=_counted(result, space),
         usage=_usage(run) if result else (),
-        notes=(SYNTHETIC,) if config["audio"].startswith("demo") else (),
+        notes=(*((SYNTHETIC,) if config["audio"].startswith("demo") else ()), *record.doubts),
         spread_note=describe_spread(points),
         loss_name=(result or {}).get("objective", DistillationObjective.name),
     )
@@ -223,16 +225,13 @@ def _teacher(name: str | None, points: Sequence[Point]) -> TeacherRow | None:
     )
 
 
-def _candidates(run: RunFolder, space: SearchSpace, result: Result) -> tuple[CandidateRow, ...]:
-    lines = read_lines(run.search_path / "candidates.jsonl")
-    rows = [row for row in map(json.loads, lines) if row.get("loss") is not None]
-    newest = rows[-1]["fingerprint"] if rows else ""
+def _candidates(record: RecordFile, space: SearchSpace, result: Result) -> tuple[CandidateRow, ...]:
+    rows = [row for row in record.read() if isinstance(row, ScoreRow) and row.loss is not None]
+    newest = rows[-1].fingerprint if rows else ""
     budget = Budget.parse(result["budget"], space)
     largest = space.largest(budget)
-    found = [(Subnet.from_dict(row["subnet"]), row["loss"]) for row in rows if row["fingerprint"] == newest]
-    costs = [
-        (count_params(space.backbone, subnet), count_macs(space.backbone, subnet, 1.0), loss) for subnet, loss in found
-    ]
+    found = {row.subnet: row.score.mean for row in rows if row.fingerprint == newest and row.subnet in space}
+    costs = [(*_count(space, subnet), loss) for subnet, loss in found.items()]
     return tuple(
         CandidateRow(
             subnet,
@@ -243,8 +242,13 @@ def _candidates(run: RunFolder, space: SearchSpace, result: Result) -> tuple[Can
             feasible=budget.holds(space.backbone, subnet),
             is_front=on_front,
         )
-        for (subnet, _), (params, macs, loss), on_front in zip(found, costs, find_front(costs), strict=True)
+        for subnet, (params, macs, loss), on_front in zip(found, costs, find_front(costs), strict=True)
     )
+
+
+def _count(space: SearchSpace, subnet: Subnet) -> tuple[int, int]:
+    """Parameters, and MACs for 1 s."""
+    return count_params(space.backbone, subnet), count_macs(space.backbone, subnet, 1.0)
 
 
 def _finalists(result: Result) -> tuple[FinalistRow, ...]:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.costs import count_params
-from search_spaces.errors import NestlingError
+from search_spaces.errors import FailedError, NestlingError
+from search_spaces.strict_json import load_json
+from search_spaces.strict_yaml import parse_config
 from search_spaces.subnet import Backbone, Subnet
-
-FileRow = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +53,160 @@ class Candidate:
         return self.score.failed, self.score.mean, self.subnet.id
 
 
+@dataclass(frozen=True)
+class ScoreRow:
+    """A line of the file that holds a candidate."""
+
+    fingerprint: str
+    id: str
+    params: int
+    loss: float | None
+    """None if scoring failed."""
+    subnet: Subnet
+    per_utterance: tuple[float | None, ...]
+
+    def __post_init__(self) -> None:
+        if self.id != self.subnet.id:
+            raise NestlingError(f"id {self.id!r} is not that of its subnet, {self.subnet.id}")
+        if not self.per_utterance:
+            raise NestlingError("per_utterance is empty")
+        mean = self.score.mean
+        if (self.loss is None) != self.score.failed or (self.loss is not None and not np.isclose(self.loss, mean)):
+            raise NestlingError(f"loss {self.loss} is not the mean of per_utterance, {mean:.9g}")
+
+    @cached_property
+    def score(self) -> Score:
+        """Utterance by utterance."""
+        return Score(np.array([np.nan if loss is None else loss for loss in self.per_utterance], np.float32))
+
+
+@dataclass(frozen=True)
+class SearchRow:
+    """A line of the file that says when a search first started."""
+
+    fingerprint: str
+    search: str
+    """Names it."""
+
+
+Row = ScoreRow | SearchRow
+
+
+class RecordFile:
+    """The lines of a record as they come, each checked.
+
+    A line has a number and a checksum of its own, so that lines which are gone or changed are noticed. (Lines of
+    Nestling 0.1 have neither, and are taken as they are.) Several processes may append: each first takes note of
+    what others did, and cuts off what one that was killed left unfinished, under a lock on the file.
+
+    Args:
+        path: May not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.doubts: list[str] = []
+        """What is wrong with lines that are otherwise sound."""
+        self._num_bytes = self._num_lines = self._number = 0  # of whole lines that were read; number of the last
+        self._num_utterances: dict[str, int] = {}
+
+    def read(self) -> list[Row]:
+        """All lines since the last time, but for a torn last one.
+
+        Raises:
+            NestlingError: A line was damaged; names it.
+        """
+        if not self.path.exists():
+            return []
+        try:
+            with self.path.open("rb") as file:
+                return list(self._read(file))
+        except OSError as error:
+            raise NestlingError(f"{self.path}: {(error.strerror or str(error)).lower()}") from error
+
+    def append(self, row: Mapping[str, Any]) -> list[Row]:
+        """Adds a line, which is on the disk before this returns.
+
+        Returns:
+            The lines that others added since the last time.
+
+        Raises:
+            FailedError: The file was cut or deleted since it was read.
+        """
+        if not self._num_bytes:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        elif not self.path.exists():
+            raise FailedError(f"{self.path} was deleted while it was written; nothing more is kept there")
+        with self.path.open("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # the system frees that of a process that dies
+            others = list(self._read(file))
+            file.truncate(self._num_bytes)
+            line = _seal({**row, "number": self._number + 1})
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        self._num_bytes, self._num_lines = self._num_bytes + len(line), self._num_lines + 1
+        self._number += 1
+        return others
+
+    def _read(self, file: BinaryIO) -> Iterator[Row]:
+        if file.seek(0, os.SEEK_END) < self._num_bytes:
+            raise FailedError(f"{self.path} was cut while it was written; nothing more is kept there")
+        file.seek(self._num_bytes)
+        *lines, _torn = file.read().split(b"\n")  # every whole line ends with a newline
+        for line in lines:
+            self._num_bytes, self._num_lines = self._num_bytes + len(line) + 1, self._num_lines + 1
+            try:
+                yield self._parse(line)
+            except NestlingError as error:
+                raise NestlingError(
+                    f"line {self._num_lines} of {self.path} is damaged ({error}); delete that line to go on without it"
+                ) from error
+
+    def _parse(self, line: bytes) -> Row:
+        values = load_json(line, "the line")
+        if isinstance(values, dict):
+            self._check(values)
+        if isinstance(values, dict) and "search" in values:
+            return parse_config(SearchRow, values, "the line", most=1)
+        row = parse_config(ScoreRow, values, "the line", most=1)
+        count = self._num_utterances.setdefault(row.fingerprint, len(row.per_utterance))
+        if len(row.per_utterance) != count:
+            raise NestlingError(f"per_utterance has {len(row.per_utterance)} losses, and those before it have {count}")
+        return row
+
+    def _check(self, values: dict[str, Any]) -> None:
+        number, sealed = values.get("number", self._number + 1), values.pop("check", None)
+        if sealed is not None and sealed != _checksum(values):
+            raise NestlingError("it is not what was written there")
+        if not isinstance(number, int) or number <= self._number:
+            self.doubts.append(f"line {self._num_lines} of {self.path} is row {number}, which has its place before it")
+            return
+        if (gone := number - self._number - 1) > 0:
+            rows = "a row is" if gone == 1 else f"{gone} rows are"
+            self.doubts.append(f"{rows} missing before line {self._num_lines} of {self.path}")
+        self._number = number
+
+
+def _seal(row: Mapping[str, Any]) -> bytes:
+    """A row as a line of the file."""
+    return _dump({**row, "check": _checksum(row)}) + b"\n"
+
+
+def _checksum(row: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_dump(row)).hexdigest()[:8]
+
+
+def _dump(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row, separators=(",", ":"), allow_nan=False).encode()
+
+
 class Record:
     """Every candidate ever scored, in a JSONL file that only grows.
 
     A row is on the disk before `add` returns, so a killed search loses at most the candidate it was scoring.
     Rows know no budget: what was found under one serves all. Rows of another fingerprint are left alone and
-    not read.
+    not used.
 
     Args:
         path: The file; made with the first row. None keeps the record in memory.
@@ -70,14 +221,18 @@ class Record:
         self.path, self.fingerprint, self.backbone = path, fingerprint, backbone
         self._candidates: dict[Subnet, Candidate] = {}
         self._starts: dict[str, int] = {}  # search -> candidates there were when it first started
-        self._whole_bytes: int | None = 0  # what a killed writer left whole; None once the rest is cut off
-        if path is not None and path.exists():
-            self._read(path.read_bytes())
+        self._file = RecordFile(path) if path else None
+        self._take(self._file.read() if self._file else [])
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
         """All of this fingerprint, in the order they were scored."""
         return tuple(self._candidates.values())
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What a user should know of the file: rows that are missing, say."""
+        return tuple(self._file.doubts) if self._file else ()
 
     def find(self, subnet: Subnet) -> Candidate | None:
         """What is known of a subnet."""
@@ -87,7 +242,6 @@ class Record:
         """Keeps a candidate for good."""
         losses = [float(f"{x:.9g}") if np.isfinite(x) else None for x in candidate.score.per_utterance]
         row = {
-            "fingerprint": self.fingerprint,
             "id": candidate.subnet.id,
             "params": count_params(self.backbone, candidate.subnet),
             "loss": None if candidate.score.failed else candidate.score.mean,
@@ -104,39 +258,19 @@ class Record:
             search: Names it; all that its proposals depend on.
         """
         if search not in self._starts:
-            self._append({"fingerprint": self.fingerprint, "search": search})
-            self._starts[search] = len(self._candidates)
+            self._append({"search": search})
+            self._starts.setdefault(search, len(self._candidates))
         return self.candidates[: self._starts[search]]
 
-    def _read(self, content: bytes) -> None:
-        *lines, torn = content.split(b"\n")  # every whole line ends with a newline
-        self._whole_bytes = len(content) - len(torn)
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-                if row["fingerprint"] == self.fingerprint:
-                    self._take(row)
-            except (KeyError, TypeError, ValueError) as error:
-                raise NestlingError(
-                    f"line {number} of {self.path} is damaged ({error}); delete that line to go on without it"
-                ) from error
+    def _append(self, row: Mapping[str, Any]) -> None:
+        if self._file:
+            self._take(self._file.append({"fingerprint": self.fingerprint, **row}))
 
-    def _take(self, row: FileRow) -> None:
-        if "search" in row:
-            self._starts.setdefault(row["search"], len(self._candidates))
-            return
-        losses = [np.nan if loss is None else loss for loss in row["per_utterance"]]
-        subnet = Subnet.from_dict(row["subnet"])
-        self._candidates.setdefault(subnet, Candidate(subnet, Score(np.array(losses, np.float32))))
-
-    def _append(self, row: FileRow) -> None:
-        if self.path is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab") as file:
-            if self._whole_bytes is not None:
-                file.truncate(self._whole_bytes)
-                self._whole_bytes = None
-            file.write(json.dumps(row, separators=(",", ":"), allow_nan=False).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+    def _take(self, rows: list[Row]) -> None:
+        for row in rows:
+            if row.fingerprint != self.fingerprint:
+                continue
+            if isinstance(row, ScoreRow):
+                self._candidates.setdefault(row.subnet, Candidate(row.subnet, row.score))
+            else:
+                self._starts.setdefault(row.search, len(self._candidates))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -77,20 +77,29 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         NestlingError: The file cannot be read, is over 1 MB, or is not one strict YAML mapping; names the file.
     """
-    path = Path(path)
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise NestlingError(f"{path}: {path.stat().st_size:,} bytes; a file may have at most {MAX_BYTES:,}")
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise NestlingError(f"{path}: {(error.strerror or str(error)).lower()}") from error
-    except UnicodeDecodeError as error:
-        raise NestlingError(f"{path}: not UTF-8 text") from error
-    values = parse_yaml(text, source=str(path))
+    values = parse_yaml(read_text(Path(path), MAX_BYTES), source=str(path))
     if not isinstance(values, dict):
         got = "nothing" if values is None else f"a {type(values).__name__}"
         raise NestlingError(f"{path}: must hold a mapping of keys to values, got {got}")
     return values
+
+
+def read_text(path: Path, max_bytes: int) -> str:
+    """The text of a file.
+
+    Raises:
+        NestlingError: There is no such file, it cannot be read, is over `max_bytes`, or is not UTF-8; names it.
+    """
+    try:
+        if path.stat().st_size > max_bytes:
+            raise NestlingError(f"{path}: {path.stat().st_size:,} bytes; a file may have at most {max_bytes:,}")
+        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would wait for ever
+            raise NestlingError(f"{path}: not a file")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise NestlingError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+    except UnicodeDecodeError as error:
+        raise NestlingError(f"{path}: not UTF-8 text") from error
 
 
 def parse_yaml(text: str, source: str = "YAML") -> Any:
@@ -110,13 +119,15 @@ def parse_yaml(text: str, source: str = "YAML") -> Any:
         raise NestlingError(f"{source}: nested too deeply") from error
 
 
-def parse_config(model: type[Model], values: Mapping[str, Any], source: str = "config") -> Model:
+def parse_config(model: type[Model], values: Any, source: str = "config", most: int | None = None) -> Model:
     """`values` as a `model`, types taken literally: `"12"` is no number, `1` no boolean.
 
     Args:
-        model: A dataclass or pydantic model. Unknown keys are refused where its config forbids extras.
+        model: A dataclass, pydantic model, or other type that pydantic knows. Unknown keys are refused where its
+            config forbids extras.
         values: Plain JSON values, as `load_yaml` returns them.
         source: What to blame, usually the file.
+        most: Problems that are told, if they are more. A person who wrote the file wants all of them.
 
     Raises:
         NestlingError: Lists every problem; an unknown key comes with the nearest known one.
@@ -128,9 +139,13 @@ def parse_config(model: type[Model], values: Mapping[str, Any], source: str = "c
         return parsed
     except ValidationError as error:
         problems = [line for each in error.errors() for line in _explain(model, each)]
+        if most and len(problems) > most:
+            problems[most:] = [f"and {len(problems) - most} more"]
         raise NestlingError(
             "\n  ".join([f"{source}:", *problems] if len(problems) > 1 else [f"{source}: {problems[0]}"])
         ) from error
+    except RecursionError as error:
+        raise NestlingError(f"{source}: nested too deeply") from error
 
 
 @cache
@@ -154,7 +169,8 @@ def _explain(model: Any, error: Any) -> Iterator[str]:
         yield from (f"`{where}`: {line}" if where else line for line in lines)
     else:
         got, rule = repr(error["input"]), error["msg"].removeprefix("Input ")
-        yield f"`{where}` {rule}, got {got if len(got) <= 60 else got[:57] + '...'}"
+        what = f"`{where}` " if where else ""
+        yield f"{what}{rule}, got {got if len(got) <= 60 else got[:57] + '...'}"
 
 
 def _known_keys(model: Any, path: tuple[int | str, ...]) -> list[str]:

@@ -348,6 +348,22 @@ def test_a_second_search_reuses_every_evaluation(nestling):
     assert other["scored"] > other["evaluated"]  # what was found under one budget serves the next
 
 
+def test_a_record_with_a_hole_is_used_and_said(nestling):
+    nestling.done("search subnet --budget 8k --trials 6")
+    record = nestling.folder / "runs/a/search/candidates.jsonl"
+    lines = record.read_bytes().splitlines(keepends=True)
+    record.write_bytes(b"".join([*lines[:2], *lines[4:]]))
+    said = nestling.done("search subnet --budget 8k --trials 6 --format json")
+    hole = "2 rows are missing before line 3 of runs/a/search/candidates.jsonl"
+    assert hole in said.err
+    assert said.json["evaluated"] == 2  # they are scored again
+    nestling.done("report")
+    assert hole in (nestling.folder / "runs/a/report.html").read_text()
+    record.write_bytes(b"".join([*lines, lines[3]]))
+    said = nestling.done("search subnet --budget 8k --trials 6")
+    assert "line 8 of runs/a/search/candidates.jsonl is row 4, which has its place before it" in said.err
+
+
 def test_alternatives_get_an_answer_each(nestling):
     results = nestling.done("search subnet --budgets 6k,60% --trials 6 --format json").json
     assert len(results) == 2

@@ -329,10 +329,95 @@ def test_damage_elsewhere_is_named(path):
         open_record(path)
 
 
+def test_openers_of_one_record_keep_each_others_rows(path):
+    subnets = [SPACE.sample(random.Random(i)) for i in range(4)]
+    first, second = open_record(path), open_record(path)
+    first.add(candidate(subnets[0], 1.0))
+    second.add(candidate(subnets[1], 2.0))
+    assert [c.subnet for c in open_record(path).candidates] == subnets[:2]
+    first.start("a search")
+    path.write_bytes(path.read_bytes() + b'{"fingerprint":"o')  # a third was killed
+    second.add(candidate(subnets[2], 3.0))
+    first.add(candidate(subnets[3], 4.0))
+    assert [c.subnet for c in open_record(path).candidates] == subnets
+    assert first.candidates[1].subnet == subnets[1]  # each has seen what the other did
+    assert len(open_record(path).start("a search")) == 2
+
+
+def change(path, number, change, seal=True):
+    """Changes the row of a line; unless `seal`, it is as Nestling 0.1 wrote it, without number and checksum."""
+    lines = path.read_text().splitlines()
+    row = json.loads(lines[number - 1])
+    change(row)
+    if not seal:
+        row.pop("number", None)
+        row.pop("check", None)
+    lines[number - 1] = json.dumps(row, separators=(",", ":"))
+    path.write_text("\n".join([*lines, ""]))
+
+
+TAMPERED = {
+    "another id": (lambda row: row.update(id="0123456789"), "id '0123456789' is not that of its subnet"),
+    "another subnet": (lambda row: row["subnet"].update(embed_dim=64), "is not that of its subnet"),
+    "a better loss": (lambda row: row.update(loss=0.5), "loss 0.5 is not the mean of per_utterance"),
+    "a lost loss": (lambda row: row.update(loss=None), "loss None is not the mean of per_utterance"),
+    "another utterance": (lambda row: row["per_utterance"].__setitem__(3, 7.0), "is not the mean of per_utterance"),
+    "a failed utterance": (lambda row: row["per_utterance"].__setitem__(3, None), "is not the mean of per_utterance"),
+    "fewer utterances": (
+        lambda row: row.update(per_utterance=row["per_utterance"][:1], loss=row["per_utterance"][0]),
+        f"per_utterance has 1 losses, and those before it have {NUM_UTTERANCES}",
+    ),
+    "no utterances": (lambda row: row.update(per_utterance=[], loss=None), "per_utterance is empty"),
+    "no subnet": (lambda row: row.pop("subnet"), "missing key `subnet`"),
+    "words for numbers": (lambda row: row["subnet"].update(kept=["0"]), "`subnet.kept.0` should be a valid integer"),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+@pytest.mark.parametrize("seal", [True, False], ids=["sealed", "old"])
+def test_a_row_that_was_tampered_with_is_said(path, name, seal):
+    run(open_record(path), trials=3, budget=EVERYTHING)
+    tamper, message = TAMPERED[name]
+    change(path, 3, tamper, seal)
+    with pytest.raises(ValueError, match=r"line 3 of .*; delete that line to go on without it") as caught:
+        open_record(path)
+    assert ("it is not what was written there" if seal else message) in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_rows_of_an_older_nestling_are_taken_as_they_are(path):
+    run(open_record(path), trials=5)
+    whole = summary(run(open_record(path), trials=9))
+    path.unlink()
+    run(open_record(path), trials=5)
+    for number in range(1, 7):
+        change(path, number, dict.copy, seal=False)
+    assert summary(run(open_record(path), trials=9)) == whole
+    assert [json.loads(line).get("number") for line in path.read_text().splitlines()] == [None] * 6 + [7, 8, 9, 10]
+
+
+@pytest.mark.parametrize("delete", [True, False], ids=["deleted", "cut"])
+def test_a_record_that_shrinks_under_a_search_is_not_written_on(path, delete):
+    record = open_record(path)
+    run(record, trials=3)
+    if delete:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(ValueError, match=f"{path} was {'deleted' if delete else 'cut'} while it was written"):
+        record.add(candidate(SPACE.container, 1.0))
+    assert path.exists() != delete
+
+
 def test_rows_are_plain_json_that_others_can_read(path):
     run(open_record(path), trials=3)
     start, *rows = map(json.loads, path.read_text().splitlines())
-    assert start == {"fingerprint": "one", "search": f"{MIDDLE.text}; evolution; seed 0"}
+    assert start | {"check": ""} == {
+        "fingerprint": "one",
+        "search": f"{MIDDLE.text}; evolution; seed 0",
+        "number": 1,
+        "check": "",
+    }
     largest = SPACE.largest(MIDDLE)
     assert rows[0]["id"] == largest.id
     assert rows[0]["params"] == params(largest)
