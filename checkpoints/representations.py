@@ -1,13 +1,11 @@
 """Anything that turns speech into frames, opened by its name: what an evaluation scores.
 
-B batch, S samples, T frames, d channels of a frame. An utterance's frames never depend on its batch.
+B batch, S samples, T frames, d channels of a frame.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,17 +13,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from checkpoints.formats.hugging_face import OtherNetworkError, TeacherError
 from checkpoints.formats.transformers_models import open_network
 from checkpoints.manifest import hash_file
 from checkpoints.runtimes.onnx_export import open_onnx
 from checkpoints.teachers import find_model, load_encoder, normalizes_waveform, read_config, read_json
-from search_spaces.costs import count_frames, count_macs
-from search_spaces.errors import NestlingError
-from search_spaces.subnet import SAMPLE_RATE_HZ, Backbone
-from speech_data.features import difference, hold_last_frame, log_mel, mfcc
+from distillation.sources import hash_network
+from search_spaces.costs import count_macs
+from search_spaces.identity import fingerprint, hash_code
+from search_spaces.subnet import Backbone
+from speech_tasks.baselines import BASELINES
+from speech_tasks.encoding import encode_alone, encode_with
 from speech_tasks.store import Encode
 from supernet.encoder import Encoder, EncoderConfig, initialize
 from supernet.model import shape_of
@@ -39,10 +38,6 @@ ACCEPTED = (
     "folder, or a name on the hub), a file of fairseq, unilm or s3prl, demo, log-mel, mfcc, and untrained:NAME for "
     "fresh weights in the shape of NAME"
 )
-
-_BOOKKEEPING = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
-"""Keys of config.json that change no output."""
-_NUM_MELS = 80
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,9 @@ class Representation:
     macs_1s: int | None
     """Multiply-accumulates for 1 s of audio; None where they are not known."""
     fingerprint: str
-    """Short hash of all that decides the frames, weights included: a key for caches."""
+    """Short hash of all that decides the frames: weights, and the code and libraries that compute with them."""
+    code: str = ""
+    """The part of it that is no encoder's own: what kind of thing computes, and the hash of its code and libraries."""
 
 
 def open_representation(source: str) -> Representation:
@@ -80,7 +77,8 @@ def open_representation(source: str) -> Representation:
     if name in BASELINES:
         if not trained:
             raise TeacherError(f"{source}: nothing is trained in {name}; name an encoder after {UNTRAINED}")
-        return Representation(name, source, BASELINES[name], 0, None, fingerprint(name))
+        code = f"baseline {hash_code('speech_tasks.baselines')}"
+        return Representation(name, source, BASELINES[name], 0, None, fingerprint(code, name), code)
     if Path(name).suffix == ".onnx":
         if not trained:
             raise TeacherError(f"{source}: an ONNX file has no fresh weights; name its folder after {UNTRAINED}")
@@ -101,48 +99,6 @@ def open_representation(source: str) -> Representation:
         return _describe(path, load_encoder(path) if trained else _make_fresh(config), shown, source)
 
 
-def fingerprint(*parts: str, weights: Mapping[str, Tensor] | None = None) -> str:
-    """A short hash of some words and, to the bit, of tensors by name."""
-    digest = hashlib.sha256(json.dumps(parts).encode())
-    for name, weight in sorted((weights or {}).items()):
-        digest.update(f"{name} {weight.dtype} {list(weight.shape)}\n".encode())
-        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
-
-
-def encode_alone(states_of: Callable[[Tensor], Sequence[Tensor]], wave: Tensor, lengths: Tensor | None) -> list[Tensor]:
-    """Encodes each utterance of a batch by itself, so that no padding reaches the network.
-
-    A group norm averages over padding, masked or not; so do stacked positional convolutions and some attention.
-
-    Args:
-        states_of: One utterance (1, S) -> its hidden states, (1, T, d).
-        wave: (B, S).
-        lengths: Valid samples, (B,); None when all are.
-
-    Returns:
-        Hidden states, each (B, T, d), zero where padded.
-
-    Raises:
-        NestlingError: An utterance is too short for a frame, or the network does not make one every 20 ms.
-    """
-    num_samples = wave.shape[1]
-    rows: list[list[Tensor]] = []
-    for i, length in enumerate([num_samples] * len(wave) if lengths is None else lengths.tolist()):
-        if (expected := count_frames(Backbone(), length)) < 1:
-            raise NestlingError(f"an utterance of {length} samples gives no frame; encoders want 400 samples or more")
-        states = [x[0] for x in states_of(wave[i : i + 1, :length])]
-        if found := {len(x) for x in states} - {expected}:
-            raise NestlingError(
-                f"the encoder makes {min(found)} frames of {length / SAMPLE_RATE_HZ:g} s; tasks want one every 20 ms, "
-                f"{expected}"
-            )
-        rows.append(states)
-    num_frames = count_frames(Backbone(), num_samples)
-    padded = [[F.pad(x, (0, 0, 0, num_frames - len(x))) for x in states] for states in rows]
-    return [torch.stack(state) for state in zip(*padded, strict=True)]
-
-
 def _make_fresh(config: EncoderConfig) -> Encoder:
     encoder = Encoder(config).eval()
     initialize(encoder, torch.Generator().manual_seed(SEED))
@@ -157,23 +113,15 @@ def _describe(path: Path, encoder: Encoder, name: str, source: str) -> Represent
             f"frames of HuBERT's front-end; tasks want those, one every 20 ms"
         )
 
-    def states_of(wave: Tensor, lengths: Tensor | None = None) -> Sequence[Tensor]:
-        return encoder(wave, lengths).hidden  # type: ignore[no-any-return]
-
-    @torch.no_grad()
-    def encode(wave: Tensor, lengths: Tensor | None) -> Sequence[Tensor]:
-        if config.conv_norm == "group":
-            return encode_alone(states_of, wave, lengths)
-        return states_of(wave, lengths)
-
-    weights = encoder.state_dict()
+    code = f"encoder {hash_code('speech_tasks.encoding')}"
     return Representation(
         name,
         source,
-        encode,
-        params=sum(weight.numel() for weight in weights.values()),
+        encode_with(encoder),
+        params=sum(weight.numel() for weight in encoder.state_dict().values()),
         macs_1s=count_macs(*shape_of(config), 1.0),
-        fingerprint=fingerprint("encoder", json.dumps(config.to_dict()), weights=weights),
+        fingerprint=fingerprint(code, hash_network(encoder)),
+        code=code,
     )
 
 
@@ -189,61 +137,27 @@ def _open_onnx(path: Path, source: str) -> Representation:
         return encode_alone(states_of, wave, lengths)  # in int8, activations are scaled by the batch
 
     folder = path.resolve().parent.name
-    key = fingerprint("onnx", hash_file(path))
-    return Representation(f"{folder}/{path.name}", source, encode, run.params, None, key)
+    code = f"onnx {hash_code('speech_tasks.encoding', 'checkpoints.runtimes.onnx_session')}"
+    key = fingerprint(code, hash_file(path))
+    return Representation(f"{folder}/{path.name}", source, encode, run.params, None, key, code)
 
 
 def _open_transformers(
     folder: Path, values: Mapping[str, Any], name: str, source: str, trained: bool
 ) -> Representation:
-    normalizes = normalizes_waveform(folder)
-    network, macs = open_network(folder, values, normalizes, ACCEPTED, trained)
+    network, macs = open_network(folder, values, normalizes_waveform(folder), ACCEPTED, trained)
 
     @torch.no_grad()
     def encode(wave: Tensor, lengths: Tensor | None) -> Sequence[Tensor]:
         return encode_alone(network.states_of, wave, lengths)
 
-    shape = {key: value for key, value in values.items() if key not in _BOOKKEEPING}
+    code = f"transformers {hash_code('speech_tasks.encoding', 'checkpoints.formats.transformers_models')}"
     return Representation(
         name,
         source,
         encode,
         params=sum(parameter.numel() for parameter in network.parameters()),
         macs_1s=macs,
-        fingerprint=fingerprint(
-            "transformers", json.dumps(shape, sort_keys=True), str(normalizes), weights=network.network.state_dict()
-        ),
+        fingerprint=fingerprint(code, hash_network(network)),
+        code=code,
     )
-
-
-def _num_frames(wave: Tensor, lengths: Tensor | None) -> tuple[int, Tensor | None]:
-    """T, and the valid frames of each row, (B,)."""
-    counts = None if lengths is None else [count_frames(Backbone(), n) for n in lengths.tolist()]
-    return count_frames(Backbone(), wave.shape[1]), None if counts is None else torch.tensor(counts, device=wave.device)
-
-
-def _mfcc(wave: Tensor, lengths: Tensor | None) -> list[Tensor]:
-    """13 coefficients and their first and second differences, (B, T, 39), with their mean: it tells speakers apart."""
-    num_frames, valid = _num_frames(wave, lengths)
-    return [mfcc(wave, num_frames, num_valid=valid)]
-
-
-def _log_mel(wave: Tensor, lengths: Tensor | None) -> list[Tensor]:
-    """80 log energies and their first and second differences, (B, T, 240), standardised over each utterance.
-
-    Source: SUPERB (arXiv 2105.01051), the FBANK baseline, with our window, mel bands and frames.
-    """
-    num_frames, valid = _num_frames(wave, lengths)
-    static = hold_last_frame(log_mel(wave, num_frames, _NUM_MELS), valid)
-    first = hold_last_frame(difference(static), valid)
-    x = torch.cat([static, first, difference(first)], dim=2)
-    weight = torch.ones_like(x[..., :1])
-    if valid is not None:
-        weight = (torch.arange(num_frames, device=wave.device) < valid[:, None])[..., None].to(x)
-    count = weight.sum(1, keepdim=True)
-    centred = (x - (x * weight).sum(1, keepdim=True) / count) * weight
-    return [centred * (centred.square().sum(1, keepdim=True) / count + 1e-5).rsqrt()]
-
-
-BASELINES: Mapping[str, Encode] = {"mfcc": _mfcc, "log-mel": _log_mel}
-"""What needs no training, by name; one hidden state each."""

@@ -6,6 +6,7 @@ A source says what it may read, so that leakage can be tested: `audio` alone, or
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search_spaces.errors import NestlingError
+from search_spaces.identity import fingerprint
 from speech_data.batching import Batch
 from supernet.encoder import Encoder, EncoderConfig, Trace
+from supernet.weights import hash_weights
 
 Normalization = Literal["channel", "instance", "none"]
 
@@ -84,6 +87,7 @@ class FrozenNetwork(nn.Module):
             (B, T, d).
         dim: d.
         front_end: A shape whose front-end makes the same frames.
+        description: All that decides what it computes besides the weights, as plain JSON values.
     """
 
     taps = ("hidden",)
@@ -94,9 +98,11 @@ class FrozenNetwork(nn.Module):
         states_of: Callable[[Tensor], Sequence[Tensor]],
         dim: int,
         front_end: EncoderConfig,
+        description: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self.network = network
+        self.description = dict(description)
         self.states_of = states_of
         self.dim = dim
         self.config = front_end
@@ -114,6 +120,13 @@ class FrozenNetwork(nn.Module):
         if found != wanted:
             raise NestlingError(f"the teacher makes {found} frames of {wave.shape[1]} samples, and {wanted} are wanted")
         return Trace(states[-1], None, self.config.frame_rate_hz, hidden=states)
+
+
+def hash_network(network: Encoder | FrozenNetwork) -> str:
+    """A hash of what a network is: its shape and its weights, to the bit; not of the code that computes it."""
+    if isinstance(network, FrozenNetwork):
+        return fingerprint("network", network.description, hash_weights(network.network.state_dict()))
+    return fingerprint("encoder", network.config.to_dict(), hash_weights(network.state_dict()))
 
 
 class TeacherSource:

@@ -6,8 +6,6 @@ split, so it may rank subnets in a search.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.errors import NestlingError
+from search_spaces.identity import fingerprint, hash_code
 from speech_data.corpus import SAMPLE_RATE_HZ, SpeechCorpus, Utterance, Waveform
 from speech_data.randomness import generator
 from speech_tasks.distance_probes import VoiceProbe, WordProbe
 from speech_tasks.label_probes import Errors, FrameProbe, LabelProbe, take_each
-from speech_tasks.provenance import hash_code
 from speech_tasks.store import Clip, Encode, FeatureStore, Rendition
 from speech_tasks.task import DRAWS, Material, half_width
 
@@ -201,8 +199,7 @@ class Proxy:
     def fingerprint(self) -> str:
         """Names all that a score depends on besides the encoder: the probes, their code and their clips."""
         clips = [sorted({c.key for p in probes for c in p.clips}) for probes in self._probes.values()]
-        values = json.dumps([self.names, hash_code(__name__), clips])
-        return hashlib.sha256(values.encode()).hexdigest()[:16]
+        return fingerprint(self.names, hash_code(__name__), clips)
 
 
 def share_audio(probes: Sequence[Probe]) -> dict[tuple[str, ...], float]:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from search_spaces import identity
 from speech_tasks import provenance
 from speech_tasks.provenance import fingerprint_task, name_audio
 from speech_tasks.store import Clip
@@ -40,14 +41,15 @@ def code(monkeypatch, tmp_path):
     for name, text in {"__init__": "", "task": TASK, "metric": METRIC, "unrelated": UNRELATED}.items():
         (folder / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(provenance, "_PACKAGES", ("speech_parts",))
+    monkeypatch.setattr(identity, "PACKAGES", ("speech_parts",))
 
     def hash_changed(name="task", old="", new=""):
         text = (folder / f"{name}.py").read_text()
         assert old in text
         (folder / f"{name}.py").write_text(text.replace(old, new) if old else text)
         importlib.invalidate_caches()
-        return provenance.hash_code.__wrapped__("speech_parts.task")
+        identity._read_code.cache_clear()
+        return identity.hash_code("speech_parts.task")
 
     yield hash_changed
     for name in [name for name in sys.modules if name.startswith("speech_parts")]:

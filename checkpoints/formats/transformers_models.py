@@ -22,6 +22,8 @@ from supernet.encoder import SAMPLE_RATE_HZ, EncoderConfig, normalize_waveform
 
 _HUBERT = EncoderConfig((512,) * 7, 768, (12,) * 12, (3072,) * 12)
 """Whose front-end makes the frames that are wanted."""
+_BOOKKEEPING = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+"""Keys of config.json that change no output."""
 _UNUSED = "masked_spec_embed"
 """The mask embedding: transformers makes one where a file has none, and only training reads it."""
 
@@ -73,7 +75,11 @@ def open_network(
         raise TeacherError(f"{kind} gives hidden states of {len(shapes)} shapes; one is wanted")
     if not all(x.isfinite().all() for x in states):
         raise TeacherError(f"{kind} gives numbers that are not finite; its weights are damaged")
-    network = FrozenNetwork(model, states_of, states[0].shape[2], _HUBERT)
+    description = {
+        "config": {key: value for key, value in values.items() if key not in _BOOKKEEPING},
+        "normalize": normalize,
+    }
+    network = FrozenNetwork(model, states_of, states[0].shape[2], _HUBERT, description)
     return network, counter.get_total_flops() // 2 or None
 
 

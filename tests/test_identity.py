@@ -1,0 +1,160 @@
+"""Two scores are the same if all that decided them is: content, code, libraries, audio. Nothing else counts."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import onnx
+import pytest
+
+from checkpoints.export import write_encoder
+from checkpoints.representations import open_representation
+from speech_tasks.provenance import fingerprint_task
+from supernet.encoder import Encoder
+from tests.encoders import randomize
+from tests.evaluation_cases import LoudnessTask
+from tests.onnx_cases import write_onnx
+from tests.speech_cases import FakeCorpus, utterance
+from tests.test_representations import KINDS, OURS, write_model
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("search_spaces", "speech_data", "supernet", "distillation", "speech_tasks", "nas", "checkpoints")
+
+# The code that computes the frames
+
+CHANGES = {
+    "nothing": ("supernet/encoder.py", "", ""),
+    "words": ("speech_data/features.py", '"""', '"""Other words. '),
+    "line endings": ("speech_data/features.py", "\n", "\r\n"),
+    "mel": ("speech_data/features.py", "import numpy as np", "import numpy as np\n\nSHIFT = 1"),
+    "encoder": ("supernet/encoder.py", "import math", "import math\n\nSHIFT = 1"),
+    "networks of others": (
+        "checkpoints/formats/transformers_models.py",
+        "import warnings",
+        "import warnings\n\nSHIFT = 1",
+    ),
+    "session": ("checkpoints/runtimes/onnx_session.py", 'OUTPUT = "', 'SHIFT = 1\nOUTPUT = "'),
+}
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """One of every kind that can be evaluated."""
+    folder = tmp_path_factory.mktemp("encoders")
+    encoder = Encoder(OURS)
+    randomize(encoder)
+    write_encoder(encoder, folder / "ours")
+    write_small_onnx(folder / "model.onnx")
+    write_model(folder / "others", KINDS["data2vec"])
+    return {
+        "log-mel": "log-mel",
+        "encoder": str(folder / "ours"),
+        "onnx": str(folder / "model.onnx"),
+        "others": str(folder / "others"),
+    }
+
+
+def write_small_onnx(path: Path) -> None:
+    """As an export's, as far as it is looked at when it is opened."""
+    write_onnx(path)
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {"nestling.format": "1", "parameters": "10"})
+    onnx.save(model, path)
+
+
+@pytest.fixture(scope="module")
+def after_changes(encoders: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """Fingerprints of all encoders where the code is installed elsewhere, after each change of it."""
+    folder = tmp_path_factory.mktemp("code")
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
+    find_spec, found = importlib.util.find_spec, {}
+
+    def find(name: str, *rest: Any) -> Any:
+        if name in PACKAGES:
+            return SimpleNamespace(submodule_search_locations=[str(folder / name)])
+        return find_spec(name, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.util, "find_spec", find)
+        for change, (file, old, new) in CHANGES.items():
+            text = (folder / file).read_text()
+            assert old in text
+            (folder / file).write_text(text.replace(old, new, -1 if old == "\n" else 1) if old else text, newline="")
+            found[change] = open_all(encoders)
+            (folder / file).write_text(text)
+    return found
+
+
+def open_all(encoders: dict[str, str]) -> dict[str, str]:
+    """Fingerprints, as in a process that starts now."""
+    clear_code()
+    found = {kind: open_representation(source).fingerprint for kind, source in encoders.items()}
+    clear_code()
+    return found
+
+
+def clear_code() -> None:
+    if module := sys.modules.get("search_spaces.identity"):
+        module._read_code.cache_clear()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ("words", set()),
+        ("line endings", set()),
+        ("mel", {"log-mel"}),
+        ("encoder", {"encoder", "onnx", "others"}),
+        ("networks of others", {"others"}),
+        ("session", {"onnx"}),
+    ],
+)
+def test_another_code_is_another_encoder(
+    after_changes: dict[str, dict[str, str]], change: str, wanted: set[str]
+) -> None:
+    before, after = after_changes["nothing"], after_changes[change]
+    assert {kind for kind in before if before[kind] != after[kind]} == wanted
+
+
+def test_where_the_code_is_does_not_count(encoders: dict[str, str], after_changes: dict[str, dict[str, str]]) -> None:
+    assert open_all(encoders) == after_changes["nothing"]
+
+
+# The libraries that compute with it
+
+
+@pytest.mark.parametrize(
+    ("library", "wanted"),
+    [
+        ("torch", {"log-mel", "encoder", "onnx", "others"}),
+        ("onnxruntime", {"onnx"}),
+        ("transformers", {"others"}),
+        ("rich", set()),
+    ],
+)
+def test_a_feature_release_counts_and_a_patch_does_not(
+    encoders: dict[str, str], monkeypatch: pytest.MonkeyPatch, library: str, wanted: set[str]
+) -> None:
+    def changed(version: str) -> set[str]:
+        with monkeypatch.context() as patch:
+            patch.setattr(importlib.import_module(library), "__version__", version, raising=False)
+            return {kind for kind, source in encoders.items() if open_representation(source).fingerprint != now[kind]}
+
+    now = {kind: open_representation(source).fingerprint for kind, source in encoders.items()}
+    release = ".".join(metadata.version(library).split("+")[0].split(".")[:2])
+    assert changed(f"{release}.99+cu129") == set()
+    assert changed("99.1.0") == wanted
+
+
+def test_a_task_is_of_the_libraries_it_computes_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = LoudnessTask("keywords", FakeCorpus({"test": [utterance("a", 4000)]}, name="some", hash="1"), "KS accuracy")
+    before = fingerprint_task(task)
+    monkeypatch.setattr("numpy.__version__", "99.1.0")
+    assert fingerprint_task(task) != before
