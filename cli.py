@@ -708,6 +708,7 @@ def measure(
     from nas.latency import MIN_REPEATS, describe_load
     from nas.measurement import PAUSE_S, QUICK_S, TOTAL_S, count_cores, measure_encoders, parse_seconds, parse_threads
     from search_spaces.errors import NestlingError
+    from search_spaces.files import write_file
 
     if quick and repeats is not None:
         raise NestlingError("--quick and --repeats both say how many rounds; give one of them")
@@ -727,7 +728,7 @@ def measure(
         memories = _measure_memory(subjects, durations[-1], max(counts), screen) if memory else []
     values = _describe_measurement(timings, memories, [text for text in (before, after) if text])
     if to:
-        to.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+        write_file(to, json.dumps(values, indent=2) + "\n")
     if form == "json":
         print(json.dumps(values, indent=2))
         return

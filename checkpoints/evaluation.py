@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +18,7 @@ from checkpoints.representations import Representation
 from checkpoints.run_folder import made_with
 from nas.evaluation_page import EvaluationFacts, write_evaluation
 from search_spaces.errors import NestlingError
+from search_spaces.files import write_file
 from speech_tasks.comparison import Comparison, Entry
 from speech_tasks.layer_view import LayerProbe, LayerView, compare_layers
 from speech_tasks.provenance import fingerprint_task
@@ -85,7 +85,7 @@ class Ledger:
             kept = [r for r in rows if (r["fingerprint"], r["split"]) != (row["fingerprint"], split)]
             lines = ",\n".join(json.dumps(r) for r in [*kept, row])
             head = f'"format": {FORMAT}, "made_with": {json.dumps(made_with())}'
-            _write(self.path, f'{{{head}, "encoders": [\n{lines}\n]}}\n')
+            write_file(self.path, f'{{{head}, "encoders": [\n{lines}\n]}}\n')
 
 
 def load_evaluations(folder: Path, split: str = "test") -> list[Entry]:
@@ -241,13 +241,3 @@ def _alone(path: Path) -> Iterator[None]:
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a file so that at every moment the old one or the new one is there, whole."""
-    unfinished = path.with_name(path.name + ".tmp")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)

@@ -31,6 +31,7 @@ from checkpoints.teachers import NESTLING_TYPE, save_encoder, write_model
 from search_spaces.budget import Budget
 from search_spaces.costs import count_bytes, count_macs, count_params
 from search_spaces.errors import NestlingError
+from search_spaces.files import write_file
 from search_spaces.subnet import Subnet
 from supernet.encoder import Encoder
 from supernet.model import Supernet
@@ -183,9 +184,9 @@ def _write(
         "budget": budget.text,
         "proof": {"tolerance": TOLERANCE, "errors": report.errors, "int8_error": report.int8_error},
     }
-    (written / "subnet.json").write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+    write_file(written / "subnet.json", json.dumps(values, indent=2) + "\n")
     facts = _card_facts(report, written, space.name, budget, bool(audio))
-    (written / "README.md").write_text(model_card(facts, encoder.config, card), "utf-8")
+    write_file(written / "README.md", model_card(facts, encoder.config, card))
     write_manifest(written)
     return report
 
@@ -233,7 +234,7 @@ def write_encoder(encoder: Encoder, folder: Path) -> None:
     weights = {f"{NESTLING_TYPE}.{name}": weight for name, weight in encoder.state_dict().items()}
     # The encoder normalises the waveform itself, valid samples only, so the preprocessor need not.
     write_model(folder, values, weights, preprocessor_config(config, do_normalize=False))
-    (folder / "encoder.py").write_text(inspect.getsource(supernet.encoder), "utf-8")
+    write_file(folder / "encoder.py", inspect.getsource(supernet.encoder))
     wrapper = WRAPPER.read_text("utf-8").replace("from supernet.encoder import", "from .encoder import")
-    (folder / WRAPPER.name).write_text(wrapper, "utf-8")
+    write_file(folder / WRAPPER.name, wrapper)
     write_manifest(folder)

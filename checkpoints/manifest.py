@@ -10,6 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from search_spaces.errors import NestlingError
+from search_spaces.files import write_file
 
 MANIFEST = "SHA256SUMS"
 UNLISTED = (MANIFEST, "README.md")
@@ -27,7 +28,7 @@ def hash_file(path: Path) -> str:
 
 def write_manifest(folder: Path) -> None:
     """Lists every file of a folder but the model card and hidden ones; folders in it are left out."""
-    (folder / MANIFEST).write_bytes(_format(_hash_files(folder)))
+    write_file(folder / MANIFEST, _format(_hash_files(folder)))
 
 
 def extend_manifest(folder: Path, names: Collection[str]) -> None:
@@ -35,7 +36,7 @@ def extend_manifest(folder: Path, names: Collection[str]) -> None:
     path = folder / MANIFEST
     if path.is_file():
         hashes = _read(path) | {name: hash_file(folder / name) for name in names}
-        path.write_bytes(_format(dict(sorted(hashes.items()))))
+        write_file(path, _format(dict(sorted(hashes.items()))))
 
 
 def check_file(path: Path) -> None:

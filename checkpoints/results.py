@@ -12,6 +12,7 @@ from nas.report import LARGEST, SEARCHED, UNIFORM
 from nas.search import Finalist, SearchResult
 from search_spaces.costs import count_bytes, count_macs, count_params
 from search_spaces.errors import NestlingError
+from search_spaces.files import write_file
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Subnet
 
@@ -82,9 +83,7 @@ def _describe_latency(latency: Latency) -> Result:
 def save_result(folder: Path, result: Result) -> None:
     """Keeps a search's outcome; the newest is what `best` means."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{RESULT}"
-    temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(folder / RESULT)
+    write_file(folder / RESULT, json.dumps(result, indent=2) + "\n")
 
 
 def load_result(folder: Path) -> Result:

@@ -1,7 +1,7 @@
 """One run on disk: configuration, record, checkpoints and supernet, safe against a kill at any moment.
 
-A file is never written in place: it is written beside its destination, forced to disk, and renamed.
-Checkpoints and the supernet come with a SHA-256, so a damaged file is found before it is used.
+Files are written whole (`search_spaces.files`). Checkpoints and the supernet come with a SHA-256, so a damaged file is
+found before it is used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import safetensors.torch
@@ -27,6 +27,7 @@ import torch
 import yaml
 
 from search_spaces.errors import NestlingError
+from search_spaces.files import PREFIX, write_file
 from search_spaces.space import SearchSpace
 from search_spaces.strict_yaml import load_yaml
 from supernet.model import Supernet
@@ -86,10 +87,10 @@ class RunFolder:
         if run.config_path.exists():
             raise RunError(f"{path} already holds a run; resume it, or name another folder")
         run.path.mkdir(parents=True, exist_ok=True)
-        if strays := [p.name for p in run.path.iterdir() if p.name not in (".writing", "lock")]:
+        if strays := [p.name for p in run.path.iterdir() if p.name != "lock" and not p.name.startswith(PREFIX)]:
             raise RunError(f"{path} is not empty ({strays[0]} …) and not a run; name another folder")
         text = dump_yaml({"seed": seed, **config, MADE_WITH: made_with()})
-        _write(run.config_path, lambda f: f.write(text.encode()))
+        write_file(run.config_path, text)
         return cls.open(run.path)
 
     @classmethod
@@ -172,7 +173,7 @@ class RunFolder:
     def cut_metrics(self, step: int) -> None:
         """Cuts away the rows at or beyond `step`, and a torn last line: a resumed run goes on from there."""
         kept = b"".join(line for line, row in self._metrics_lines() if row["step"] < step)
-        _write(self.metrics_path, lambda f: f.write(kept))
+        write_file(self.metrics_path, kept)
 
     def _metrics_lines(self) -> list[tuple[bytes, dict[str, Any]]]:
         if not self.metrics_path.exists():
@@ -197,12 +198,12 @@ class RunFolder:
             state: Tensors and plain values; `step` says how many steps are done.
 
         Raises:
-            RunError: The disk refused; earlier checkpoints are untouched.
+            FailedError: The disk refused; earlier checkpoints are untouched.
         """
         self.state_path.mkdir(exist_ok=True)
         path = self.state_path / f"step-{state['step']:08d}.pt"
-        digest = _write(path, lambda f: torch.save(dict(state), f))
-        _write(path.with_suffix(".sha256"), lambda f: f.write(_manifest_line(path, digest)))
+        digest = write_file(path, lambda file: torch.save(dict(state), file))
+        write_file(path.with_suffix(".sha256"), _manifest_line(path, digest))
         # A checkpoint beyond this step is one that `load_state` passed over.
         finished = [p for p in self._states() if p <= path and p.with_suffix(".sha256").exists()]
         kept = finished[-KEPT_STATES:]
@@ -248,7 +249,7 @@ class RunFolder:
         """Writes the supernet's weights and space, replacing those of an earlier step.
 
         Raises:
-            RunError: The disk refused; the earlier supernet is untouched.
+            FailedError: The disk refused; the earlier supernet is untouched.
         """
         data = safetensors.torch.save(supernet.state_dict(), metadata={"format": "pt"})
         entry = {
@@ -264,7 +265,7 @@ class RunFolder:
         except RunError:  # there is none, or none worth keeping
             old = None
         self._write_supernet_entry({**entry, "replaces": old})
-        _write(self.supernet_path, lambda f: f.write(data))
+        write_file(self.supernet_path, data)
         self._write_supernet_entry(entry)
 
     def load_supernet(self) -> Supernet:
@@ -304,7 +305,7 @@ class RunFolder:
         return dict(entries[digest])
 
     def _write_supernet_entry(self, entry: Mapping[str, Any]) -> None:
-        _write(self.supernet_record_path, lambda f: f.write((json.dumps(entry, indent=2) + "\n").encode()))
+        write_file(self.supernet_record_path, json.dumps(entry, indent=2) + "\n")
 
 
 def newest_run(root: str | Path = "runs") -> RunFolder:
@@ -379,58 +380,3 @@ def _write_owner(file: TextIO, text: str) -> None:
 def _manifest_line(path: Path, digest: str) -> bytes:
     """What `sha256sum --check` reads."""
     return f"{digest}  {path.name}\n".encode()
-
-
-class _DigestingFile:
-    """Passes on what is written, and hashes it on the way."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.sha256 = file, hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.sha256.update(data)
-        return self.file.write(data)
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
-def _write(path: Path, write: Callable[[Any], object]) -> str:
-    """Writes a file so that at every moment the old one or the new one is there, whole.
-
-    Args:
-        path: The destination.
-        write: Handed an open binary file.
-
-    Returns:
-        The SHA-256 of what was written.
-
-    Raises:
-        RunError: The disk refused; the old file is untouched.
-    """
-    temporary = path.parent / ".writing"
-    try:
-        digest = _write_temporary(temporary, write)
-        _publish(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch turns a failed write into a RuntimeError
-        temporary.unlink(missing_ok=True)
-        raise RunError(f"could not write {path}: {error}; free space or check permissions") from error
-    return digest
-
-
-def _write_temporary(temporary: Path, write: Callable[[Any], object]) -> str:
-    with temporary.open("wb") as file:
-        digesting = _DigestingFile(file)
-        write(digesting)
-        file.flush()
-        os.fsync(file.fileno())
-    return digesting.sha256.hexdigest()
-
-
-def _publish(temporary: Path, path: Path) -> None:
-    os.replace(temporary, path)  # noqa: PTH105 - the system call is the point
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

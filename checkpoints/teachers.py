@@ -38,6 +38,7 @@ from checkpoints.manifest import ManifestError, check_file, check_manifest, writ
 from distillation.sources import FrozenNetwork
 from search_spaces.costs import count_params
 from search_spaces.errors import NestlingError
+from search_spaces.files import write_file
 from supernet.encoder import SAMPLE_RATE_HZ, Encoder, EncoderConfig
 from supernet.model import shape_of
 
@@ -284,9 +285,9 @@ def write_model(
     folder.mkdir(parents=True, exist_ok=True)
     contiguous = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
     data = safetensors.torch.save(contiguous, metadata={"format": "pt"})
-    (folder / "model.safetensors").write_bytes(data)  # its save_file would hide the file from other users
+    write_file(folder / "model.safetensors", data)
     for name, values in (("config.json", config), ("preprocessor_config.json", preprocessor)):
-        (folder / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        write_file(folder / name, json.dumps(values, indent=2) + "\n")
 
 
 def find_model(source: str) -> Path:

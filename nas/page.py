@@ -20,6 +20,7 @@ from plotly.offline import get_plotlyjs
 
 from nas.drawing import DARK, LIGHT, STYLE, SYMBOLS, safe_text
 from nas.report import Measure
+from search_spaces.files import write_file
 
 BRAND = (
     '<p class="brand"><svg viewBox="0 0 20 24" aria-hidden="true">'
@@ -30,9 +31,7 @@ BRAND = (
 
 def write_page(page: str, path: Path) -> None:
     """Writes a page as one file, at once: a reader never sees half of it."""
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(page, encoding="utf-8", newline="\n")
-    unfinished.replace(path)
+    write_file(path, page)
 
 
 def render_page(title: str, body: str, figures: Sequence[dict[str, Any]] = (), style: str = "") -> str:

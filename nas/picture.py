@@ -10,6 +10,7 @@ from nas.drawing import DARK, LIGHT, STYLE, SYMBOLS, draw_subnet, safe_text
 from nas.report import CandidateRow, Chosen, Report, short_count
 from nas.report_plots import GROUPS, best_by_size, group_name
 from search_spaces.errors import NestlingError
+from search_spaces.files import write_file
 from search_spaces.subnet import Subnet
 
 WIDTH = 1120
@@ -28,7 +29,7 @@ def save_picture(report: Report, path: Path) -> None:
     """
     if report.chosen is None or report.container is None:
         raise NestlingError("a picture needs a chosen subnet and its container; run `nestling search subnet` first")
-    path.write_text(_render(report, report.chosen, report.container), encoding="utf-8", newline="\n")
+    write_file(path, _render(report, report.chosen, report.container))
 
 
 def _render(report: Report, chosen: Chosen, container: Subnet) -> str:

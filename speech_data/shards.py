@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from search_spaces.errors import NestlingError
+from search_spaces.files import replacing_folder, write_file
 from speech_data.corpus import MANIFEST, cache_folder
 from speech_data.espeak import PHONE_CLASSES
 from speech_data.plans import PlannedUtterance
@@ -65,9 +64,8 @@ def new_corpus(
     """
     if folder.exists():
         raise NestlingError(f"{folder} exists; delete it to synthesise the corpus again")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with replacing_folder(folder, seal=MANIFEST) as scratch:  # if another process was first, its corpus is the same
+        scratch.mkdir()
         yield scratch
         manifest = {
             "format": FORMAT,
@@ -77,18 +75,15 @@ def new_corpus(
             "recipe": dict(recipe),
             "shards": {split: list(names) for split, names in shards.items()},
         }
-        (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
-        scratch.chmod(0o755)
-        _publish(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        write_file(scratch / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
 def write_shard(shard: Path, recordings: Sequence[Recording]) -> None:
     """Writes the samples and the labels; the shard's name has no suffix."""
-    np.save(shard.with_name(shard.name + ".npy"), np.concatenate([samples for samples, _ in recordings]))
+    samples = np.concatenate([samples for samples, _ in recordings])
+    write_file(shard.with_name(shard.name + ".npy"), lambda file: np.save(file, samples))
     lines = "".join(json.dumps(labels.to_dict(), separators=(",", ":")) + "\n" for _, labels in recordings)
-    shard.with_name(shard.name + ".jsonl").write_text(lines, "utf-8")
+    write_file(shard.with_name(shard.name + ".jsonl"), lines)
 
 
 def _content_hash(folder: Path) -> str:
@@ -98,12 +93,3 @@ def _content_hash(folder: Path) -> str:
         with path.open("rb") as file:
             digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return digest.hexdigest()[:16]
-
-
-def _publish(scratch: Path, folder: Path) -> None:
-    """Renames the finished folder into place. If another process was first, its corpus, the same, stays."""
-    try:
-        scratch.rename(folder)
-    except OSError:
-        if not (folder / MANIFEST).is_file():
-            raise

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from search_spaces.costs import count_params
+from search_spaces.files import write_file
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Layer, Subnet
 from speech_tasks.phone_probe import Encode, PhoneProbe, hidden_states, stacked_mfcc
@@ -91,7 +92,7 @@ def describe_spread(points: Sequence[Point]) -> str:
 
 def save_curve(folder: Path, points: Sequence[Point]) -> None:
     """Keeps a curve in a run folder."""
-    (folder / CURVE).write_text(json.dumps([asdict(p) for p in points], indent=2) + "\n", encoding="utf-8")
+    write_file(folder / CURVE, json.dumps([asdict(p) for p in points], indent=2) + "\n")
 
 
 def load_curve(folder: Path) -> list[Point]:

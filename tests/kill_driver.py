@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from checkpoints.run_folder import RunError, RunFolder, SupernetRecord, _DigestingFile
+from checkpoints.run_folder import RunError, RunFolder, SupernetRecord
+from search_spaces.files import _DigestingFile
 from supernet.model import Supernet
 from tests.spaces import small
 

@@ -137,3 +137,50 @@ def test_few_modules_open_files_of_torch() -> None:
 def test_an_unsafe_call_would_be_seen() -> None:
     assert unsafe_calls("import torch\ntorch.load(f)") == ["torch.load"]
     assert unsafe_calls("m = A.from_pretrained(p, trust_remote_code=True)") == ["A.from_pretrained"]
+
+
+PATHS = ([ast.Name], [ast.BinOp], [ast.Attribute])
+"""What a path may look like as the one argument of `Path.replace`; a text's own `replace` has two."""
+
+
+def own_writes(source: str) -> list[str]:
+    """Calls that write a file in place or rename it, and files opened for writing other than at their end."""
+    found = []
+    for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+        owner, _, name = ast.unparse(call.func).rpartition(".")
+        texts = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
+        if (
+            name in ("write_text", "write_bytes", "fsync", "mkstemp", "mkdtemp", "save_file")
+            or (name in ("replace", "rename") and (owner == "os" or (owner and [*map(type, call.args)] in PATHS)))
+            or (name == "open" and any(text in ("w", "wb", "x", "xb", "w+", "w+b") for text in texts))
+        ):
+            found.append(ast.unparse(call.func))
+    return found
+
+
+OWN_WRITES = {
+    "search_spaces/files.py",
+    "checkpoints/export.py",  # its folder
+    "speech_data/flite.py",  # what it tells flite, in a temporary folder
+    "nas/record.py",  # rows at the end of a file that only grows, each forced to disk
+}
+
+
+def test_files_are_written_in_one_way() -> None:
+    own = {str(p.relative_to(ROOT)): own_writes(p.read_text("utf-8")) for p in modules()}
+    assert {path: calls for path, calls in own.items() if calls and path not in OWN_WRITES} == {}
+
+
+def test_a_write_of_ones_own_would_be_seen() -> None:
+    for code in (
+        "p.write_text(t)",
+        "p.rename(q)",
+        "os.replace(p, q)",
+        "p.replace(f / n)",
+        "open(p, 'w')",
+        "p.open('wb')",
+        "f.save_file(w)",
+    ):
+        assert own_writes(code), code
+    for code in ("t.replace('a', 'b')", "t.replace(*x)", "replace(subnet, x=1)", "p.open('a')", "write_file(p, t)"):
+        assert not own_writes(code), code

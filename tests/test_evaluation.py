@@ -151,7 +151,7 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
     def die(_):
         raise Killed
 
-    monkeypatch.setattr("checkpoints.evaluation.os.fsync", die)
+    monkeypatch.setattr("os.fsync", die)
     with pytest.raises(Killed):
         scored(make_tasks(), tmp_path, make_encoder("other")[0])
     assert (tmp_path / EVALUATIONS).read_text() == before

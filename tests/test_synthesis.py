@@ -372,9 +372,10 @@ def test_existing_folder_is_not_overwritten(tmp_path):
         synthesise_corpus(TINY, tmp_path)
 
 
-def test_whoever_finishes_second_keeps_the_first_corpus(tmp_path):
-    for name, content in (("first", "1"), ("second", "2")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "corpus.json").write_text(content)
-    shards._publish(tmp_path / "second", tmp_path / "first")
-    assert (tmp_path / "first" / "corpus.json").read_text() == "1"
+def test_two_processes_that_make_one_corpus_leave_it_whole(tmp_path):
+    with shards.new_corpus(tmp_path / "corpus", "x", {}, {}) as slower:
+        (slower / "shard").touch()
+        with shards.new_corpus(tmp_path / "corpus", "x", {}, {}) as faster:
+            (faster / "shard").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+    assert sorted(path.name for path in (tmp_path / "corpus").iterdir()) == ["corpus.json", "shard"]

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from torch.nn import functional as F
 
 from checkpoints.manifest import extend_manifest
 from checkpoints.runtimes.onnx_session import INSTALL, OnnxError, start_session
+from search_spaces.files import replacing
 from supernet.encoder import SAMPLE_RATE_HZ, ConvLayer, Encoder, EncoderConfig, FrontEnd
 
 OPSET = 20
@@ -129,8 +129,10 @@ def write_onnx(encoder: Encoder, path: str | Path) -> OnnxFacts:
     for node in program.model.graph:
         node.metadata_props.clear()  # each has the stack trace that made it, paths of this machine included
     program.model.metadata_props.update(describe(config) | {"parameters": str(num_bytes // 4)})
-    with replacing(Path(path)) as temporary:
+    path = Path(path)
+    with replacing(path) as temporary:
         program.save(temporary, external_data=False)
+    extend_manifest(path.parent, [path.name])
     return read_facts(path)
 
 
@@ -170,18 +172,6 @@ def read_facts(path: str | Path) -> OnnxFacts:
         metadata={entry.key: entry.value for entry in model.metadata_props},
         size_bytes=Path(path).stat().st_size,
     )
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which it replaces once all went well."""
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        yield temporary
-        temporary.replace(path)
-        extend_manifest(path.parent, [path.name])
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def open_onnx(path: str | Path, threads: int = 1) -> OnnxRunner:

@@ -26,8 +26,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from checkpoints.runtimes.onnx_export import OnnxFacts, read_facts, replacing
+from checkpoints.manifest import extend_manifest
+from checkpoints.runtimes.onnx_export import OnnxFacts, read_facts
 from checkpoints.runtimes.onnx_session import INSTALL, OnnxError
+from search_spaces.files import replacing
 
 if TYPE_CHECKING:
     from onnxscript import ir
@@ -69,8 +71,10 @@ def write_int8(source: str | Path, path: str | Path) -> OnnxFacts:
     model.graph.sort()
     ir.passes.common.RemoveUnusedNodesPass()(model)
     model.metadata_props.update({"precision": "int8", "quantized": QUANTIZED})
-    with replacing(Path(path)) as temporary:
+    path = Path(path)
+    with replacing(path) as temporary:
         ir.save(model, temporary)
+    extend_manifest(path.parent, [path.name])
     return read_facts(path)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import supernet.encoder
 from checkpoints.manifest import extend_manifest
 from search_spaces.errors import NestlingError
+from search_spaces.files import write_file
 from supernet.encoder import Encoder
 
 EXPERT = Path(__file__).with_name("s3prl_expert.py")
@@ -42,7 +43,7 @@ def write_s3prl(encoder: Encoder, folder: Path) -> None:
         "encoder.py": inspect.getsource(supernet.encoder),
     }
     for name, text in texts.items():
-        (folder / name).write_text(text, "utf-8")
+        write_file(folder / name, text)
     extend_manifest(folder, S3PRL_FILES)
 
 

@@ -1,0 +1,346 @@
+"""Files and folders are written whole, whoever dies, collides or refuses."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search_spaces import files
+from search_spaces.errors import FailedError, NestlingError
+from search_spaces.files import PREFIX, check_writable, replacing_folder, write_file
+
+SEAL = "LIST"
+
+
+def content(folder: Path) -> dict[str, str]:
+    """Name -> text of every file, hidden ones included."""
+    return {str(p.relative_to(folder)): p.read_text() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def write_folder(folder: Path, text: str, names: tuple[str, ...] = ("a", "b", SEAL)) -> None:
+    with replacing_folder(folder, SEAL) as made:
+        made.mkdir()
+        for name in names:
+            (made / name).write_text(text)
+
+
+# Files
+
+
+@pytest.mark.parametrize("given", ["grüße\n", "grüße\n".encode(), lambda file: file.write("grüße\n".encode())])
+def test_a_file_is_written_and_hashed(tmp_path: Path, given: Any) -> None:
+    path = tmp_path / "x"
+    path.write_text("old")
+    assert write_file(path, given) == hashlib.sha256("grüße\n".encode()).hexdigest()
+    assert content(tmp_path) == {"x": "grüße\n"}
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode  # others may read it as they may read any file
+
+
+def test_whatever_goes_wrong_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_text("old")
+
+    def fail(file: Any) -> None:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_file(path, fail)
+    assert content(tmp_path) == {"x": "old"}
+
+    def swallow(file: Any) -> None:
+        try:
+            file.write("no bytes")
+        except TypeError as error:
+            raise RuntimeError("a fault of ours") from error
+
+    with pytest.raises(RuntimeError, match="a fault of ours"):  # and it is said to be one
+        write_file(path, swallow)
+    with pytest.raises(
+        FailedError, match=r"could not write .*nowhere/x: No such file.*; its folder is not there any m"
+    ):
+        write_file(tmp_path / "nowhere" / "x", "")
+    with pytest.raises(FailedError, match=r"could not write .*: Is a directory; free space or check permissions"):
+        write_file(tmp_path, "")
+    assert content(tmp_path) == {"x": "old"}
+
+
+def test_two_writers_in_one_folder_do_not_meet(tmp_path: Path) -> None:
+    inside, done = threading.Event(), threading.Event()
+
+    def slowly(file: Any) -> None:
+        file.write(b"slow ")
+        inside.set()
+        assert done.wait(10)
+        file.write(b"writer")
+
+    thread = threading.Thread(target=write_file, args=(tmp_path / "x", slowly))
+    thread.start()
+    assert inside.wait(10)
+    write_file(tmp_path / "x", "fast")
+    write_file(tmp_path / "y", "other")
+    assert len(list(tmp_path.glob(f"{PREFIX}*"))) == 1  # that of the slow one is left alone
+    done.set()
+    thread.join()
+    assert content(tmp_path) == {"x": "slow writer", "y": "other"}
+
+
+def test_links_and_devices_stay_what_they_are(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(Path("real") / "x")
+    for text in ("1", "2"):  # made through the link, then replaced
+        write_file(tmp_path / "link", text)
+        assert content(tmp_path / "real") == {"x": text}
+    assert (tmp_path / "link").is_symlink()
+    os.mkfifo(tmp_path / "pipe")
+    reader = subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE)
+    write_file(tmp_path / "pipe", "through it")
+    assert reader.communicate()[0] == b"through it"
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_file_that_is_a_mount_point_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path, __: Path) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    (tmp_path / "x").write_text("old and longer")
+    write_file(tmp_path / "x", "new")
+    assert content(tmp_path) == {"x": "new"}
+
+
+LEAVE = """
+import os, signal, sys
+from pathlib import Path
+from search_spaces.files import replacing_folder, write_file
+target = Path(sys.argv[1])
+if sys.argv[2] == "file":
+    write_file(target, lambda file: os.kill(os.getpid(), signal.SIGKILL))
+with replacing_folder(target, "LIST") as made:
+    made.mkdir()
+    (made / "half").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_the_next_writer_clears_away_what_a_kill_left(tmp_path: Path, kind: str) -> None:
+    subprocess.run([sys.executable, "-c", LEAVE, tmp_path / "x", kind], check=False)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert not (tmp_path / "x").exists()
+    write_file(tmp_path / "y", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["y"]
+
+
+# Folders
+
+
+def test_a_folder_takes_the_place_of_another(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "x"
+    write_folder(folder, "first", ("a", "old", SEAL))
+    write_folder(folder, "second")
+    assert content(tmp_path) == {"deep/x/LIST": "second", "deep/x/a": "second", "deep/x/b": "second"}
+    (tmp_path / "link").symlink_to(folder)
+    write_folder(tmp_path / "link", "third")
+    assert (tmp_path / "link").is_symlink()
+    assert content(folder) == {"LIST": "third", "a": "third", "b": "third"}
+    with pytest.raises(TypeError):
+        write_folder(folder, None)  # type: ignore[arg-type]
+    assert content(folder) == {"LIST": "third", "a": "third", "b": "third"}
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["LIST", "a", "b", "deep", "link", "x"]
+
+
+def no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_exchange", lambda *_: False)
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> None:
+    """Makes the `number`-th rename fail, and only that."""
+    real, count = Path.rename, 0
+
+    def rename(self: Path, target: Path) -> Path:
+        nonlocal count
+        count += 1
+        if count == number:
+            raise error
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
+def test_without_an_exchange_the_old_folder_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException
+) -> None:
+    write_folder(tmp_path / "x", "old")
+    no_exchange(monkeypatch)
+    with monkeypatch.context() as patch:
+        fail_at(patch, number, error)
+        with pytest.raises((FailedError, KeyboardInterrupt)):
+            write_folder(tmp_path / "x", "new")
+    assert content(tmp_path) == {"x/LIST": "old", "x/a": "old", "x/b": "old"}
+    write_folder(tmp_path / "x", "new")
+    assert content(tmp_path) == {"x/LIST": "new", "x/a": "new", "x/b": "new"}
+
+
+def test_an_old_folder_that_a_kill_left_aside_comes_back(tmp_path: Path) -> None:
+    aside = tmp_path / f"{PREFIX}0" / files.REPLACED
+    aside.mkdir(parents=True)
+    write_folder(aside / "x", "old")
+    write_file(tmp_path / "y", "")
+    assert content(tmp_path) == {"x/LIST": "old", "x/a": "old", "x/b": "old", "y": ""}
+    aside.mkdir(parents=True)
+    write_folder(aside / "x", "older")
+    write_file(tmp_path / "y", "")
+    assert content(tmp_path) == {"x/LIST": "old", "x/a": "old", "x/b": "old", "y": ""}
+
+
+def mount(monkeypatch: pytest.MonkeyPatch, place: Path, number: int) -> None:
+    """Lets the system treat `place` as a mount point."""
+
+    def refuse(_: Path, other: Path) -> bool:
+        assert other == place
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files, "_exchange", refuse)
+
+
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EXDEV])
+def test_a_mount_point_gets_the_contents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    place = tmp_path / "x"
+    place.mkdir()
+    mount(monkeypatch, place, number)
+    identity = place.stat().st_ino
+    write_folder(place, "first", ("a", "old", SEAL))
+    write_folder(place, "second")
+    assert content(tmp_path) == {"x/LIST": "second", "x/a": "second", "x/b": "second"}
+    assert place.stat().st_ino == identity
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
+def test_a_mount_point_gets_its_old_contents_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    place = tmp_path / "x"
+    place.mkdir()
+    mount(monkeypatch, place, errno.EBUSY)
+    write_folder(place, "old")
+    for number in range(1, 7):
+        with monkeypatch.context() as patch:
+            fail_at(patch, number, error)
+            with pytest.raises((FailedError, KeyboardInterrupt)):
+                write_folder(place, "new")
+        assert content(tmp_path) == {"x/LIST": "old", "x/a": "old", "x/b": "old"}, number
+
+
+class Killed(BaseException):
+    """As SIGKILL: nothing is cleaned up."""
+
+
+def test_a_kill_in_a_mount_point_leaves_no_seal_that_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which a test of real kills cannot show without the right to mount."""
+    real = Path.rename
+    for number in range(1, 7):
+        place, seen = tmp_path / str(number) / "x", {}
+        place.mkdir(parents=True)
+        mount(monkeypatch, place, errno.EBUSY)
+        write_folder(place, "old")
+        count = 0
+
+        def rename(
+            self: Path, target: Path, place: Path = place, number: int = number, seen: dict[str, str] = seen
+        ) -> Path:
+            nonlocal count
+            count += 1
+            if count == number:
+                seen.update({p.name: p.read_text() for p in place.iterdir() if p.is_file()})
+            return real(self, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", rename)
+            write_folder(place, "new")
+        whole = len(seen) == 3 and len(set(seen.values())) == 1
+        assert whole or not seen or SEAL in seen, (number, seen)  # a seal that lists what is not there
+        assert len(set(seen.values())) <= 1
+
+
+def can_mount() -> bool:
+    return subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode == 0
+
+
+MOUNTED = """
+import sys
+from pathlib import Path
+from search_spaces.files import replacing_folder
+for text in ("first", "second"):
+    with replacing_folder(Path(sys.argv[1]), "LIST") as made:
+        made.mkdir()
+        (made / text).write_text(text)
+"""
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs the right to mount")
+@pytest.mark.parametrize("kind", ["mount --bind {0}/host {0}/x", "mount -t tmpfs none {0}/x"])
+def test_a_real_mount_point(tmp_path: Path, kind: str) -> None:
+    for name in ("host", "x"):
+        (tmp_path / name).mkdir()
+    script = f'{kind.format(tmp_path)} && "$0" -c "$1" {tmp_path}/x && ls -A {tmp_path} {tmp_path}/x'
+    command = ["unshare", "-m", "sh", "-c", script, sys.executable, MOUNTED]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [f"{tmp_path}:", "host", "x", f"{tmp_path}/x:", "second"]
+
+
+def test_a_folder_in_one_that_may_not_be_written_gets_the_contents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path and real(path, mode))
+    (tmp_path / "x").mkdir()
+    identity = (tmp_path / "x").stat().st_ino
+    write_folder(tmp_path / "x", "first")
+    write_folder(tmp_path / "x", "second", ("a", SEAL))
+    assert content(tmp_path) == {"x/LIST": "second", "x/a": "second"}
+    assert (tmp_path / "x").stat().st_ino == identity
+
+
+# Before the work
+
+
+@pytest.mark.parametrize(
+    ("path", "folder", "message"),
+    [
+        ("there", False, r"^--out .*there is a folder, and a file is to be written; name another place$"),
+        ("file", True, r"^--out .*file is a file, and a folder is to be written; name another place$"),
+        ("file/x/y", True, r"^--out .*y cannot be written: Not a directory; name another place$"),
+        ("/proc/none/x", True, r"^--out /proc/none/x cannot be written: .*; name another place$"),
+        ("/proc/none", False, r"^--out /proc/none cannot be written: .*; name another place$"),
+        ("x" * 300, False, r"^--out .*x cannot be written: File name too long; name another place$"),
+    ],
+)
+def test_what_cannot_be_written_is_told(tmp_path: Path, path: str, folder: bool, message: str) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(NestlingError, match=message):
+        check_writable(tmp_path / path, "--out", folder=folder)
+
+
+@pytest.mark.parametrize(
+    ("path", "folder"), [("new/deep", True), ("new/deep", False), ("there", True), ("file", False)]
+)
+def test_what_can_be_written_is_left_as_it_was(tmp_path: Path, path: str, folder: bool) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "file").touch()
+    check_writable(tmp_path / path, "--out", folder=folder)
+    check_writable(Path("/dev/stdout"), "--out", folder=False)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "there"]
