@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -29,7 +29,7 @@ SUFFIXES = (".wav", ".flac")
 MAX_SECONDS = 30.0
 """Longer recordings are cut into equal pieces of at most this length."""
 SPLIT_SHARES = {"search": 5, "dev": 5, "train": 90}
-"""Share of the files, in percent, by a hash of their names."""
+"""Share of the recordings, in percent, by a hash of their samples."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of files looked at and the number of all."""
@@ -48,9 +48,8 @@ class SkippedFile:
 class ListedAudio:
     """A recording that is asked for: a file or a part of one, and its labels."""
 
-    id: str
     name: str
-    """Of the file, as the folder or the manifest has it."""
+    """Of the file, in its folder or its manifest's."""
     file: Path
     offset_seconds: float = 0.0
     seconds: float | None = None
@@ -59,14 +58,22 @@ class ListedAudio:
     speaker: str | None = None
     intent: str | None = None
 
+    @property
+    def part(self) -> str:
+        """The name, and which part of the file is asked for unless it is all: NAME@OFFSET+LENGTH, in seconds."""
+        if not self.offset_seconds and self.seconds is None:
+            return self.name
+        length = "" if self.seconds is None else f"+{_shorten(self.seconds)}"
+        return f"{self.name}@{_shorten(self.offset_seconds)}{length}"
+
 
 @dataclass(frozen=True)
 class _Piece:
     """An utterance and where it is: samples [start, stop) of a file, at the file's own rate."""
 
     utterance: Utterance
-    name: str
-    """Of the file; decides the split."""
+    content: str
+    """Of the whole file; decides the split."""
     file: Path
     start: int
     stop: int
@@ -137,10 +144,12 @@ def open_folder(
     """The audio of a folder (wav and flac, at any depth) or of a manifest.
 
     A manifest is a file of JSON lines, as NeMo's: `audio_filepath` (relative to the manifest), and optionally
-    `offset` and `duration` in seconds, `text`, `speaker`.
+    `offset` and `duration` in seconds, `text`, `speaker`. The same samples count once: copies, and parts that are
+    listed again, are skipped by name.
 
     Args:
-        path: A folder or a manifest. A hash of its name puts a file into train, search or dev (90, 5, 5 %).
+        path: A folder or a manifest. A hash of its samples puts a file into train, search or dev (90, 5, 5 %),
+            whatever it is called.
         splits: Instead of `path`: a folder or a manifest for each split.
         allow_test: Whether the test split, if `splits` has one, may be read. Only evaluation passes True.
         on_progress: Called as files are looked at.
@@ -204,17 +213,22 @@ def _open(
     """Looks at all files and keeps what can be used; the splits of what is listed under "" are made here."""
     sounds = _examine_all({item.file for items in listed.values() for item in items}, on_progress)
     kept: dict[str, list[_Piece]] = {split: [] for split in listed}
-    for split, items in listed.items():
-        for item in _once(items, skipped):
-            pieces = _cut(item, sounds[item.file], whole)
-            if isinstance(pieces, str):
-                skipped.append(SkippedFile(item.id, pieces))
+    known: dict[tuple[str, int, int], ListedAudio] = {}
+    for split in (*reversed(SPLITS), ""):  # what is in several splits stays where it is judged
+        for item in listed.get(split, ()):
+            sound = sounds[item.file]
+            span = sound if isinstance(sound, str) else _locate(item, sound)
+            if isinstance(sound, str) or isinstance(span, str):
+                skipped.append(SkippedFile(item.part, str(span)))
+            elif (first := known.setdefault((sound.content, *span), item)) is not item:
+                same = "is listed twice, first as" if first.file == item.file else "holds the same audio as"
+                skipped.append(SkippedFile(item.part, f"{same} {first.part}"))
             else:
-                kept[split] += pieces
+                kept[split] += _cut(item, sound, span, whole)
     if not any(kept.values()):
         raise NestlingError(_nothing_left(places, skipped))
     if "" in kept:
-        kept = _divide_by_name(kept[""])
+        kept = _divide_by_content(kept[""])
     return FolderCorpus(
         name,
         _content_hash(kept),
@@ -229,14 +243,14 @@ def _open(
 
 
 def _list_source(source: Path, prefix: str) -> tuple[list[ListedAudio], list[SkippedFile]]:
-    """What a folder or a manifest lists; the prefix keeps the ids of different splits apart."""
+    """What a folder or a manifest lists; the prefix keeps the names of different splits apart."""
     if source.is_dir():
-        return [replace(item, id=prefix + item.id) for item in _list_folder(source)], []
+        return [replace(item, name=prefix + item.name) for item in _list_folder(source)], []
     if source.is_file() and source.suffix.lower() in SUFFIXES:
-        return [ListedAudio(prefix + source.name, source.name, source)], []
+        return [ListedAudio(prefix + source.name, source)], []
     if source.is_file():
         listed, skipped = _list_manifest(source)
-        return [replace(item, id=prefix + item.id) for item in listed], skipped
+        return [replace(item, name=prefix + item.name) for item in listed], skipped
     raise NestlingError(f"{source} is neither a folder of audio nor a manifest; it does not exist")
 
 
@@ -247,7 +261,7 @@ def _list_folder(folder: Path) -> list[ListedAudio]:
         others = Counter(path.suffix.lower() or "no suffix" for path in folder.rglob("*") if path.is_file())
         seen = ", ".join(f"{count} × {suffix}" for suffix, count in others.most_common(5)) or "no file at all"
         raise NestlingError(f"{folder} holds no wav or flac file (it holds {seen}); convert the audio to either")
-    return [ListedAudio(name, name, folder / name) for name in names]
+    return [ListedAudio(name, folder / name) for name in names]
 
 
 def _list_manifest(manifest: Path) -> tuple[list[ListedAudio], list[SkippedFile]]:
@@ -267,17 +281,27 @@ def _parse_line(line: str, folder: Path) -> ListedAudio:
     if not isinstance(values, dict) or not isinstance(values.get("audio_filepath"), str):
         raise NestlingError("audio_filepath is missing")
     offset, duration = _seconds(values, "offset"), _seconds(values, "duration")
-    path = values["audio_filepath"]
+    name, file = _resolve(values["audio_filepath"], folder)
     text, speaker = values.get("text"), values.get("speaker")
     return ListedAudio(
-        path if offset is None else f"{path}@{offset:g}",
-        path,
-        folder / path,
+        name,
+        file,
         offset_seconds=offset or 0.0,
         seconds=duration,
         text=None if text is None else str(text),
         speaker=None if speaker is None else str(speaker),
     )
+
+
+def _resolve(path: str, folder: Path) -> tuple[str, Path]:
+    """What a listed file is called, however its path is spelled, and the file itself."""
+    file = Path(os.path.realpath(folder / path))
+    home = os.path.realpath(folder)
+    return (file.relative_to(home).as_posix() if file.is_relative_to(home) else path), file
+
+
+def _shorten(seconds: float) -> str:
+    return repr(seconds).removesuffix(".0")
 
 
 def _seconds(values: Mapping[str, object], key: str) -> float | None:
@@ -287,17 +311,6 @@ def _seconds(values: Mapping[str, object], key: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
         raise NestlingError(f"{key} must be a number of seconds, got {value!r}")
     return float(value)
-
-
-def _once(items: Iterable[ListedAudio], skipped: list[SkippedFile]) -> Iterator[ListedAudio]:
-    """The items, each id once; further ones are reported."""
-    seen = set()
-    for item in items:
-        if item.id in seen:
-            skipped.append(SkippedFile(item.id, "listed twice"))
-        else:
-            seen.add(item.id)
-            yield item
 
 
 # What a file holds
@@ -315,23 +328,11 @@ def _examine_all(files: set[Path], on_progress: Progress | None) -> dict[Path, S
     return sounds
 
 
-def _fingerprint(file: Path) -> str:
-    """Of the size and the first and last 4 KiB: tells recordings apart, quick for thousands of hours."""
-    with file.open("rb") as opened:
-        size = opened.seek(0, os.SEEK_END)
-        opened.seek(0)
-        head = opened.read(4096)
-        opened.seek(max(0, size - 4096))
-        return hashlib.sha256(b"%d " % size + head + opened.read()).hexdigest()
-
-
 # What is kept
 
 
-def _cut(item: ListedAudio, sound: Sound | str, whole: bool) -> list[_Piece] | str:
-    """The pieces of a recording, each of `MAX_SECONDS` at most unless it stays whole, or why there are none."""
-    if isinstance(sound, str):
-        return sound
+def _locate(item: ListedAudio, sound: Sound) -> tuple[int, int] | str:
+    """Which samples of its file a recording is, [start, stop), or why it cannot be used."""
     length = sound.num_frames / sound.rate_hz
     if item.offset_seconds >= length:
         return f"starts at {item.offset_seconds:g} s of a file of {length:.2f} s"
@@ -341,19 +342,25 @@ def _cut(item: ListedAudio, sound: Sound | str, whole: bool) -> list[_Piece] | s
     seconds = min(end, length) - item.offset_seconds
     if complaint := check_length(seconds):
         return complaint
-    num_pieces = 1 if whole else math.ceil(seconds / MAX_SECONDS)
-    first, last = (round(s * sound.rate_hz) for s in (item.offset_seconds, item.offset_seconds + seconds))
+    return round(item.offset_seconds * sound.rate_hz), round((item.offset_seconds + seconds) * sound.rate_hz)
+
+
+def _cut(item: ListedAudio, sound: Sound, span: tuple[int, int], whole: bool) -> list[_Piece]:
+    """The pieces of a recording, each of `MAX_SECONDS` at most unless it stays whole."""
+    first, last = span
+    name = item.name if span == (0, sound.num_frames) else item.part
+    num_pieces = 1 if whole else math.ceil((last - first) / (MAX_SECONDS * sound.rate_hz))
     edges = [first + (last - first) * i // num_pieces for i in range(num_pieces + 1)]
     return [
         _Piece(
             Utterance(
-                id=item.id if num_pieces == 1 else f"{item.id}#{i}",
+                id=name if num_pieces == 1 else f"{name}#{i}",
                 speaker=item.speaker,
                 num_samples=round((stop - start) * SAMPLE_RATE_HZ / sound.rate_hz),
                 text=item.text if num_pieces == 1 else None,
                 intent=item.intent if num_pieces == 1 else None,
             ),
-            item.name,
+            sound.content,
             item.file,
             start,
             stop,
@@ -362,25 +369,28 @@ def _cut(item: ListedAudio, sound: Sound | str, whole: bool) -> list[_Piece] | s
     ]
 
 
-def _divide_by_name(pieces: list[_Piece]) -> dict[str, list[_Piece]]:
+def _divide_by_content(pieces: list[_Piece]) -> dict[str, list[_Piece]]:
     """Splits in which all pieces of a file are together; from three files on, none is empty."""
-    order = {piece.name: int(hashlib.sha256(piece.name.encode()).hexdigest()[:8], 16) for piece in pieces}
-    names = sorted(order, key=lambda name: (order[name], name))
-    split_of = {name: _split_of_place(order[name] % 100) for name in names}
-    if len(names) >= len(SPLIT_SHARES):
+    contents = sorted({piece.content for piece in pieces}, key=lambda content: (_place(content), content))
+    split_of = {content: _split_of_place(_place(content)) for content in contents}
+    if len(contents) >= len(SPLIT_SHARES):
         for split in SPLIT_SHARES:
             if split not in split_of.values():
                 counts = Counter(split_of.values())
-                split_of[next(name for name in names if counts[split_of[name]] > 1)] = split
+                split_of[next(content for content in contents if counts[split_of[content]] > 1)] = split
     divided: dict[str, list[_Piece]] = {split: [] for split in SPLIT_SHARES}
     for piece in pieces:
-        divided[split_of[piece.name] if len(names) >= len(SPLIT_SHARES) else "train"].append(piece)
+        divided[split_of[piece.content] if len(contents) >= len(SPLIT_SHARES) else "train"].append(piece)
     return divided
 
 
 def place_of_name(name: str) -> int:
     """Where a hash puts a name, 0 to 99: a share of all names in percent, the same on every machine."""
-    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) % 100
+    return _place(hashlib.sha256(name.encode()).hexdigest())
+
+
+def _place(content: str) -> int:
+    return int(content[:8], 16) % 100
 
 
 def _split_of_place(place: int) -> str:
@@ -392,11 +402,11 @@ def _split_of_place(place: int) -> str:
 
 
 def _content_hash(kept: Mapping[str, Sequence[_Piece]]) -> str:
-    """Of names, labels, splits and fingerprints; not of where the files are or when they were written."""
+    """Of samples, labels, splits and their order; not of what files are called, where they are or when written."""
     digest = hashlib.sha256()
     for split in SPLITS:
         for piece in kept.get(split, ()):
-            line = [split, piece.utterance.to_dict(), piece.start, piece.stop, _fingerprint(piece.file)]
+            line = [split, {**piece.utterance.to_dict(), "id": None}, piece.start, piece.stop, piece.content]
             digest.update(json.dumps(line).encode())
     return digest.hexdigest()[:16]
 

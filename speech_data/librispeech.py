@@ -70,7 +70,7 @@ def _list_part(home: Path, part: str, skipped: list[SkippedFile]) -> Iterator[Li
                 skipped.append(SkippedFile(f"{place}/{file.name}", f"has no text in {name}"))
                 continue
             path = f"{place}/{file.name}"
-            yield ListedAudio(path, path, file, text=texts[stem], speaker=chapter.parent.name)
+            yield ListedAudio(path, file, text=texts[stem], speaker=chapter.parent.name)
 
 
 def _read_texts(file: Path, place: str, skipped: list[SkippedFile]) -> dict[str, str]:

@@ -86,7 +86,6 @@ def _list_words(root: Path) -> Iterator[ListedAudio]:
         hashed, mark, _ = file.stem.partition("_nohash_")
         yield ListedAudio(
             name,
-            name,
             file,
             text=word,
             speaker=hashed if mark else None,
@@ -115,8 +114,7 @@ def _list_silences(root: Path, skipped: list[SkippedFile]) -> list[tuple[ListedA
         if num_pieces == 0:
             skipped.append(SkippedFile(name, f"is shorter than a piece of {PIECE_SECONDS:g} s"))
         for i in range(num_pieces):
-            start = i * PIECE_SECONDS
-            piece = ListedAudio(f"{name}@{start:g}", name, file, start, PIECE_SECONDS, text="", intent=NO_WORD)
+            piece = ListedAudio(name, file, i * PIECE_SECONDS, PIECE_SECONDS, text="", intent=NO_WORD)
             pieces.append((piece, PIECE_TURNS[i % len(PIECE_TURNS)]))
     return pieces
 
@@ -126,6 +124,6 @@ def _balance(words: Sequence[ListedAudio], silences: Sequence[ListedAudio]) -> l
     counts = Counter(audio.intent for audio in words)
     most = round(sum(counts[word] for word in KEYWORDS) / len(KEYWORDS))
     unknown = sorted((a for a in words if a.intent == UNKNOWN_WORD), key=lambda a: (place_of_name(a.name), a.name))
-    quiet = sorted(silences, key=lambda a: (place_of_name(a.id), a.id))
-    chosen = {audio.id for audio in [*unknown[:most], *quiet[:most]]}
-    return [a for a in [*words, *silences] if a.intent in KEYWORDS or a.id in chosen]
+    quiet = sorted(silences, key=lambda a: (place_of_name(f"{a.name}@{a.offset_seconds:g}"), a.part))
+    chosen = {audio.part for audio in [*unknown[:most], *quiet[:most]]}
+    return [a for a in [*words, *silences] if a.intent in KEYWORDS or a.part in chosen]

@@ -30,7 +30,7 @@ def tiny(monkeypatch, cache):
 
 def write_sound(path, seconds=0.2):
     path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(len(str(path)))
+    rng = np.random.default_rng(list("/".join(path.parts[-2:]).encode()))
     soundfile.write(path, 0.1 * rng.standard_normal(round(16_000 * seconds)), 16_000)
 
 

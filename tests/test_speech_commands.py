@@ -1,5 +1,6 @@
 """Speech Commands' layout: twelve classes, speakers apart, and what is missing or broken named."""
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -81,7 +82,8 @@ def test_silences_are_seconds_of_noise_that_no_two_splits_share(root):
             if utterance.intent != NO_WORD:
                 continue
             assert (utterance.text, utterance.speaker, utterance.num_samples) == ("", None, 16_000)
-            name, _, start = utterance.id.partition("@")
+            name, start, length = re.fullmatch(r"(.*)@(\d+)\+(\d)", utterance.id).groups()
+            assert length == "1"
             noise, _ = soundfile.read(root / name)
             first = int(start) * 16_000
             np.testing.assert_allclose(corpus.read(utterance), noise[first : first + 16_000], atol=1e-4)
