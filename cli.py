@@ -455,13 +455,14 @@ def export_subnet(
 
     Example: nestling export subnet --subnet best --to onnx,int8 --out my-encoder
     """
-    from checkpoints.export import check_targets
+    from checkpoints.export import check_folder, check_targets
     from checkpoints.run_folder import RunFolder
 
     targets = tuple(name.strip() for names in to or ["hf"] for name in names.split(","))
     check_targets(targets)
     opened = RunFolder.open(run)
     _name_run(opened, run)
+    check_folder(folder, opened.path)
     report = _export(opened, subnet, folder, targets)
     if form == "json":
         print(json.dumps({**report, "folder": str(folder)}, indent=2))
@@ -493,6 +494,8 @@ def _export(run: RunFolder, name: str, folder: Path, targets: Sequence[str] = ("
         to=targets,
         audio=_sample_speech(run) if INT8 in targets else (),
     )
+    if report.kept_card:
+        _warn(f"the model card in {folder} was not as an export had left it; it is kept as {report.kept_card}")
     return {
         "id": subnet.id,
         "params": report.params,

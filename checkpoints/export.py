@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import inspect
 import json
-import tempfile
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from itertools import count
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -20,9 +20,10 @@ from torch import Tensor
 
 import supernet.encoder
 from checkpoints.formats.hugging_face import hugging_face_config, preprocessor_config
-from checkpoints.manifest import MANIFEST, hash_file, write_manifest
+from checkpoints.manifest import CARD, KEPT_CARD, MANIFEST, hash_file, is_card, write_manifest
 from checkpoints.model_card import CODE, CardFacts, ExportRecord, model_card
 from checkpoints.proof import TOLERANCE, ProofError, measure_error, prove_outputs, prove_params
+from checkpoints.run_folder import RunFolder
 from checkpoints.runtimes.onnx_export import write_onnx
 from checkpoints.runtimes.onnx_session import ONNX_FILES, OnnxError
 from checkpoints.runtimes.quantize import write_int8
@@ -30,8 +31,8 @@ from checkpoints.runtimes.s3prl_upstream import S3PRL_FILES, entry_name, write_s
 from checkpoints.teachers import NESTLING_TYPE, save_encoder, write_model
 from search_spaces.budget import Budget
 from search_spaces.costs import count_bytes, count_macs, count_params
-from search_spaces.errors import NestlingError
-from search_spaces.files import write_file
+from search_spaces.errors import FailedError, NestlingError
+from search_spaces.files import PREFIX, check_writable, replacing_folder, write_file
 from search_spaces.subnet import Subnet
 from supernet.encoder import Encoder
 from supernet.model import Supernet
@@ -42,7 +43,7 @@ HF, ONNX, INT8, S3PRL = "hf", "onnx", "int8", "s3prl"
 TARGETS = (HF, ONNX, INT8, S3PRL)
 """What an export can serve: `transformers`, always; ONNX Runtime, in fp32 and beside it in int8; s3prl."""
 FILES = (
-    *("config.json", "model.safetensors", "preprocessor_config.json", "subnet.json", "README.md", MANIFEST),
+    *("config.json", "model.safetensors", "preprocessor_config.json", "subnet.json", CARD, MANIFEST),
     *CODE,
     *S3PRL_FILES,
     *ONNX_FILES.values(),
@@ -72,6 +73,8 @@ class ExportReport:
     int8_bytes: int | None = None
     int8_error: float | None = None
     """Largest relative error of any hidden state in int8, on the audio that export was given."""
+    kept_card: str | None = None
+    """The file that an edited model card of an earlier export was moved to."""
 
 
 def export_subnet(
@@ -89,7 +92,7 @@ def export_subnet(
     Args:
         supernet: Holds the weights.
         subnet: Of the supernet's space.
-        folder: Must not exist, or be empty, or be an earlier export, which is replaced.
+        folder: Must not exist, or be empty, or be an earlier export, which is replaced. A link to one is followed.
         budget: Its exact bounds must hold; bounds on latency are only written down.
         card: For the model card.
         to: Some of `TARGETS`; int8 brings onnx along.
@@ -99,6 +102,7 @@ def export_subnet(
         ExportError: The subnet is not in the space or over the budget, the folder holds something else, a target does
             not exist or lacks its packages, or what was written does not have the counted cost or does not compute
             what the supernet computes.
+        FailedError: The disk refused; an earlier export is untouched.
     """
     folder = Path(folder).absolute()
     space = supernet.space
@@ -108,17 +112,15 @@ def export_subnet(
     if not budget.holds(space.backbone, subnet):
         costs = ", ".join(f"{b.cost} {b.cost.count(space.backbone, subnet):,}" for b in budget.bounds)
         raise ExportError(f"subnet {subnet.id} does not hold the budget {budget.text}; it has {costs}")
-    _check_replaceable(folder)
+    check_folder(folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as workplace:
-            written = Path(workplace) / folder.name  # transformers names the module after the folder
+        with replacing_folder(folder, seal=MANIFEST) as written:  # of the same name: transformers' modules have it
             report = _write(written, folder, supernet, subnet, budget, card, to, audio)
-            if folder.exists():
-                folder.rename(Path(workplace) / "replaced")
-            written.rename(folder)
-    except (ProofError, OnnxError, SafetensorError, OSError) as error:
+            report = replace(report, kept_card=_keep_card(folder, written))
+    except (ProofError, OnnxError, SafetensorError) as error:
         raise ExportError(f"{folder} was not written: {error}") from error
+    except (FailedError, OSError) as error:
+        raise FailedError(f"{folder} was not written: {error}") from error
     return report
 
 
@@ -131,15 +133,59 @@ def check_targets(names: Collection[str]) -> None:
             raise ExportError(f"--to {name}: there is no such target; {hint}targets are {', '.join(TARGETS)}")
 
 
-def _check_replaceable(folder: Path) -> None:
-    """Refuses to overwrite what export did not write."""
-    if folder.is_dir():
-        names = {path.name for path in folder.iterdir()} - {"__pycache__"}
-        strays = sorted(names - set(FILES) if "subnet.json" in names else names)
-        if strays:
-            raise ExportError(f"{folder} holds {strays[0]}, which is no part of an export; name another folder")
-    elif folder.exists():
-        raise ExportError(f"{folder} is a file; name another folder")
+def check_folder(folder: Path, run: Path | None = None) -> None:
+    """Refuses to overwrite what export did not write, before anything is done.
+
+    Args:
+        folder: To be written.
+        run: The run that is exported from.
+
+    Raises:
+        ExportError: The folder holds something else, or is or contains where one is or the run.
+    """
+    place = folder.resolve()
+    if Path.cwd().is_relative_to(place):
+        raise ExportError(f"{folder.absolute()} is where you are, and an export replaces its folder; name another")
+    if run and run.resolve().is_relative_to(place):
+        raise ExportError(f"{folder} is or contains the run {run}, and an export replaces its folder; name another")
+    if run and place in ((own := RunFolder(run.resolve())).search_path, own.state_path):
+        raise ExportError(f"{folder} belongs to the run {run}, and an export replaces its folder; name another")
+    if place.is_dir():
+        names = {path.name for path in place.iterdir() if not path.name.startswith(PREFIX)} - {"__pycache__"}
+        if "subnet.json" in names:
+            names = {name for name in names - set(FILES) if not is_card(name)}
+        if names:
+            raise ExportError(f"{folder} holds {min(names)}, which is no part of an export; name another folder")
+    check_writable(folder, "--out", folder=True)
+
+
+def _keep_card(old: Path, new: Path) -> str | None:
+    """Takes a model card that somebody has edited along into a new export, and those that were kept before.
+
+    Args:
+        old: An earlier export, or nothing.
+        new: The export that replaces it.
+
+    Returns:
+        The name of what is newly kept.
+    """
+    kept = sorted(path.name for path in old.glob(f"{KEPT_CARD}*") if is_card(path.name))
+    for name in kept:
+        write_file(new / name, (old / name).read_bytes())
+    card = old / CARD
+    if not card.is_file() or hash_file(card) == _recorded_card(old):
+        return None
+    name = next(name for i in count(1) if (name := KEPT_CARD + (f"-{i}" if i > 1 else "")) not in kept)
+    write_file(new / name, card.read_bytes())
+    return name
+
+
+def _recorded_card(folder: Path) -> str | None:
+    """The SHA-256 of the model card that an export was written with; earlier ones do not say."""
+    try:
+        return str(json.loads((folder / "subnet.json").read_text("utf-8"))["card_sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _write(
@@ -184,9 +230,9 @@ def _write(
         "budget": budget.text,
         "proof": {"tolerance": TOLERANCE, "errors": report.errors, "int8_error": report.int8_error},
     }
-    write_file(written / "subnet.json", json.dumps(values, indent=2) + "\n")
     facts = _card_facts(report, written, space.name, budget, bool(audio))
-    write_file(written / "README.md", model_card(facts, encoder.config, card))
+    values["card_sha256"] = write_file(written / CARD, model_card(facts, encoder.config, card))
+    write_file(written / "subnet.json", json.dumps(values, indent=2) + "\n")
     write_manifest(written)
     return report
 

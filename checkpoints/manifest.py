@@ -1,11 +1,13 @@
 """SHA256SUMS: what a folder holds, so that a flipped bit, a cut file or a stray one is noticed before it is used.
 
-`sha256sum -c SHA256SUMS` checks it too. The model card (README.md) is for people to edit and is not listed.
+`sha256sum -c SHA256SUMS` checks it too. Model cards (README.md and those kept beside it) are for people to edit and are
+not listed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -13,11 +15,17 @@ from search_spaces.errors import NestlingError
 from search_spaces.files import write_file
 
 MANIFEST = "SHA256SUMS"
-UNLISTED = (MANIFEST, "README.md")
+CARD, KEPT_CARD = "README.md", "README.md.previous"
+"""The model card, and where one goes that somebody has edited when the folder is written again."""
 
 
 class ManifestError(NestlingError):
     """A folder is not what its manifest lists."""
+
+
+def is_card(name: str) -> bool:
+    """Whether a file is a model card or one that was kept: README.md.previous, README.md.previous-2 and so on."""
+    return name == CARD or re.fullmatch(re.escape(KEPT_CARD) + r"(-\d+)?", name) is not None
 
 
 def hash_file(path: Path) -> str:
@@ -83,7 +91,7 @@ def _read(path: Path) -> dict[str, str]:
 def _hash_files(folder: Path) -> dict[str, str]:
     """File -> SHA-256."""
     paths = (path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
-    return {path.name: hash_file(path) for path in paths if path.name not in UNLISTED}
+    return {path.name: hash_file(path) for path in paths if path.name != MANIFEST and not is_card(path.name)}
 
 
 def _format(hashes: dict[str, str]) -> bytes:

@@ -32,6 +32,7 @@ from checkpoints.model_card import ExportRecord
 from checkpoints.teachers import load_teacher
 from search_spaces.budget import Budget
 from search_spaces.costs import count_params
+from search_spaces.errors import NestlingError
 from search_spaces.strict_yaml import parse_yaml
 from search_spaces.subnet import Layer, Subnet
 from supernet.encoder import Encoder
@@ -378,7 +379,7 @@ def test_a_reordered_supernet_exports(tmp_path: Path) -> None:
 
 def refusal(supernet: Supernet, subnet: Subnet, folder: Path, budget: str = "") -> str:
     before = sorted(folder.parent.rglob("*"))
-    with pytest.raises(ExportError) as caught:
+    with pytest.raises(NestlingError) as caught:
         export_subnet(supernet, subnet, folder, budget=Budget.parse(budget, supernet.space), card=RECORD)
     assert sorted(folder.parent.rglob("*")) == before
     return str(caught.value)
@@ -405,7 +406,7 @@ def test_folders_of_others_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     supernet = make_supernet()
     folder = tmp_path / "x"
     folder.touch()
-    assert "x is a file; name another folder" in refusal(supernet, even(supernet), folder)
+    assert "x is a file, and a folder is to be written; name another" in refusal(supernet, even(supernet), folder)
     folder.unlink()
     folder.mkdir()
     (folder / "thesis.tex").touch()
