@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,8 +42,10 @@ if TYPE_CHECKING:
     from speech_tasks.comparison import Cell, Comparison
     from supernet.model import Supernet
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-log = Console(stderr=True, highlight=False)
+out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 120)
+log = Console(stderr=True, highlight=False, emoji=False)
+MAX_LINES = 6
+"""Of an error."""
 PLAIN_SECONDS = 10.0
 """Without a terminal, a line of progress at most this often."""
 
@@ -116,7 +120,7 @@ def train_teacher(
     supernet, folder = _train(run, job, resume)
     to = to or folder.path / "teacher"
     save_encoder(supernet.extract(supernet.space.container), to)
-    _tell(f"The teacher is in {to}. Next: nestling train supernet --teacher {to} --audio {audio}")
+    _tell(f"The teacher is in {to}. Next: {_command('train supernet', teacher=to, audio=audio)}")
 
 
 @train_app.command("supernet")
@@ -150,7 +154,7 @@ def train_supernet(
     if dry_run:
         return _dry_run(job)
     _, folder = _train(run or Path("runs") / Path(space).stem, job, resume)
-    _tell(f"The supernet is in {folder.path}. Next: nestling search subnet --run {folder.path} --budget 50%")
+    _tell(f"The supernet is in {folder.path}. Next: {_command('search subnet', run=folder.path, budget='50%')}")
 
 
 def _train(path: Path, job: Row, resume: bool) -> tuple[Supernet, RunFolder]:
@@ -175,11 +179,11 @@ def _train(path: Path, job: Row, resume: bool) -> tuple[Supernet, RunFolder]:
         made = {"command": _command_line().removeprefix("nestling "), "data": corpus.hash, "hours": hours}
         run = RunFolder.create(path, {**job, **made}, job["recipe"]["seed"])
     with run.lock(), screen:
-        state = run.load_state(lambda text: log.print(f"[yellow]{text}")) if resume else None
+        state = run.load_state(_warn) if resume else None
         if state:
             trainer.resume(state)
             run.cut_metrics(state["step"])
-            log.print(f"resuming {path} after step {state['step']}, as its config.yaml says")
+            _note(f"resuming {path} after step {state['step']}, as its config.yaml says")
         elif resume:
             run.cut_metrics(0)
         screen.start("train", trainer.recipe.num_steps, state["step"] if state else 0)
@@ -200,10 +204,10 @@ def _open_audio(audio: str) -> SpeechCorpus:
     with Screen() as screen:
         corpus = open_folder(audio, on_progress=screen.reporter("check audio"))
     for skipped in corpus.skipped[:20]:
-        log.print(f"[yellow]skipped {_escape(skipped.path)}: {_escape(skipped.reason)}", soft_wrap=True)
+        _warn(f"skipped {skipped.path}: {skipped.reason}")
     if len(corpus.skipped) > 20:
-        log.print(f"[yellow]… and {len(corpus.skipped) - 20} more")
-    log.print(f"{_escape(audio)}: {corpus.hours_kept:.2f} hours kept, {len(corpus.skipped)} files skipped")
+        _warn(f"… and {len(corpus.skipped) - 20} more")
+    _note(f"{audio}: {corpus.hours_kept:.2f} hours kept, {len(corpus.skipped)} files skipped")
     return corpus
 
 
@@ -217,7 +221,7 @@ def _show_stages(run: RunFolder) -> None:
     for stage in summarize_stages(run.metrics()):
         phones = (stage.phone_error_before, stage.phone_error_after)
         table.add_row(
-            stage.name,
+            _text(stage.name),
             str(stage.steps),
             f"{stage.loss_before:.3f} → {stage.loss_after:.3f}",
             "–" if None in phones else f"{100 * phones[0]:.1f} % → {100 * phones[1]:.1f} %",  # type: ignore[operator]
@@ -242,7 +246,7 @@ def _dry_run(job: Row) -> None:
     table = Table("stage", "steps", "seconds a step", "hours", title="What training would take (estimated)")
     estimate = estimate_training(space, recipe, teacher, job["precision"], job["device"])
     for stage, seconds in zip(recipe.stages, estimate.step_seconds, strict=True):
-        table.add_row(stage.name, str(stage.steps), f"{seconds:.2f}", f"{seconds * stage.steps / 3600:.2f}")
+        table.add_row(_text(stage.name), str(stage.steps), f"{seconds:.2f}", f"{seconds * stage.steps / 3600:.2f}")
     out.print(table)
     out.print(f"memory: about {estimate.memory_bytes / 2**30:.1f} GiB; nothing was trained")
 
@@ -269,8 +273,9 @@ def import_supernet(
     folder = make_run(file, run, audio, teacher)
     space = SearchSpace.from_dict(folder.config["space"])
     _tell(
-        f"{folder.path}: the supernet of {space.name}, {space.count():,} subnets.\n"
-        f"Next: nestling search subnet --run {folder.path} --budget 25M (with --objective proxy, no teacher is needed)"
+        f"{folder.path}: the supernet of {space.name}, {space.count():,} subnets.",
+        f"Next: {_command('search subnet', run=folder.path, budget='25M')} "
+        "(with --objective proxy, no teacher is needed)",
     )
 
 
@@ -313,14 +318,14 @@ def search_subnet(
     texts = [[b] for b in budgets.split(",")] if budgets else [budget or []]
     parsed = [_parse_budget(text, space) for text in texts]  # all are checked before anything is spent
     with folder.lock(), Screen() as screen:
-        scorer = open_scorer(folder, _open_audio(folder.config["audio"]), utterances, device, log.print, objective)
+        scorer = open_scorer(folder, _open_audio(folder.config["audio"]), utterances, device, _note, objective)
         results = [_search(folder, scorer, b, trials, sampler, seed or 0, screen) for b in parsed]
     if form == "json":
         print(json.dumps(results if budgets else results[0], indent=2))
         return
     for result in results:
         _show_result(result)
-    _tell(f"Next: nestling export subnet --run {folder.path} --out my-encoder")
+    _tell(f"Next: {_command('export subnet', run=folder.path, out='my-encoder')}")
 
 
 def _parse_budget(texts: Sequence[str], space: SearchSpace) -> Budget:
@@ -330,7 +335,7 @@ def _parse_budget(texts: Sequence[str], space: SearchSpace) -> Budget:
     budget = Budget.parse(list(texts), space)
     space.largest(budget)
     if budget.bounds and not space.binds(budget):
-        log.print(f"[yellow]{budget.text} does not bind: every subnet of `{space.name}` holds it")
+        _warn(f"{budget.text} does not bind: every subnet of `{space.name}` holds it")
     return budget
 
 
@@ -428,7 +433,7 @@ def _show_result(result: Row) -> None:
             )
     out.print(table)
     if result["objective"] != DistillationObjective.name:
-        out.print(f"The loss is the {result['objective']}, a share.")
+        _tell(f"The loss is the {result['objective']}, a share.")
     used = "; ".join(f"{u['share']:.1%} of {u['bound']}" for u in result["utilization"])
     tied = result["tied"] - 1 or "none"
     out.print(
@@ -457,6 +462,7 @@ def export_subnet(
     """
     from checkpoints.export import check_folder, check_targets
     from checkpoints.run_folder import RunFolder
+    from search_spaces.quoting import python_literal
 
     targets = tuple(name.strip() for names in to or ["hf"] for name in names.split(","))
     check_targets(targets)
@@ -473,7 +479,8 @@ def export_subnet(
     )
     if report["int8_bytes"]:
         _tell(f"In int8: {report['int8_bytes'] / 1e6:.1f} MB, hidden states off by up to {report['int8_error']:.1%}.")
-    _tell(f'Load it: AutoModel.from_pretrained("{folder}"{"" if report["plain"] else ", trust_remote_code=True"})')
+    trust = "" if report["plain"] else ", trust_remote_code=True"
+    _tell(f"Load it: AutoModel.from_pretrained({python_literal(str(folder))}{trust})")
 
 
 def _export(run: RunFolder, name: str, folder: Path, targets: Sequence[str] = ("hf",)) -> Row:
@@ -605,11 +612,9 @@ def evaluate(
             librispeech=librispeech,
             speech_commands=speech_commands,
             on_progress=screen.show,
-            say=lambda text: log.print(f"[yellow]{_escape(text)}", soft_wrap=True),
+            say=_warn,
         )
-        entries = evaluate_encoders(
-            encoders, build_tasks(tasks, materials), split, ledger, screen.show, lambda text: log.print(_escape(text))
-        )
+        entries = evaluate_encoders(encoders, build_tasks(tasks, materials), split, ledger, screen.show, _note)
         probe = LayerProbe(materials[SENTENCES], materials[COMMANDS]) if layers else None
         views = view_layers(encoders, place, probe, split, ledger, screen.show) if probe else []
     comparison = Comparison(entries, names[place])
@@ -661,7 +666,7 @@ def _comparison_table(comparison: Comparison, metrics: Sequence[str], costs: boo
             first = condition == comparison.conditions[0]
             score = comparison.score(entry, condition)
             table.add_row(
-                _escape(entry.name) if first else f"  {condition}",
+                _text(entry.name if first else f"  {condition}"),
                 *([cost(n) if first else "" for n in (entry.params, entry.macs_1s)] if costs else []),
                 *(_show_cell(comparison.cell(entry, name, condition)) for name in metrics),
                 *(["–" if score is None else f"{score:.0f}"] if scored else []),
@@ -737,7 +742,7 @@ def measure(
         return
     _show_timings(timings, durations)
     _show_memory(memories)
-    _tell(values["made_on"] + (f"\nAll of it is in {to}." if to else ""))
+    _tell(values["made_on"], *([f"All of it is in {to}."] if to else []))
 
 
 def _measure_memory(subjects: Sequence[Subject], seconds: float, threads: int, screen: Screen) -> list[Row]:
@@ -803,7 +808,7 @@ def _timing_table(timings: Sequence[Timing], durations: Sequence[float]) -> Tabl
         table.add_column(f"{seconds:g} s", justify="right", no_wrap=True)
     for encoder, runtime in dict.fromkeys((t.encoder, t.runtime) for t in timings):
         row = [t for t in timings if (t.encoder, t.runtime) == (encoder, runtime)]
-        table.add_row(_escape(encoder), "ms", *(_show_time(t) for t in row))
+        table.add_row(_text(encoder), "ms", *(_show_time(t) for t in row))
         table.add_row(f"  {runtime}", "× real time", *(_figure(t.times_real_time) for t in row), style="dim")
         if row[0].ratio:
             table.add_row("", "ratio", *(_show_ratio(t.ratio) for t in row if t.ratio), style="dim")
@@ -843,7 +848,7 @@ def _show_memory(memories: Sequence[Row]) -> None:
         table.add_column(name, justify="left" if name == "runtime" else "right", no_wrap=True)
     for row in memories:
         sizes = (row[f"{part}_bytes"] / 1e6 for part in ("encoder", "import", "peak"))
-        table.add_row(_escape(row["encoder"]), row["runtime"], *(f"{size:.0f}" for size in sizes))
+        table.add_row(_text(row["encoder"]), row["runtime"], *(f"{size:.0f}" for size in sizes))
     out.print(table)
     _tell(
         "Memory: the highest resident memory of a fresh process that imports the runtime (alone: so far), opens the "
@@ -889,7 +894,9 @@ def space(
         }
         print(json.dumps(values, indent=2))
         return
-    table = Table("", "least", "median", "most", "front-end floor", title=f"{loaded.name}: {profile.total:,} subnets")
+    table = Table(
+        "", "least", "median", "most", "front-end floor", title=_text(f"{loaded.name}: {profile.total:,} subnets")
+    )
     for label, span, floor, share in (
         ("parameters", profile.params, profile.floor_params, profile.floor_params_share),
         ("MACs @1s", profile.macs, profile.floor_macs, profile.floor_macs_share),
@@ -960,7 +967,7 @@ def cost(
             )
         )
         return
-    table = Table("group", "parameters", f"MACs @{seconds:g}s", title=f"{loaded.name}/{chosen.id}")
+    table = Table("group", "parameters", f"MACs @{seconds:g}s", title=_text(f"{loaded.name}/{chosen.id}"))
     for name, (params, macs) in parts.items():
         table.add_row(name, f"{params:,}", f"{macs:,}")
     table.add_row("total", *(f"{sum(p[i] for p in parts.values()):,}" for i in (0, 1)), style="bold")
@@ -998,7 +1005,7 @@ def demo(
     parsed = _parse_budget([budget], SearchSpace.from_dict(job["space"]))
     _, folder = _train(run, job, resume=False)
     with folder.lock(), Screen() as screen:
-        scorer = open_scorer(folder, _open_audio(job["audio"]), 16 if quick else 40, "cpu", log.print)
+        scorer = open_scorer(folder, _open_audio(job["audio"]), 16 if quick else 40, "cpu", _note)
         result = _search(folder, scorer, parsed, 20 if quick else 64, "auto", 0, screen)
     _show_result(result)
     exported = folder.path / "encoder"
@@ -1007,7 +1014,7 @@ def demo(
         measure_sizes(folder, quick, screen.advance)
     _export(folder, "best", exported)
     path = _write_report(folder)
-    _tell(f"\nThe encoder is in {exported}, the report in {path} ({time.monotonic() - began:.0f} s).")
+    _tell("", f"The encoder is in {exported}, the report in {path} ({time.monotonic() - began:.0f} s).")
 
 
 def _fresh(path: Path) -> Path:
@@ -1018,19 +1025,47 @@ def _fresh(path: Path) -> Path:
     return free
 
 
-def _tell(text: str) -> None:
-    """Prints a result as it is: no line is broken, no bracket read as markup."""
-    out.print(text, soft_wrap=True, markup=False)
+def _tell(*lines: str) -> None:
+    """Prints a result."""
+    _print(out, lines)
 
 
-def _warn(text: str | None) -> None:
-    if text:
-        log.print(f"[yellow]{_escape(text)}", soft_wrap=True)
+def _note(*lines: str) -> None:
+    """Says what is going on."""
+    _print(log, lines)
+
+
+def _warn(*lines: str | None) -> None:
+    """Says what the user should know, if there is anything."""
+    _print(log, [line for line in lines if line], "yellow")
+
+
+def _print(console: Console, lines: Sequence[str], style: str = "") -> None:
+    """Lines as they are: none is broken, no bracket is read as markup, and what cannot be seen is shown."""
+    from search_spaces.quoting import printable
+
+    for line in lines:
+        console.print(Text(printable(line), style), soft_wrap=True)
+
+
+def _text(value: str) -> str:
+    """Somebody else's words in a table, in rich's markup."""
+    from search_spaces.quoting import printable
+
+    return escape(printable(value))
+
+
+def _command(command: str, **options: object) -> str:
+    """What to type next."""
+    from search_spaces.quoting import shell_command
+
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    return shell_command(["nestling", *command.split(), *words])
 
 
 def _name_run(folder: RunFolder, asked: Path | None) -> None:
     if asked is None:
-        log.print(f"run: {folder.path}")
+        _note(f"run: {folder.path}")
 
 
 def _command_line() -> str:
@@ -1048,11 +1083,11 @@ class Screen:
 
     def __init__(self) -> None:
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=log,
             transient=True,
         )
@@ -1071,10 +1106,12 @@ class Screen:
 
     def start(self, name: str, total: int | None, done: int = 0) -> None:
         """Begins a piece of work of `total` steps."""
+        from search_spaces.quoting import printable
+
         self._name, self._total, self._done = name, total, done
         if self._task is not None:
             self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(name, total=total, completed=done, note="")
+        self._task = self._bar.add_task(printable(name), total=total, completed=done, note="")
 
     def advance(self, note: str = "") -> None:
         """One step is done."""
@@ -1100,7 +1137,7 @@ class Screen:
             return
         self._spoke = time.monotonic()
         done = f" {self._done}/{self._total or '?'}" if self._done or self._total else ""
-        log.print(f"{self._name}{done}  {note}".rstrip(), soft_wrap=True, markup=False)
+        _note(f"{self._name}{done}  {note}".rstrip())
 
 
 def main() -> None:
@@ -1126,12 +1163,20 @@ def main() -> None:
 def _explain(error: Exception) -> int:
     """Prints a few lines in place of a traceback; returns the exit code."""
     from search_spaces.errors import NestlingError
+    from search_spaces.quoting import printable
 
-    text = str(error)
-    if not isinstance(error, (NestlingError, OSError)):
+    if isinstance(error, NestlingError):
+        first, *more = map(str, error.args)
+        if len(more) >= MAX_LINES:
+            more = [*more[: MAX_LINES - 2], f"and {len(more) - MAX_LINES + 2} more"]
+        more = [f"  {line}" for line in more]
+    elif isinstance(error, OSError):
+        first, more = str(error), []
+    else:
         said = traceback.format_exception_only(error)[-1].strip().splitlines()
-        text = f"this is a fault of Nestling, not yours: {said[0]}\n{_keep_traceback(error)}"
-    log.print(f"[bold red]error:[/] {_escape(text)}", soft_wrap=True)
+        first, more = f"this is a fault of Nestling, not yours: {said[0]}", [_keep_traceback(error)]
+    log.print(Text.assemble(("error:", "bold red"), " ", printable(first)), soft_wrap=True)
+    _note(*more)
     return error.exit_code if isinstance(error, NestlingError) else 1
 
 
@@ -1139,19 +1184,13 @@ def _keep_traceback(error: Exception) -> str:
     """Writes a traceback into a file of its own; says where it is, and what to do with it."""
     try:
         with tempfile.NamedTemporaryFile(
-            "w", prefix="nestling-", suffix=".log", delete=False, encoding="utf-8"
+            "w", prefix="nestling-", suffix=".log", delete=False, encoding="utf-8", errors="backslashreplace"
         ) as file:
             file.write(f"{' '.join(sys.argv)}\n\n")
             traceback.print_exception(error, file=file)
     except OSError:
         return "run it again with --debug to see where"
     return f"where it happened is in {file.name}; please report it with that file (--debug shows it at once)"
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 
 from checkpoints.run_folder import dump_yaml
 from checkpoints.runtimes.onnx_export import count_least_samples
+from search_spaces.quoting import markdown_code, markdown_text, printable, python_literal, shell_command
 from supernet.encoder import EncoderConfig
 
 CODE = ("modeling_nestling.py", "encoder.py")
@@ -74,7 +75,7 @@ def model_card(facts: CardFacts, config: EncoderConfig, record: ExportRecord) ->
         _section("Use", "\n\n".join(_uses(facts, config))),
         _section("Limits", "\n".join(f"- {line}" for line in _limits(facts, config, record))),
         _section("Shape", _table("value", _shape(config))),
-        _section("Scores", _table("measured", record.scores)) if record.scores else "",
+        _section("Scores", _table("measured", _shown(record.scores))) if record.scores else "",
         _section("Origin", _origin(record)) if record.commands or record.teacher else "",
         _section("Proof", _proof(facts)),
     ]
@@ -101,12 +102,13 @@ def _head(config: EncoderConfig, record: ExportRecord) -> dict[str, Any]:
 
 
 def _introduction(facts: CardFacts, record: ExportRecord) -> str:
-    origin = f", distilled from `{record.teacher}`" if record.teacher else ""
+    origin = f", distilled from {markdown_code(record.teacher)}" if record.teacher else ""
     if record.datasets:
         origin += f", trained on {_quoted(record.datasets)}"
     return (
-        f"# {facts.name}\n\nA speech encoder with **{facts.params:,} parameters**, hatched by Nestling.\n"
-        f"It is subnet `{facts.id}` of the space `{facts.space}`{origin}."
+        f"# {markdown_text(facts.name)}\n\n"
+        f"A speech encoder with **{facts.params:,} parameters**, hatched by Nestling.\n"
+        f"It is subnet `{facts.id}` of the space {markdown_code(facts.space)}{origin}."
     )
 
 
@@ -128,7 +130,7 @@ def _uses(facts: CardFacts, config: EncoderConfig) -> list[str]:
     remote = facts.model_class == "NestlingModel"
     uses = [
         TRANSFORMERS.format(
-            name=facts.name,
+            folder=python_literal(facts.name),
             trust=", trust_remote_code=True" if remote else "",
             num_states=len(config.heads) + 1,
             width=config.embed_dim,
@@ -138,11 +140,19 @@ def _uses(facts: CardFacts, config: EncoderConfig) -> list[str]:
         else f"It is a plain `{facts.model_class}`: no remote code.",
     ]
     if facts.onnx_opset:
-        uses.append(ONNX.format(name=facts.name, opset=facts.onnx_opset, file="model.onnx"))
+        uses.append(ONNX.format(file=python_literal(f"{facts.name}/model.onnx"), opset=facts.onnx_opset))
     if facts.int8_error is not None:
-        uses.append(INT8.format(name=facts.name, error=f"{facts.int8_error:.1%}", audio=facts.int8_audio))
+        uses.append(
+            INT8.format(
+                error=f"{facts.int8_error:.1%}",
+                audio=facts.int8_audio,
+                command=markdown_code(
+                    shell_command(["nestling", "evaluate", facts.name, f"{facts.name}/model.int8.onnx"])
+                ),
+            )
+        )
     if facts.s3prl_entry:
-        uses.append(S3PRL_USE.format(name=facts.name, entry=facts.s3prl_entry))
+        uses.append(S3PRL_USE.format(folder=python_literal(facts.name), entry=facts.s3prl_entry))
     return uses
 
 
@@ -176,16 +186,20 @@ def _shape(config: EncoderConfig) -> dict[str, str]:
 def _origin(record: ExportRecord) -> str:
     rows = {}
     if record.teacher:
-        rows["teacher"] = f"`{record.teacher}`, licence {record.license or 'unknown'}"
+        rows["teacher"] = f"{markdown_code(record.teacher)}, licence {markdown_text(record.license or 'unknown')}"
     if record.datasets:
         rows["audio"] = _quoted(record.datasets) + (f", {record.hours:.1f} hours" if record.hours else "")
-    made = "\n\n```\n" + "\n".join(record.commands) + "\n```" if record.commands else ""
+    made = "\n\n```\n" + "\n".join(map(printable, record.commands)) + "\n```" if record.commands else ""
     return _table("", rows) + made
 
 
 def _proof(facts: CardFacts) -> str:
     errors = " and ".join(f"{error:.0e} with {name}" for name, error in facts.errors.items())
     return PROOF.format(errors=errors)
+
+
+def _shown(scores: Mapping[str, str]) -> dict[str, str]:
+    return {markdown_text(name): markdown_text(value) for name, value in scores.items()}
 
 
 def _section(title: str, text: str) -> str:
@@ -198,7 +212,7 @@ def _is_on_hub(name: str) -> bool:
 
 
 def _quoted(names: Sequence[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)
+    return ", ".join(map(markdown_code, names))
 
 
 def _listed(numbers: Sequence[int]) -> str:
@@ -206,8 +220,8 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 def _table(heading: str, rows: Mapping[str, str]) -> str:
-    """A Markdown table of two columns."""
-    cells = [[text.replace("|", "\\|").replace("\n", " ") for text in row] for row in rows.items()]
+    """A Markdown table of two columns, of Markdown."""
+    cells = [[text.replace("|", "\\|") for text in row] for row in rows.items()]
     return "\n".join([f"| | {heading} |", "|---|---|", *(f"| {name} | {value} |" for name, value in cells)])
 
 
@@ -215,8 +229,8 @@ TRANSFORMERS = """\
 ```python
 from transformers import AutoFeatureExtractor, AutoModel
 
-prepare = AutoFeatureExtractor.from_pretrained("{name}")
-model = AutoModel.from_pretrained("{name}"{trust})
+prepare = AutoFeatureExtractor.from_pretrained({folder})
+model = AutoModel.from_pretrained({folder}{trust})
 inputs = prepare(waveforms, sampling_rate=16000, padding=True, return_tensors="pt")  # a list of 1-D arrays
 hidden = model(**inputs, output_hidden_states=True).hidden_states  # {num_states} x (batch, frames, {width})
 ```"""
@@ -237,7 +251,7 @@ In ONNX Runtime (opset {opset}; batch and time are dynamic):
 import numpy as np
 import onnxruntime
 
-session = onnxruntime.InferenceSession("{name}/{file}")
+session = onnxruntime.InferenceSession({file})
 lengths = np.array([len(wave) for wave in waveforms])
 padded = np.stack([np.pad(wave, (0, lengths.max() - len(wave))) for wave in waveforms]).astype(np.float32)
 last, frames = session.run(["last_hidden_state", "frame_lengths"], {{"input_values": padded, "lengths": lengths}})
@@ -247,7 +261,7 @@ last, frames = session.run(["last_hidden_state", "frame_lengths"], {{"input_valu
 
 INT8 = """\
 `model.int8.onnx` takes and gives the same, with products in integers. Its hidden states are off by up to {error} of
-their RMS (on {audio}); what that does to a task, `nestling evaluate {name} {name}/model.int8.onnx` tells."""
+their RMS (on {audio}); what that does to a task, {command} tells."""
 
 S3PRL_USE = """\
 With torch.hub, or in s3prl (see hubconf.py), from torch and safetensors alone:
@@ -255,7 +269,7 @@ With torch.hub, or in s3prl (see hubconf.py), from torch and safetensors alone:
 ```python
 import torch
 
-upstream = torch.hub.load("{name}", "{entry}", source="local")
+upstream = torch.hub.load({folder}, "{entry}", source="local")
 states = upstream([torch.from_numpy(wave) for wave in waveforms])["hidden_states"]
 ```"""
 

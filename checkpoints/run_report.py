@@ -36,6 +36,7 @@ from nas.report import (
 )
 from search_spaces.budget import Budget
 from search_spaces.costs import breakdown, count_macs, count_params
+from search_spaces.quoting import python_literal, shell_command
 from search_spaces.space import SearchSpace
 from search_spaces.strict_yaml import load_yaml
 from search_spaces.subnet import Subnet
@@ -296,20 +297,24 @@ def _counted(result: Result | None, space: SearchSpace) -> Counted:
 def _usage(run: RunFolder) -> tuple[Usage, ...]:
     folder = run.path / "encoder"
     if not folder.is_dir():
-        return (Usage("write it", f"nestling export subnet --run {run.path} --out my-encoder"),)
+        return (
+            Usage(
+                "write it", shell_command(["nestling", "export", "subnet", "--run", run.path, "--out", "my-encoder"])
+            ),
+        )
     trust = ", trust_remote_code=True" if (folder / "modeling_nestling.py").is_file() else ""
     return (
         Usage(
             "transformers",
             "from transformers import AutoModel\n\n"
-            f'model = AutoModel.from_pretrained("{folder}"{trust})\n'
+            f"model = AutoModel.from_pretrained({python_literal(str(folder))}{trust})\n"
             "output = model(input_values, attention_mask=attention_mask, output_hidden_states=True)",
         ),
         Usage(
             "plain PyTorch",
             "from checkpoints.teachers import load_encoder\n"
             "from pathlib import Path\n\n"
-            f'encoder = load_encoder(Path("{folder}"))\n'
+            f"encoder = load_encoder(Path({python_literal(str(folder))}))\n"
             "trace = encoder(wave, lengths)  # wave (B, samples) at 16 kHz; trace.hidden, trace.last",
         ),
     )

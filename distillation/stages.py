@@ -63,7 +63,7 @@ class Stage(BaseModel):
     @model_validator(mode="after")
     def _check_terms(self) -> Self:
         if problems := list(_find_problems(self)):
-            raise NestlingError("\n".join(problems))
+            raise NestlingError(*problems)
         return self
 
     def learning_rate_at(self, step: int) -> float:

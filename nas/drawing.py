@@ -9,10 +9,10 @@ the subnet leaves out is a dashed ghost.
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from html import escape
 
+from search_spaces.quoting import printable
 from search_spaces.subnet import Layer, Subnet
 
 LIGHT = {
@@ -69,13 +69,11 @@ SYMBOLS = {
 """What marks a point of a plot, by its name in Plotly, or a line; each in a box of 14 by 14."""
 
 _GAP = 4.0  # between the stream and what sits on it
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
 
 
 def safe_text(value: object) -> str:
-    """Anything as text of HTML or XML: escaped, without control or direction-changing characters."""
-    text = str(value).encode("utf-8", "replace").decode("utf-8")
-    return escape(_UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text), quote=True)
+    r"""Anything as text of HTML or XML, its lines kept; what cannot be seen is shown as `\x1b`."""
+    return escape("\n".join(map(printable, str(value).split("\n"))), quote=True)
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ def _row(comparison: Comparison, entry: Entry, condition: str, columns: Sequence
     first = condition == comparison.conditions[0]
     last = condition == comparison.conditions[-1]
     kind = " ".join([*(["other"] if not first else []), *(["inner"] if not last else [])])
-    name = f"<b>{safe_text(entry.name)}</b>" if first else f"<small>{condition}</small>"
+    name = f"<b>{safe_text(entry.name)}</b>" if first else f"<small>{safe_text(condition)}</small>"
     if first and entry is comparison.reference and len(comparison.entries) > 1:
         name += ' <b class="badge">reference</b>'
     costs = "".join(f"<td>{_cost(count) if first else ''}</td>" for count in (entry.params, entry.macs_1s))
@@ -170,9 +170,10 @@ def _metric(comparison: Comparison, metric: str) -> str:
         kind = {"better": "real", "worse": "worse", "": "unreal"}[cell.verdict]
         place = {IN_DOMAIN: "own", OUT_OF_DOMAIN: "other hollow"}.get(condition, "other")
         mine = "teacher" if entry is comparison.reference else "subnet"
+        shown = f"<small>{safe_text(condition)}</small>"
         rows += (
             f'<div class="row {place}">'
-            f"<div>{safe_text(entry.name) if condition == IN_DOMAIN else f'<small>{condition}</small>'}</div>"
+            f"<div>{safe_text(entry.name) if condition == IN_DOMAIN else shown}</div>"
             f'<div class="scale">{values.draw(_measure(cell), mine)}</div><div>{_number(cell)}</div>'
             f'<div class="scale">{differences.draw(_difference(cell), kind) if compared else ""}</div>'
             f"<div>{_describe_difference(cell) if compared else ''}</div></div>"
@@ -223,7 +224,10 @@ def _facts(comparison: Comparison, made: EvaluationFacts) -> str:
     rows = (
         ("Split", safe_text(made.split)),
         ("Audio", "<br>".join(f"<code>{safe_text(name)}</code>" for name in made.audio)),
-        ("Encoders", "<br>".join(f"{safe_text(e.source)} <code>{e.fingerprint}</code>" for e in comparison.entries)),
+        (
+            "Encoders",
+            "<br>".join(f"{safe_text(e.source)} <code>{safe_text(e.fingerprint)}</code>" for e in comparison.entries),
+        ),
         ("Time", f"{seconds / 60:.1f} min, encoding included"),
         ("Versions", safe_text(", ".join(f"{name} {version}" for name, version in made.versions))),
         ("Date", safe_text(made.date)),

@@ -6,11 +6,20 @@ from typing import ClassVar
 
 
 class NestlingError(ValueError):
-    """Something that a user caused and can mend: input, options, a budget, a file.
+    r"""Something that a user caused and can mend: input, options, a budget, a file.
 
     Its message says the rule, what arrived and what to do. It is a ValueError, so that validators of pydantic may
     raise it; a plain ValueError means that a function was called wrongly, which only code can do.
+
+    Args:
+        lines: Of the message, mostly one. A line break inside one is somebody else's, and is shown as `\n`.
     """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*lines)
+
+    def __str__(self) -> str:
+        return "\n  ".join(map(str, self.args))
 
     exit_code: ClassVar[int] = 2
     """What the command line ends with."""

@@ -5,6 +5,7 @@ A name of a file may hold anything: a line break, an escape code that recolours 
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 
@@ -17,6 +18,24 @@ def printable(value: object) -> str:
 def shell_command(words: Sequence[object]) -> str:
     """A command on one line that a shell reads as these words."""
     return " ".join(map(_shell_word, map(str, words)))
+
+
+def python_literal(text: str) -> str:
+    """A string as Python's source: in double quotes unless it holds some."""
+    return repr(text) if '"' in text else '"' + repr("'" + text)[2:]
+
+
+def markdown_text(value: object) -> str:
+    """A value as plain text of Markdown: no emphasis, no link, no HTML."""
+    return re.sub(r"[\\`*_~\[\]<>&]", r"\\\g<0>", printable(value))
+
+
+def markdown_code(value: object) -> str:
+    """A value as code in a line of Markdown, whatever backticks it holds."""
+    text = printable(value)
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    space = " " if text[:1] in ("`", " ", "") or text[-1:] in ("`", " ") else ""
+    return f"{fence}{space}{text}{space}{fence}"
 
 
 def _shell_word(word: str) -> str:

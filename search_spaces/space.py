@@ -59,7 +59,7 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         if problems := list(_find_problems(self)) or list(_find_excesses(self)):
-            raise NestlingError("\n".join(problems))
+            raise NestlingError(*problems)
 
     def __hash__(self) -> int:
         return hash(self.hash)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -138,12 +138,12 @@ def parse_config(model: type[Model], values: Any, source: str = "config", most: 
         parsed: Model = _adapter(cast("Any", model)).validate_json(json.dumps(values), strict=True)
         return parsed
     except ValidationError as error:
-        problems = [line for each in error.errors() for line in _explain(model, each)]
+        found = [each for each in error.errors() if each["type"] != "too_short" or not _is_echo(each, error.errors())]
+        problems = [line for each in found for line in _explain(model, each)]
         if most and len(problems) > most:
             problems[most:] = [f"and {len(problems) - most} more"]
-        raise NestlingError(
-            "\n  ".join([f"{source}:", *problems] if len(problems) > 1 else [f"{source}: {problems[0]}"])
-        ) from error
+        lines = [f"{source}:", *problems] if len(problems) > 1 else [f"{source}: {problems[0]}"]
+        raise NestlingError(*lines) from error
     except RecursionError as error:
         raise NestlingError(f"{source}: nested too deeply") from error
 
@@ -165,12 +165,17 @@ def _explain(model: Any, error: Any) -> Iterator[str]:
     elif error["type"] == "missing":
         yield f"missing key `{where}`"
     elif error["type"] == "value_error":
-        lines = str(error["ctx"]["error"]).splitlines()
-        yield from (f"`{where}`: {line}" if where else line for line in lines)
+        yield from (f"`{where}`: {line}" if where else line for line in error["ctx"]["error"].args)
     else:
         got, rule = repr(error["input"]), error["msg"].removeprefix("Input ")
         what = f"`{where}` " if where else ""
         yield f"{what}{rule}, got {got if len(got) <= 60 else got[:57] + '...'}"
+
+
+def _is_echo(short: Any, errors: Sequence[Any]) -> bool:
+    """Whether a list is called too short because of what is wrong inside it."""
+    place = short["loc"]
+    return any(len(each["loc"]) > len(place) and each["loc"][: len(place)] == place for each in errors)
 
 
 def _known_keys(model: Any, path: tuple[int | str, ...]) -> list[str]:

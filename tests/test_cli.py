@@ -426,7 +426,7 @@ def test_no_result_is_lost_to_an_encoding(nestling, encoding):
     said = Shell(nestling.folder, encoding)("search subnet --run runs/→ --budget 8k --trials 2")
     assert said.code == 0
     assert "Chosen: " in said.out
-    assert said.out.endswith("Next: nestling export subnet --run runs/? --out my-encoder\n")
+    assert said.out.endswith("Next: nestling export subnet --run 'runs/?' --out my-encoder\n")
 
 
 @pytest.mark.parametrize(
@@ -442,6 +442,50 @@ def test_a_recorded_command_is_what_was_typed(nestling, name):
         ["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, check=False, env={"HOME": "/x"}
     )
     assert done.stdout.decode().split("\0")[:-1] == ["nestling", "search", "subnet", "--trials", "1", "--run", run]
+
+
+HOSTILE = ["[/b]", "[red]x", "\x1b[31m", "line\nerror: break", "\u202eright to left", ":bug:", "\r", "back\\"]
+"""What names of files may hold: markup, an escape code, a line of its own, a turn of direction, an emoji's name."""
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_of_others_are_shown_as_they_are_and_do_nothing(nestling, name):
+    run = f"runs/{name}"
+    shown = run.encode("unicode_escape").decode() if not run.isprintable() else run
+    assert (
+        nestling("report --run", run).err == f"error: there is no run at {shown}; train one first, or check the name\n"
+    )
+    shutil.move(nestling.folder / "runs/a", nestling.folder / run)
+    assert nestling.done("report --run", run).out == f"The report is in {shown}/report.html\n"
+    said = nestling.done("search subnet --trials 1 --run", run)
+    next_command = said.out.splitlines()[-1].removeprefix("Next: ")
+    assert next_command.isprintable()
+    done = subprocess.run(["bash", "-c", f"printf '%s\\0' {next_command}"], capture_output=True, check=False)
+    assert done.stdout.decode().split("\0")[4] == run
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_a_file_holds_is_shown_as_it_is_and_does_nothing(empty, name):
+    values = SPACE.to_dict() | {"name": name}
+    (empty.folder / "evil.json").write_text(json.dumps(values))
+    shown = name if name.isprintable() else name.encode("unicode_escape").decode()
+    assert f"{shown}: 6,144 subnets" in empty.done("space evil.json").out
+    assert f"{shown}/" in empty.done("cost --space evil.json").out
+    (empty.folder / "evil.json").write_text(json.dumps(values | {name: 1}))
+    assert f"unknown key `{shown}`; " in empty("space evil.json").err
+
+
+def test_a_message_of_several_lines_keeps_them(empty):
+    wrong = [part for i in range(9) for part in ("--set", f"stage-{i % 2 + 1}.wrong{i}=3")]
+    first, *more = empty("train supernet --config two-stage", *wrong[:4]).err.splitlines()
+    assert first == "error: two-stage:"
+    assert [line.partition(";")[0] for line in more] == [
+        "  unknown key `stages.0.wrong0`",
+        "  unknown key `stages.1.wrong1`",
+    ]
+    lines = empty("train supernet --config two-stage", *wrong).err.splitlines()
+    assert len(lines) == 6
+    assert lines[-1] == "  and 5 more"
 
 
 # Exporting and reporting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -221,6 +222,28 @@ def test_gates_are_exported_as_a_wavlm_if_one_has_the_shape(tmp_path: Path, shap
     assert ("It is a plain `WavLMModel`: no remote code." in card) == report.plain
     assert parse_yaml(card.split("---\n")[1])["tags"][1] == "wavlm"
     assert load_teacher(report.folder).encoder.config == supernet.extract(subnet).config
+
+
+@pytest.mark.parametrize("name", ["it's", 'say "so"', "`tick`", "two\nlines", "<b>", "\x1b[31m", "back\\slash"])
+def test_a_card_shows_names_as_they_are(tmp_path: Path, name: str) -> None:
+    supernet = make_supernet()
+    record = replace(RECORD, teacher=name, datasets=(name,), commands=(f"nestling export subnet --out {name}",))
+    export_subnet(supernet, even(supernet), tmp_path / name, budget=NO_BUDGET, card=record, to=("s3prl",))
+    text = (tmp_path / name / "README.md").read_text("utf-8").split("---\n", 2)[2]
+    assert text.replace("\n", "").isprintable()
+    assert text.splitlines()[1] == "# " + {"`tick`": r"\`tick\`", "<b>": r"\<b\>", "\x1b[31m": r"\\x1b\[31m"}.get(
+        name, name.replace("\\", "\\\\").replace("\n", "\\\\n")
+    )
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        assert name in literals(block)
+
+
+def literals(source: str) -> list[object]:
+    """The constants in Python's source; None for what is no Python."""
+    try:
+        return [node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)]
+    except SyntaxError:
+        return [None]
 
 
 def test_a_sparse_card(tmp_path: Path) -> None:

@@ -590,4 +590,4 @@ def test_short_count(count, text):
 
 
 def test_safe_text():
-    assert safe_text("<a href='x'>&\x00\u2066é") == "&lt;a href=&#x27;x&#x27;&gt;&amp;\ufffd\ufffdé"
+    assert safe_text("<a href='x'>&\x00\u2066é") == "&lt;a href=&#x27;x&#x27;&gt;&amp;\\x00\\u2066é"

@@ -179,4 +179,4 @@ def refuse_weights(source: str, problems: Sequence[str], shape: str = "config.js
     """The error that names the tensors at fault, the first ones if they are many; `shape` says what they should fit."""
     shown, more = problems[:MAX_SHOWN], len(problems) - MAX_SHOWN
     lines = [f"{source}: the weights do not fit {shape}:", *shown, *([f"and {more} more"] if more > 0 else [])]
-    return TeacherError("\n  ".join(lines))
+    return TeacherError(*lines)

@@ -184,5 +184,5 @@ def _check(weights: Any, supernet: Supernet, source: str) -> dict[str, str]:
             problems.append(f"{name} has numbers that are not finite")
     if problems:
         more = [f"and {len(problems) - 5} more"] if len(problems) > 5 else []
-        raise TeacherError("\n  ".join([f"{source}: not the weights of {supernet.space.name}:", *problems[:5], *more]))
+        raise TeacherError(f"{source}: not the weights of {supernet.space.name}:", *problems[:5], *more)
     return names
