@@ -59,9 +59,9 @@ class SourceFactory:
                 if self.teacher is None:
                     raise NestlingError(f"stage {stage.name} learns from a teacher, and none was given; add --teacher")
                 teacher = self.teacher.to(supernet.residual_order.device)
-                return TeacherSource(teacher, spec.tap, spec.normalization)
+                return TeacherSource(teacher, spec.tap, spec.normalization, saved)
             case "signal":
-                return SignalSource(describe_signal, SIGNAL_DIM, config.count_frames)
+                return SignalSource(describe_signal, SIGNAL_DIM, config.count_frames, saved)
             case "codes":
                 if saved is not None:
                     return load_codes(saved, spec.num_codes, config.count_frames, HOP)

@@ -38,19 +38,28 @@ class Source(Protocol):
         """What a checkpoint must keep to make the same source again; plain values and tensors."""
 
     def calibrate(self, wave: Tensor, lengths: Tensor | None) -> None:
-        """Measures what it needs on one of the stage's first batches, (B, S)."""
+        """Measures what it needs on one of the stage's first batches, (B, S); never called where `state` is kept."""
 
     def __call__(self, wave: Tensor, lengths: Tensor | None, batch: Batch) -> list[Tensor]:
         """Targets for `wave` (B, S), the rendition the view gives to targets: (B, T, dim), or codes (B, T)."""
 
 
 class ChannelStatistics:
-    """Mean and deviation of every channel of every layer, measured once over some audio."""
+    """Mean and deviation of every channel of every layer, measured once over some audio.
 
-    def __init__(self) -> None:
-        self._count = 0
-        self._sums: list[Tensor] = []
-        self._squares: list[Tensor] = []
+    Args:
+        state: What `state` kept of an earlier measurement.
+    """
+
+    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
+        self._count: int = state["count"] if state else 0
+        self._sums: list[Tensor] = state["sums"] if state else []
+        self._squares: list[Tensor] = state["squares"] if state else []
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What was measured, to the bit; nothing if nothing was."""
+        return {"count": self._count, "sums": self._sums, "squares": self._squares} if self._count else {}
 
     def add(self, layers: Sequence[Tensor], valid: Tensor | None) -> None:
         """Counts the valid frames of one batch; layers (B, T, d)."""
@@ -74,7 +83,7 @@ class ChannelStatistics:
         for x, total, square in zip(layers, self._sums, self._squares, strict=True):
             mean = total / self._count
             std = (square / self._count - mean.square()).clamp_min(1e-10).sqrt()
-            out.append((x - mean.float()) / std.float())
+            out.append((x - mean.to(x)) / std.to(x))
         return out
 
 
@@ -137,20 +146,29 @@ class TeacherSource:
         tap: `hidden` (outputs of layers) or `ffn` (feed-forward outputs before the residual sum, LightHuBERT's).
         normalization: How each channel of each layer is standardised: with statistics measured once by `calibrate`
             (`channel`), over the time of each utterance as data2vec does (`instance`), or not at all.
+        state: What was kept of an earlier one's `state`; then nothing need be measured.
     """
 
     reads = frozenset({"audio"})
 
     def __init__(
-        self, teacher: Encoder | FrozenNetwork, tap: Literal["hidden", "ffn"], normalization: Normalization
+        self,
+        teacher: Encoder | FrozenNetwork,
+        tap: Literal["hidden", "ffn"],
+        normalization: Normalization,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
         self.teacher = teacher.eval().requires_grad_(False)
         self.tap: Literal["hidden", "ffn"] = tap
         self.normalization = normalization
-        self.state: dict[str, Any] = {}
-        self._statistics = ChannelStatistics()
+        self._statistics = ChannelStatistics(state)
         self.dim = teacher.dim if isinstance(teacher, FrozenNetwork) else teacher.config.embed_dim
         self._alone = isinstance(teacher, FrozenNetwork) or teacher.config.conv_norm == "group"
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The statistics of `channel` normalisation: measured again, on other threads, they would be others."""
+        return self._statistics.state
 
     @torch.no_grad()
     def calibrate(self, wave: Tensor, lengths: Tensor | None) -> None:
@@ -207,18 +225,27 @@ class SignalSource:
         describe: Waveforms (B, S) and a number of frames -> descriptors (B, T, F).
         dim: F.
         count_frames: Samples -> frames of the student's front-end.
+        state: What was kept of an earlier one's `state`; then nothing need be measured.
     """
 
     reads = frozenset({"audio"})
 
     def __init__(
-        self, describe: Callable[[Tensor, int], Tensor], dim: int, count_frames: Callable[[Tensor], Tensor]
+        self,
+        describe: Callable[[Tensor, int], Tensor],
+        dim: int,
+        count_frames: Callable[[Tensor], Tensor],
+        state: Mapping[str, Any] | None = None,
     ) -> None:
         self.describe = describe
         self.dim = dim
         self.count_frames = count_frames
-        self.state: dict[str, Any] = {}
-        self._statistics = ChannelStatistics()
+        self._statistics = ChannelStatistics(state)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The statistics."""
+        return self._statistics.state
 
     def calibrate(self, wave: Tensor, lengths: Tensor | None) -> None:
         """Adds one batch to the statistics."""

@@ -187,9 +187,10 @@ class Trainer:
     def _open(self, stage: Stage, saved: Mapping[str, Any]) -> tuple[dict[str, Source], Objective]:
         """A stage's sources, calibrated, and its objective with fresh heads."""
         sources = self.make_sources(stage, self.supernet, saved)
-        for batch in self.batches(stage, 0, min(CALIBRATION_BATCHES, stage.steps)):
+        fresh = [source for source in sources.values() if not source.state]
+        for batch in self.batches(stage, 0, min(CALIBRATION_BATCHES, stage.steps)) if fresh else ():
             with torch.no_grad(), self._autocast():
-                for source in sources.values():
+                for source in fresh:
                     source.calibrate(*self._audio(batch, stage.view.target))
         objective = Objective(
             stage.objective,

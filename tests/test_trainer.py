@@ -234,6 +234,26 @@ def test_a_resumed_run_equals_an_undisturbed_one(recipe):
             assert equal(rest.states[-1]["heads"], whole.states[-1]["heads"])
 
 
+def other_first_batches(stage, first, stop):
+    """As `tones`, but what a stage begins with is heard otherwise."""
+    for batch in tones(stage, first, stop):
+        yield batch if first else replace(batch, wave=batch.wave**3, clean=batch.clean**3)
+
+
+def test_what_a_source_measured_is_kept(recipe):
+    whole = Run(recipe()).go()
+    state = next(state for state in whole.states if state["step"] == 8)  # amid stage 2
+    rest = Run(recipe(), other_first_batches)
+    rest.trainer.resume(deepcopy(state))
+    assert equal(rest.go().weights, whole.weights)
+    wave = torch.from_numpy(next(tones(recipe().stages[1], 0, 1)).wave)
+    ours, theirs = (
+        Run(recipe(), batches).trainer.restore(state)[1]["teacher"](wave, None, None)
+        for batches in (tones, other_first_batches)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
 def test_another_recipe_is_refused(recipe):
     state = Run(recipe("stage-1.steps=2", "stage-2.steps=1")).go().states[0]
     with pytest.raises(TrainingError, match="made by another recipe; resume with the recipe of the run folder"):
