@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search_spaces.errors import NestlingError
-from search_spaces.identity import fingerprint
+from search_spaces.identity import fingerprint, hash_code
 from speech_data.batching import Batch
 from supernet.encoder import Encoder, EncoderConfig, Trace
 from supernet.weights import hash_weights
@@ -37,6 +37,10 @@ class Source(Protocol):
     def state(self) -> dict[str, Any]:
         """What a checkpoint must keep to make the same source again; plain values and tensors."""
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that decides its targets but the audio: settings, teacher, code, and what it measured."""
+
     def calibrate(self, wave: Tensor, lengths: Tensor | None) -> None:
         """Measures what it needs on one of the stage's first batches, (B, S); never called where `state` is kept."""
 
@@ -55,6 +59,14 @@ class ChannelStatistics:
         self._count: int = state["count"] if state else 0
         self._sums: list[Tensor] = state["sums"] if state else []
         self._squares: list[Tensor] = state["squares"] if state else []
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of what was measured, to the bit."""
+        sums, squares = (
+            hash_weights({str(i): x for i, x in enumerate(values)}) for values in (self._sums, self._squares)
+        )
+        return fingerprint(self._count, sums, squares)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -170,6 +182,14 @@ class TeacherSource:
         """The statistics of `channel` normalisation: measured again, on other threads, they would be others."""
         return self._statistics.state
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the teacher, the code that computes it, the tap, and how channels are standardised."""
+        foreign = [self.teacher.states_of.__module__] if isinstance(self.teacher, FrozenNetwork) else []
+        code = hash_code(__name__, *foreign)
+        settings = [self.tap, self.normalization, self._statistics.fingerprint]
+        return fingerprint("teacher", code, settings, hash_network(self.teacher))
+
     @torch.no_grad()
     def calibrate(self, wave: Tensor, lengths: Tensor | None) -> None:
         """Adds one batch to the statistics of `channel` normalisation; the others need none."""
@@ -247,6 +267,12 @@ class SignalSource:
         """The statistics."""
         return self._statistics.state
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the descriptors, their code, and how they are standardised."""
+        code = hash_code(__name__, self.describe.__module__)
+        return fingerprint("signal", code, self.describe.__qualname__, self.dim, self._statistics.fingerprint)
+
     def calibrate(self, wave: Tensor, lengths: Tensor | None) -> None:
         """Adds one batch to the statistics."""
         layers = self._layers(wave)
@@ -293,6 +319,11 @@ class CodeSource:
     def state(self) -> dict[str, Any]:
         """The codes, so that a resumed run learns the same ones."""
         return {"codes": {name: torch.from_numpy(codes) for name, codes in self.codes.items()}}
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the codes themselves: what made them is not asked again."""
+        return fingerprint("codes", hash_code(__name__), self.dim, self.hop, hash_weights(self.state["codes"]))
 
     def calibrate(self, wave: Tensor, lengths: Tensor | None) -> None:
         """Nothing to measure."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 
 import numpy as np
 import torch
@@ -16,11 +15,13 @@ from torch import Tensor
 from distillation.sources import Source
 from distillation.terms import Objective
 from distillation.views import View
-from nas.record import Score
+from nas.score import Score
+from search_spaces.identity import fingerprint, hash_code
 from search_spaces.subnet import Subnet
 from speech_data.batching import Batch
 from supernet.encoder import Trace
 from supernet.model import Supernet
+from supernet.weights import hash_weights
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,12 @@ class DistillationObjective:
         self.objective = copy.copy(objective)  # shares the heads
         self.objective.terms = tuple(term.model_copy(update={"frames": "all"}) for term in objective.terms)
         self._device = supernet.residual_order.device
-        self._batches = [self._prepare(batch, sources, view) for batch in batches]
+        self._batches, audio = [], []
+        for batch in batches:
+            self._batches.append(self._prepare(batch, sources, view))
+            audio.append(_describe_audio(batch))
+        sourced = {name: source.fingerprint for name, source in sources.items()}
+        self._heard = [sourced, audio, view.student, view.target]
 
     @torch.no_grad()
     def __call__(self, subnet: Subnet) -> Score:
@@ -87,21 +93,18 @@ class DistillationObjective:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names all that a score depends on: space, weights, terms, heads, audio and targets."""
-        digest = hashlib.sha256(self.supernet.space.hash.encode())
-        for term in self.objective.terms:
-            digest.update(term.model_dump_json().encode())
-        states = {
-            **self.supernet.state_dict(prefix="supernet."),
-            **self.objective.state_dict(prefix="heads."),
-        }
-        for name, tensor in states.items():
-            digest.update(name.encode())
-            update_digest(digest, tensor)
-        for batch in self._batches:
-            for tensor in (batch.wave, torch.tensor(batch.num_frames), *chain(*batch.targets.values())):
-                update_digest(digest, tensor)
-        return digest.hexdigest()[:16]
+        """Names all that a score depends on: space, weights, terms, heads, sources, audio, view, and the code.
+
+        It is of what goes in, not of the targets, which are not the same to the bit on any other number of threads.
+        """
+        return fingerprint(
+            hash_code(__name__),
+            self.supernet.space.hash,
+            hash_weights(self.supernet.state_dict()),
+            [term.model_dump(mode="json") for term in self.objective.terms],
+            hash_weights(self.objective.state_dict()),
+            self._heard,
+        )
 
     @torch.no_grad()
     def _prepare(self, batch: Batch, sources: Mapping[str, Source], view: View) -> _Prepared:
@@ -114,6 +117,18 @@ class DistillationObjective:
         padded = lengths.to(self._device) if bool((lengths < wave.shape[1]).any()) else None
         targets = {name: [_halve(x) for x in source(target_wave, padded, batch)] for name, source in sources.items()}
         return _Prepared(wave, padded, num_frames, targets)
+
+
+def _describe_audio(batch: Batch) -> list[object]:
+    """What of a batch decides how it sounds: its speech, what keys the noise, and how loud that is, in whole dB.
+
+    Not the samples of the noise: they are computed, and another processor rounds them otherwise.
+    """
+    speech = hash_weights({"clean": torch.from_numpy(batch.clean)})
+    added = np.square(batch.wave.astype(np.float64) - batch.clean).sum(1)  # (B,)
+    ratio = added / np.maximum(np.square(batch.clean, dtype=np.float64).sum(1), 1e-20)
+    levels = [round(10 * math.log10(x)) if x > 0 else None for x in ratio.tolist()]
+    return [speech, batch.lengths.tolist(), batch.offsets.tolist(), [u.id for u in batch.utterances], levels]
 
 
 def _halve(x: Tensor) -> Tensor:
@@ -139,9 +154,3 @@ def _one(trace: Trace, i: int, num_frames: int) -> Trace:
         list(map(cut, trace.ffn)),
         front_end=front_end,
     )
-
-
-def update_digest(digest: hashlib._Hash, tensor: Tensor) -> None:
-    """Adds the shape and every bit of a tensor to a hash."""
-    digest.update(str(tuple(tensor.shape)).encode())
-    digest.update(tensor.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data)

@@ -13,31 +13,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nas.score import Score
 from search_spaces.costs import count_params
 from search_spaces.errors import FailedError, NestlingError
 from search_spaces.strict_json import load_json
 from search_spaces.strict_yaml import parse_config
 from search_spaces.subnet import Backbone, Subnet
-
-
-@dataclass(frozen=True, eq=False)
-class Score:
-    """The quality of a subnet: a loss for each of some fixed utterances, so that subnets compare in pairs."""
-
-    per_utterance: NDArray[np.float32]
-    """(N,), lower is better; always the same utterances in the same order. A lone number is a list of one."""
-
-    @cached_property
-    def failed(self) -> bool:
-        """Whether some loss is not a finite number."""
-        return not np.isfinite(self.per_utterance).all()
-
-    @cached_property
-    def mean(self) -> float:
-        """What candidates are ranked by; not a number when scoring failed."""
-        return float("nan") if self.failed else float(self.per_utterance.mean(dtype=np.float64))
 
 
 @dataclass(frozen=True, eq=False)

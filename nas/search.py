@@ -11,7 +11,8 @@ import numpy as np
 
 from nas.latency import Latency
 from nas.proposals import Proposer, propose_first
-from nas.record import Candidate, Record, Score
+from nas.record import Candidate, Record
+from nas.score import Score
 from search_spaces.budget import UNBOUNDED, Bound, Budget, InfeasibleBudget
 from search_spaces.costs import Cost
 from search_spaces.errors import NestlingError

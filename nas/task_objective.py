@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -10,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas.objective import update_digest
-from nas.record import Score
+from nas.score import Score
+from search_spaces.identity import fingerprint, hash_code
 from search_spaces.subnet import Subnet
 from speech_tasks.proxy import Proxy
 from supernet.model import Supernet
+from supernet.weights import hash_weights
 
 
 class TaskObjective:
@@ -61,9 +61,6 @@ class TaskObjective:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names all that a score depends on: space, weights, probes and their audio."""
-        digest = hashlib.sha256(f"{self.supernet.space.hash} {self.proxy.fingerprint}".encode())
-        for name, tensor in self.supernet.state_dict().items():
-            digest.update(name.encode())
-            update_digest(digest, tensor)
-        return digest.hexdigest()[:16]
+        """Names all that a score depends on: space, weights, probes, their audio, and the code."""
+        weights = hash_weights(self.supernet.state_dict())
+        return fingerprint(hash_code(__name__), self.supernet.space.hash, weights, self.proxy.fingerprint)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
-import sys
+import importlib
 from importlib import metadata
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import onnx
 import pytest
@@ -17,19 +13,17 @@ from checkpoints.export import write_encoder
 from checkpoints.representations import open_representation
 from speech_tasks.provenance import fingerprint_task
 from supernet.encoder import Encoder
+from tests.code_cases import changed, installed_elsewhere
 from tests.encoders import randomize
 from tests.evaluation_cases import LoudnessTask
 from tests.onnx_cases import write_onnx
 from tests.speech_cases import FakeCorpus, utterance
 from tests.test_representations import KINDS, OURS, write_model
 
-ROOT = Path(__file__).parent.parent
-PACKAGES = ("search_spaces", "speech_data", "supernet", "distillation", "speech_tasks", "nas", "checkpoints")
-
 # The code that computes the frames
 
 CHANGES = {
-    "nothing": ("supernet/encoder.py", "", ""),
+    "nothing": ("supernet/encoder.py", "import", "import"),
     "words": ("speech_data/features.py", '"""', '"""Other words. '),
     "line endings": ("speech_data/features.py", "\n", "\r\n"),
     "mel": ("speech_data/features.py", "import numpy as np", "import numpy as np\n\nSHIFT = 1"),
@@ -71,38 +65,17 @@ def write_small_onnx(path: Path) -> None:
 @pytest.fixture(scope="module")
 def after_changes(encoders: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
     """Fingerprints of all encoders where the code is installed elsewhere, after each change of it."""
-    folder = tmp_path_factory.mktemp("code")
-    for package in PACKAGES:
-        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
-    find_spec, found = importlib.util.find_spec, {}
-
-    def find(name: str, *rest: Any) -> Any:
-        if name in PACKAGES:
-            return SimpleNamespace(submodule_search_locations=[str(folder / name)])
-        return find_spec(name, *rest)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.util, "find_spec", find)
+    folder, found = tmp_path_factory.mktemp("code"), {}
+    with installed_elsewhere(folder):
         for change, (file, old, new) in CHANGES.items():
-            text = (folder / file).read_text()
-            assert old in text
-            (folder / file).write_text(text.replace(old, new, -1 if old == "\n" else 1) if old else text, newline="")
-            found[change] = open_all(encoders)
-            (folder / file).write_text(text)
+            with changed(folder / file, old, new, -1 if old == "\n" else 1):
+                found[change] = open_all(encoders)
     return found
 
 
 def open_all(encoders: dict[str, str]) -> dict[str, str]:
-    """Fingerprints, as in a process that starts now."""
-    clear_code()
-    found = {kind: open_representation(source).fingerprint for kind, source in encoders.items()}
-    clear_code()
-    return found
-
-
-def clear_code() -> None:
-    if module := sys.modules.get("search_spaces.identity"):
-        module._read_code.cache_clear()  # type: ignore[attr-defined]
+    """Their fingerprints."""
+    return {kind: open_representation(source).fingerprint for kind, source in encoders.items()}
 
 
 @pytest.mark.parametrize(
@@ -142,15 +115,15 @@ def test_where_the_code_is_does_not_count(encoders: dict[str, str], after_change
 def test_a_feature_release_counts_and_a_patch_does_not(
     encoders: dict[str, str], monkeypatch: pytest.MonkeyPatch, library: str, wanted: set[str]
 ) -> None:
-    def changed(version: str) -> set[str]:
+    def kinds_changed_by(version: str) -> set[str]:
         with monkeypatch.context() as patch:
             patch.setattr(importlib.import_module(library), "__version__", version, raising=False)
-            return {kind for kind, source in encoders.items() if open_representation(source).fingerprint != now[kind]}
+            return {kind for kind, found in open_all(encoders).items() if found != now[kind]}
 
-    now = {kind: open_representation(source).fingerprint for kind, source in encoders.items()}
+    now = open_all(encoders)
     release = ".".join(metadata.version(library).split("+")[0].split(".")[:2])
-    assert changed(f"{release}.99+cu129") == set()
-    assert changed("99.1.0") == wanted
+    assert kinds_changed_by(f"{release}.99+cu129") == set()
+    assert kinds_changed_by("99.1.0") == wanted
 
 
 def test_a_task_is_of_the_libraries_it_computes_with(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from speech_data.batching import Batch
 from speech_data.corpus import Utterance
 from supernet.encoder import Encoder, initialize
 from supernet.model import Supernet, encoder_config
+from tests.code_cases import changed, installed_elsewhere
 from tests.nas_cases import SPACE
 
 LENGTHS = (4000, 2700, 1500)
@@ -169,17 +170,76 @@ def shift_teacher(parts):
     parts[2]["teacher"].teacher.encoder.layers[0].final_layer_norm.bias.add_(0.1)
 
 
-def test_fingerprint_names_all_a_score_depends_on():
-    def fingerprint(change=None, view=VIEW, batches=(batch(),)):  # noqa: B008
-        parts = setting()
-        with torch.no_grad():
-            if change:
-                change(parts)
-        return DistillationObjective(*parts, batches, view).fingerprint
+def hear_something_else(parts):
+    parts[2]["teacher"].calibrate(torch.from_numpy(batch(seed=8).wave), torch.tensor(LENGTHS))
 
+
+def take_other_hidden_states(parts):
+    parts[2]["teacher"].tap = "ffn"
+
+
+def normalize_nothing(parts):
+    parts[2]["teacher"].normalization = "none"
+
+
+def normalize_waves_otherwise(parts):
+    teacher = parts[2]["teacher"].teacher
+    teacher.config = replace(teacher.config, normalize_waveform=not teacher.config.normalize_waveform)
+
+
+def fingerprint(change=None, view=VIEW, batches=None):
+    parts = setting()
+    with torch.no_grad():
+        if change:
+            change(parts)
+    return DistillationObjective(*parts, batches or [batch()], view).fingerprint
+
+
+def test_fingerprint_names_all_a_score_depends_on():
     same = fingerprint()
     assert fingerprint() == same
-    others = [fingerprint(change) for change in (shift_weights, shift_heads, drop_a_term, shift_teacher)]
+    changes = (
+        *(shift_weights, shift_heads, drop_a_term, shift_teacher, hear_something_else),
+        *(take_other_hidden_states, normalize_nothing, normalize_waves_otherwise),
+    )
+    others = [fingerprint(change) for change in changes]
     others += [fingerprint(batches=[batch(seed=1)]), fingerprint(batches=split(batch()))]
-    others += [fingerprint(view=View(target="clean"), batches=[batch(noise=0.3)])]
-    assert len({same, *others}) == 8
+    others += [
+        fingerprint(view=View(target="clean"), batches=[batch(noise=0.3)]),
+        fingerprint(batches=[batch(noise=1)]),
+    ]
+    assert len({same, *others}) == 1 + len(others)
+
+
+def test_codes_count():
+    supernet, objective, _ = setting((Term(source="teacher", matching="codes", distance="cross_entropy"),))
+
+    def of_codes(first):
+        codes = {u.id: np.arange(first, first + 20, dtype=np.int16) for u in batch().utterances}
+        sources = {"teacher": CodeSource(codes, 32, supernet.container.config.count_frames, 320)}
+        return DistillationObjective(supernet, objective, sources, [batch()], VIEW).fingerprint
+
+    assert of_codes(0) == of_codes(0) != of_codes(1)
+
+
+def test_how_a_machine_rounds_does_not_count(monkeypatch):
+    parts, same = setting(), fingerprint()  # what channels measured comes from a checkpoint
+    pick = TeacherSource._pick
+    monkeypatch.setattr(TeacherSource, "_pick", lambda self, trace: [x * (1 + 1e-3) for x in pick(self, trace)])
+    assert DistillationObjective(*parts, [batch()], VIEW).fingerprint == same
+
+
+@pytest.mark.parametrize(
+    ("file", "counts"), [("supernet/model.py", True), ("distillation/terms.py", True), ("nas/record.py", False)]
+)
+def test_code_counts(tmp_path, file, counts):
+    with installed_elsewhere(tmp_path):
+        same = fingerprint()
+        with changed(tmp_path / file, "\nimport ", "\nSHIFT = 1\nimport "):
+            assert (fingerprint() != same) == counts
+
+
+def test_a_feature_release_counts(monkeypatch):
+    same = fingerprint()
+    monkeypatch.setattr(torch, "__version__", "99.1.0")
+    assert fingerprint() != same

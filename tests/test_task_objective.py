@@ -11,6 +11,7 @@ from nas.task_objective import TaskObjective
 from search_spaces.budget import Budget
 from speech_tasks.proxy import DEFAULT_MIX, Proxy
 from supernet.model import Supernet
+from tests.code_cases import changed, installed_elsewhere
 from tests.nas_cases import SPACE
 from tests.probe_cases import materials
 from tests.speech_cases import seeded
@@ -62,6 +63,16 @@ def test_the_fingerprint_names_weights_and_probes(given):
     assert objective(given).fingerprint == same
     assert len({same, objective(given, seed=1).fingerprint, objective(given, probes=("words",)).fingerprint}) == 3
     assert objective(given).name == "error of words + keywords on search"
+
+
+@pytest.mark.parametrize(
+    ("file", "counts"), [("supernet/encoder.py", True), ("speech_tasks/proxy.py", True), ("nas/record.py", False)]
+)
+def test_code_counts(given, tmp_path, file, counts):
+    with installed_elsewhere(tmp_path):
+        same = objective(given).fingerprint
+        with changed(tmp_path / file, "\nimport ", "\nSHIFT = 1\nimport "):
+            assert (objective(given).fingerprint != same) == counts
 
 
 def test_a_search_ranks_by_it(given, tmp_path):
