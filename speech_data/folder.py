@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -141,7 +141,7 @@ def open_folder(
     allow_test: bool = False,
     on_progress: Progress | None = None,
 ) -> FolderCorpus:
-    """The audio of a folder (wav and flac, at any depth) or of a manifest.
+    """The audio of a folder (wav and flac, at any depth, also behind links) or of a manifest.
 
     A manifest is a file of JSON lines, as NeMo's: `audio_filepath` (relative to the manifest), and optionally
     `offset` and `duration` in seconds, `text`, `speaker`. The same samples count once: copies, and parts that are
@@ -245,7 +245,8 @@ def _open(
 def _list_source(source: Path, prefix: str) -> tuple[list[ListedAudio], list[SkippedFile]]:
     """What a folder or a manifest lists; the prefix keeps the names of different splits apart."""
     if source.is_dir():
-        return [replace(item, name=prefix + item.name) for item in _list_folder(source)], []
+        listed, skipped = _list_folder(source)
+        return [replace(item, name=prefix + item.name) for item in listed], skipped
     if source.is_file() and source.suffix.lower() in SUFFIXES:
         return [ListedAudio(prefix + source.name, source)], []
     if source.is_file():
@@ -254,14 +255,57 @@ def _list_source(source: Path, prefix: str) -> tuple[list[ListedAudio], list[Ski
     raise NestlingError(f"{source} is neither a folder of audio nor a manifest; it does not exist")
 
 
-def _list_folder(folder: Path) -> list[ListedAudio]:
+def _list_folder(folder: Path) -> tuple[list[ListedAudio], list[SkippedFile]]:
     """The wav and flac files, by name."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not names:
-        others = Counter(path.suffix.lower() or "no suffix" for path in folder.rglob("*") if path.is_file())
+    names, skipped = _walk(folder)
+    listed = [ListedAudio(name, folder / name) for name in sorted(names) if _suffix(name) in SUFFIXES]
+    if not listed and not skipped:
+        others = Counter(_suffix(name) or "no suffix" for name in names)
         seen = ", ".join(f"{count} × {suffix}" for suffix, count in others.most_common(5)) or "no file at all"
         raise NestlingError(f"{folder} holds no wav or flac file (it holds {seen}); convert the audio to either")
-    return [ListedAudio(name, folder / name) for name in names]
+    return listed, skipped
+
+
+def _walk(folder: Path) -> tuple[list[str], list[SkippedFile]]:
+    """Names of what is below a folder and behind its links, each folder once: under its own name if it has one."""
+    names: list[str] = []
+    skipped: list[SkippedFile] = []
+    known: dict[str, str] = {}  # what every folder really is, and what it is called here
+
+    def refuse(error: OSError) -> None:
+        place = Path(error.filename).relative_to(folder).as_posix()
+        skipped.append(SkippedFile(place, f"cannot be read: {error.strerror}"))
+
+    starts = deque([folder])
+    while starts:
+        for place, folders, files in os.walk(starts.popleft(), onerror=refuse):
+            name = Path(place).relative_to(folder)
+            first = known.setdefault(os.path.realpath(place), name.as_posix())
+            if first != name.as_posix():
+                skipped.append(SkippedFile(name.as_posix(), f"is the same folder as {first}"))
+                folders.clear()
+                continue
+            folders.sort()
+            starts += [path for inner in folders if (path := Path(place, inner)).is_symlink()]
+            for file in (*files, *(inner for inner in folders if _suffix(inner) in SUFFIXES)):
+                if target := _lost_target(Path(place, file)):
+                    skipped.append(SkippedFile((name / file).as_posix(), f"is a link to nowhere: {target}"))
+                else:
+                    names.append((name / file).as_posix())
+    return names, skipped
+
+
+def _lost_target(path: Path) -> Path | None:
+    """What a link names, if it is not there."""
+    try:
+        path.stat()
+    except OSError:
+        return path.readlink() if path.is_symlink() else None
+    return None
+
+
+def _suffix(name: str) -> str:
+    return Path(name).suffix.lower()
 
 
 def _list_manifest(manifest: Path) -> tuple[list[ListedAudio], list[SkippedFile]]:

@@ -1,6 +1,7 @@
 """A user's own audio: what is bad is named with a reason, what is good is read right."""
 
 import json
+import os
 import struct
 
 import numpy as np
@@ -67,7 +68,7 @@ BAD_FILES = {
         "has 600 channels; at most 16 can be mixed down",
     ),
     "folder.wav": (lambda path: path.mkdir(), "is a folder"),
-    "dangling.wav": (lambda path: path.symlink_to("nowhere"), "does not exist"),
+    "dangling.wav": (lambda path: path.symlink_to("elsewhere"), "is a link to nowhere: elsewhere"),
 }
 
 
@@ -257,3 +258,77 @@ def test_bad_line_is_skipped_with_its_reason(tmp_path, line, reason):
     assert [utterance.id for utterance in corpus.utterances("train")] == ["a.wav"]
     (skipped,) = corpus.skipped
     assert reason in skipped.reason
+
+
+# Links
+
+
+def names_of(corpus):
+    return sorted(
+        u.id for split in ("train", "search", "dev") if split in corpus._splits for u in corpus._splits[split]
+    )
+
+
+def test_folders_behind_links_are_read_each_once(tmp_path):
+    for i, place in enumerate(("data/spk1", "data/spk1/deeper", "data/spk2", "mine/own")):
+        write(tmp_path / place / f"{i}.wav", tone(hertz=300 + i))
+    mine = tmp_path / "mine"
+    (mine / "a").symlink_to(mine / "own")  # before its own name
+    (mine / "first").symlink_to("../data/spk1")
+    (mine / "second").symlink_to(tmp_path / "data" / "spk2")
+    (mine / "third").symlink_to(tmp_path / "data" / "spk2")
+    (tmp_path / "data" / "spk1" / "loop").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "spk2" / "up").symlink_to(mine)
+    corpus = open_folder(mine)
+    assert names_of(corpus) == ["first/0.wav", "first/deeper/1.wav", "own/3.wav", "second/2.wav"]
+    assert {skipped.path: skipped.reason for skipped in corpus.skipped} == {
+        "a": "is the same folder as own",
+        "third": "is the same folder as second",
+        "first/loop/spk1": "is the same folder as first",
+        "first/loop/spk2": "is the same folder as second",
+        "second/up": "is the same folder as .",
+    }
+    (tmp_path / "link").symlink_to(mine)
+    assert names_of(open_folder(tmp_path / "link")) == names_of(corpus)
+
+
+def test_links_to_files_are_read_and_those_to_nowhere_are_named(tmp_path):
+    mine = tmp_path / "mine"
+    write(tmp_path / "blobs" / "5f3c", tone(hertz=300), format="WAV")
+    write(mine / "own.wav")
+    (mine / "linked.wav").symlink_to("../blobs/5f3c")
+    (mine / "again.wav").symlink_to("own.wav")
+    (mine / "gone").symlink_to("/mnt/gone")
+    (mine / "self.wav").symlink_to("self.wav")
+    corpus = open_folder(mine)
+    assert names_of(corpus) == ["again.wav", "linked.wav"]
+    assert {skipped.path: skipped.reason for skipped in corpus.skipped} == {
+        "own.wav": "holds the same audio as again.wav",
+        "gone": "is a link to nowhere: /mnt/gone",
+        "self.wav": "is a link to nowhere: self.wav",
+    }
+
+
+def test_folder_of_links_to_nowhere_says_so(tmp_path):
+    (tmp_path / "spk1").symlink_to("/mnt/gone/spk1")
+    with pytest.raises(
+        ValueError, match=f"nothing in {tmp_path} can be used:\n  spk1 is a link to nowhere: /mnt/gone/spk1"
+    ):
+        open_folder(tmp_path)
+
+
+def test_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    write(tmp_path / "good.wav")
+    write(tmp_path / "private" / "a.wav", tone(hertz=300))
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("private"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    corpus = open_folder(tmp_path)
+    assert [(skipped.path, skipped.reason) for skipped in corpus.skipped] == [
+        ("private", "cannot be read: Permission denied")
+    ]
