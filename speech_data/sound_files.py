@@ -74,7 +74,23 @@ def read_mono(file: Path, start: int, stop: int) -> tuple[Waveform, int]:
             for _ in _blocks(sound, start):
                 pass
         samples = sound.read(stop - start, dtype="float32", always_2d=True)
-        return samples.mean(axis=1, dtype=np.float32), sound.samplerate
+        return _mix_down(samples), sound.samplerate
+
+
+def _mix_down(samples: NDArray[np.float32]) -> Waveform:
+    """The mean of the channels, (n, channels) -> (n,); or the loudest, where they cancel each other in the mean.
+
+    The mean of channels that have nothing in common keeps 1 / channels of their mean power. Less than half of that is
+    left only of what is inverted in some, as by a wrongly wired line.
+    """
+    mixed: Waveform = samples.mean(axis=1, dtype=np.float32)
+    num_channels = samples.shape[1]
+    if num_channels == 1:
+        return mixed
+    powers = samples.var(axis=0, dtype=np.float64)
+    if mixed.var(dtype=np.float64) < powers.mean() / (2 * num_channels):
+        return samples[:, powers.argmax()]
+    return mixed
 
 
 def check_length(seconds: float) -> str | None:
@@ -161,20 +177,21 @@ def _check_header(sound: _Stream) -> str | None:
 
 def _decode(sound: _Stream, file: Path) -> Sound | str:
     digest = hashlib.sha256(f"{sound.samplerate} Hz, {sound.channels} channels\n".encode())
-    num_frames, low, high = 0, np.inf, -np.inf
+    num_frames, start, constant = 0, np.empty(0), True
     for block in _blocks(sound, sound.frames):
         if not np.isfinite(block).all():
             first = (num_frames + int(np.argmin(np.isfinite(block).all(axis=1)))) / sound.samplerate
             return f"holds NaN or infinite samples, the first at {first:.2f} s"
         digest.update(block.astype("<f4", copy=False).data)
         num_frames += len(block)
-        low, high = min(low, float(block.min())), max(high, float(block.max()))
+        start = start if len(start) else block[0]
+        constant = constant and bool((block == start).all())
     if num_frames + ROUNDING_SECONDS * sound.samplerate < sound.frames < _UNKNOWN_FRAMES:
         return f"promises {sound.frames} samples and holds {num_frames}"
     if complaint := check_length(num_frames / sound.samplerate):
         return complaint
-    if low == high:
-        return f"is constant: every sample is {low:g}"
+    if constant:
+        return f"is constant: every sample is {' or '.join(f'{value:g}' for value in np.unique(start))}"
     if _is_lossy(sound):
         with file.open("rb") as opened:
             digest = hashlib.file_digest(opened, "sha256")

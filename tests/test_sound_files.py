@@ -149,3 +149,51 @@ def test_flac_whose_header_promises_more_says_so(tmp_path):
     unknown_length(tmp_path / "a.flac")
     (tmp_path / "a.flac").write_bytes((tmp_path / "a.flac").read_bytes()[:9000])
     assert "a.flac cannot be decoded" in str(heard(tmp_path))
+
+
+# Several channels
+
+
+def mixed(tmp_path: Path, *channels: np.ndarray) -> np.ndarray | str:
+    soundfile.write(tmp_path / "a.wav", np.stack(channels, axis=1), RATE, subtype="FLOAT")
+    return heard(tmp_path).get("a.wav", str(heard(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [(1, -1), (-0.9, 1), (1, -0.5), (0.999, -1.0, 0), (1, -1, 1, -1), (0.5, 1, -1.5), (1, -1, 0.2), (1, *[-1 / 5] * 5)],
+)
+def test_channels_that_cancel_each_other_are_heard_by_the_loudest(tmp_path, shares):
+    loudest = max(map(abs, shares))
+    noises = 0.001 * np.random.default_rng(1).standard_normal((len(shares), len(WAVE))).astype("f4")
+    found = mixed(tmp_path, *(share / 1.5 * WAVE + noise for share, noise in zip(shares, noises, strict=True)))
+    assert abs(np.corrcoef(found, WAVE)[0, 1]) > 0.99
+    assert np.std(found) == pytest.approx(loudest / 1.5 * np.std(WAVE), rel=0.01)
+
+
+def test_an_offset_does_not_hide_that_channels_cancel(tmp_path):
+    assert same(mixed(tmp_path, 0.5 * WAVE + 0.4, -0.5 * WAVE + 0.4), 0.5 * WAVE + 0.4)
+
+
+def test_other_channels_are_averaged(tmp_path):
+    others = np.random.default_rng(2).standard_normal((16, len(WAVE))).astype("f4") / 8
+    for channels in (
+        (WAVE, WAVE),
+        (WAVE, 0 * WAVE),
+        (WAVE, others[0]),
+        (WAVE, 0.3 * WAVE),
+        (WAVE, *others[1:]),
+        others,
+    ):
+        assert same(mixed(tmp_path, *channels), np.mean(channels, axis=0))
+
+
+def test_every_piece_is_mixed_by_what_it_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_module, "MAX_SECONDS", 1.0)
+    soundfile.write(tmp_path / "a.wav", np.stack([WAVE, WAVE * np.repeat([1, -1], RATE)], 1), RATE, subtype="FLOAT")
+    assert same(heard(tmp_path)["a.wav#1"], WAVE[RATE:])
+
+
+def test_channels_of_which_none_changes_are_silence(tmp_path):
+    assert "a.wav is constant: every sample is -0.5 or 0.5" in mixed(tmp_path, 0 * WAVE + 0.5, 0 * WAVE - 0.5)
+    assert "a.wav is constant: every sample is 0'" in mixed(tmp_path, 0 * WAVE, 0 * WAVE)
