@@ -490,8 +490,8 @@ def _export(run: RunFolder, name: str, folder: Path, targets: Sequence[str] = ("
     from search_spaces.budget import Budget
 
     supernet = run.load_supernet()
-    subnet = find_subnet(run.search_path, name)
-    text = load_result(run.search_path)["budget"] if name == "best" else ""
+    subnet = find_subnet(run.search_path, name, supernet.space)
+    text = load_result(run.search_path, supernet.space).budget if name == "best" else ""
     report = export_subnet(
         supernet,
         subnet,
@@ -944,9 +944,7 @@ def cost(
     else:
         if not Path(subnet).is_file():
             raise NestlingError(f"--subnet {subnet}: give largest, smallest or a subnet.json")
-        chosen = load_subnet(Path(subnet))
-        if problem := loaded.explain(chosen):
-            raise NestlingError(problem)
+        chosen = load_subnet(Path(subnet), loaded)
     parts = breakdown(loaded.backbone, chosen, seconds)
     checks = []
     if cross_check:

@@ -33,11 +33,12 @@ def measure_sizes(run: RunFolder, quick: bool, on_progress: Callable[[str], None
     probe = PhoneProbe(
         open_test(small=quick), "test", num_train=sizes[0], num_tuning=sizes[1], num_scored=sizes[2], last_layers=2
     )
+    supernet = run.load_supernet()
     curve = measure_curve(
-        run.load_supernet(),
+        supernet,
         load_teacher("demo").encoder,
         probe,
-        [find_subnet(run.search_path, "best")],
+        [find_subnet(run.search_path, "best", supernet.space)],
         num_middle=0 if quick else 2,
         on_progress=on_progress,
     )

@@ -3,22 +3,77 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from checkpoints.formats.limits import shorten
 from nas.latency import Latency
 from nas.record import RecordFile, ScoreRow
 from nas.report import LARGEST, SEARCHED, UNIFORM
 from nas.search import Finalist, SearchResult
+from search_spaces.budget import Budget
 from search_spaces.costs import count_bytes, count_macs, count_params
 from search_spaces.errors import NestlingError
 from search_spaces.files import write_file
 from search_spaces.space import SearchSpace
+from search_spaces.strict_json import MOST, load_json, read_json
+from search_spaces.strict_yaml import parse_config, read_text
 from search_spaces.subnet import Subnet
 
 Result = dict[str, Any]
 RESULT = "result.json"
 RECORD = "candidates.jsonl"
+AGAIN = "search again, which takes all scores from the record"
+"""What to do about a damaged result."""
+MAX_SUBNET_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class SavedLatency:
+    """Milliseconds: the median, and its 95 % interval."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class SavedFinalist:
+    """As `describe_result` wrote it; what nobody reads back is left out."""
+
+    id: str
+    params: int
+    macs_1s: int
+    subnet: Subnet
+    loss: float
+    excess_loss: tuple[float, float]
+    tied: bool
+    origin: str
+    latency_ms: tuple[SavedLatency, ...]
+
+    def __post_init__(self) -> None:
+        if self.id != self.subnet.id:
+            raise NestlingError(f"id {self.id!r} is not that of its subnet, {self.subnet.id}")
+
+
+@dataclass(frozen=True)
+class SavedResult:
+    """The same of a search."""
+
+    budget: str
+    objective: str
+    command: str
+    scored: int
+    tied: int
+    latency_seconds: tuple[float, ...]
+    finalists: tuple[SavedFinalist, ...]
+    uniform: SavedFinalist | None
+    largest: SavedFinalist | None
+
+    def __post_init__(self) -> None:
+        if not self.finalists:
+            raise NestlingError("finalists is empty")
 
 
 def describe_cost(space: SearchSpace, subnet: Subnet) -> Result:
@@ -86,45 +141,83 @@ def save_result(folder: Path, result: Result) -> None:
     write_file(folder / RESULT, json.dumps(result, indent=2) + "\n")
 
 
-def load_result(folder: Path) -> Result:
+def load_result(folder: Path, space: SearchSpace) -> SavedResult:
     """The newest outcome of a search.
 
+    Args:
+        folder: Of the run's searches.
+        space: That was searched.
+
     Raises:
-        NestlingError: There is none.
+        NestlingError: There is none; or the file is damaged, or not of this space: names it, and what is wrong.
     """
     path = folder / RESULT
-    if not path.is_file():
+    if not path.exists():
         raise NestlingError(f"{folder.parent} was not searched yet; run `nestling search subnet --budget …` first")
-    result: Result = json.loads(path.read_text(encoding="utf-8"))
+    result = read_json(path, SavedResult, AGAIN)
+    try:
+        _check(result, space)
+    except NestlingError as error:
+        raise NestlingError(f"{path}: {error}; {AGAIN}") from error
     return result
 
 
-def load_subnet(path: Path) -> Subnet:
+def _check(result: SavedResult, space: SearchSpace) -> None:
+    try:
+        budget = Budget.parse(result.budget, space)
+    except NestlingError as error:
+        raise NestlingError(f"`budget`: {error}") from error
+    for i, found in enumerate(result.finalists):
+        if problem := space.explain(found.subnet):
+            raise NestlingError(f"`finalists.{i}.subnet`: {problem}")
+        if not budget.holds(space.backbone, found.subnet):
+            raise NestlingError(f"`finalists.{i}` does not hold `budget`, {budget.text}")
+        if len(found.latency_ms) != len(budget.latency):
+            wanted = f"one for each bound of `budget`, {budget.text or 'which has none'}"
+            raise NestlingError(f"`finalists.{i}.latency_ms` must be {wanted}; got {len(found.latency_ms)}")
+    for name, named in (("uniform", result.uniform), ("largest", result.largest)):
+        if named and (problem := space.explain(named.subnet)):
+            raise NestlingError(f"`{name}.subnet`: {problem}")
+
+
+def load_subnet(path: Path, space: SearchSpace) -> Subnet:
     """The subnet in a JSON file, on its own or under `subnet`.
 
     Raises:
-        NestlingError: The file holds none.
+        NestlingError: The file holds none, or one that is not in the space.
     """
+    text = read_text(path, MAX_SUBNET_BYTES)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return Subnet.from_dict(values.get("subnet", values))
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise NestlingError(f"{path} holds no subnet: {error}") from error
+        values = load_json(text, path.name)
+        inner = values.get("subnet", values) if isinstance(values, dict) else values
+        subnet = parse_config(Subnet, inner, "subnet", most=MOST)
+        if (said := values.get("id", subnet.id)) != subnet.id:
+            raise NestlingError(f"`id` is {shorten(said)}, and that of its subnet {subnet.id}")
+        if problem := space.explain(subnet):
+            raise NestlingError(problem)
+    except NestlingError as error:
+        raise NestlingError(f"{path} holds no subnet of {space.name}: {error}") from error
+    return subnet
 
 
-def find_subnet(folder: Path, name: str) -> Subnet:
+def find_subnet(folder: Path, name: str, space: SearchSpace) -> Subnet:
     """The subnet that `best`, an id (or its beginning) or a JSON file names.
 
+    Args:
+        folder: Of the run's searches.
+        name: As above.
+        space: Of the run.
+
     Raises:
-        NestlingError: None or several have that id.
+        NestlingError: None or several have that id, or what is named is not in the space.
     """
     if Path(name).is_file():
-        return load_subnet(Path(name))
+        return load_subnet(Path(name), space)
     if name == "best":
-        return Subnet.from_dict(load_result(folder)["finalists"][0]["subnet"])
+        return load_result(folder, space).finalists[0].subnet
     record = folder / RECORD
     rows = (row for row in RecordFile(record).read() if isinstance(row, ScoreRow))
-    found = {row.id: row.subnet for row in rows if row.id.startswith(name)}
+    found = {row.id: row.subnet for row in rows if row.id.startswith(name) and row.subnet in space}
     if len(found) != 1:
         problem = "several subnets" if found else "no subnet"
         raise NestlingError(f"{problem} in {record} with an id that starts with {name!r}; give `best` or a longer id")

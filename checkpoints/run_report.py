@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from checkpoints.formats.hugging_face import TeacherError
 from checkpoints.model_card import ExportRecord
-from checkpoints.results import RECORD, RESULT, Result, load_result
+from checkpoints.results import RECORD, RESULT, SavedFinalist, SavedResult, load_result
 from checkpoints.run_folder import MADE_WITH, RunFolder
 from checkpoints.teachers import load_teacher
 from nas.objective import DistillationObjective
@@ -64,7 +64,7 @@ def collect_report(run: RunFolder) -> Report:
     config = load_yaml(run.config_path)
     space = SearchSpace.from_dict(config["space"])
     points = load_curve(run.path)
-    result = load_result(run.search_path) if (run.search_path / RESULT).is_file() else None
+    result = _load_result(run, space)
     record = RecordFile(run.search_path / RECORD)
     candidates = _candidates(record, space, result) if result else ()
     return Report(
@@ -77,7 +77,7 @@ def collect_report(run: RunFolder) -> Report:
         candidates=candidates,
         finalists=_finalists(result) if result else (),
         latency_note="PyTorch on this machine, one thread, batch 1; medians of interleaved rounds."
-        if result and result["latency_seconds"]
+        if result and result.latency_seconds
         else "",
         curve=tuple(_curve_point(p) for p in points),
         stages=tuple(summarize_stages(run.metrics())),
@@ -85,8 +85,12 @@ def collect_report(run: RunFolder) -> Report:
         usage=_usage(run) if result else (),
         notes=(*((SYNTHETIC,) if config["audio"].startswith("demo") else ()), *record.doubts),
         spread_note=describe_spread(points),
-        loss_name=(result or {}).get("objective", DistillationObjective.name),
+        loss_name=result.objective if result else DistillationObjective.name,
     )
+
+
+def _load_result(run: RunFolder, space: SearchSpace) -> SavedResult | None:
+    return load_result(run.search_path, space) if (run.search_path / RESULT).exists() else None
 
 
 def summarize_stages(rows: Sequence[Row]) -> list[StageSummary]:
@@ -129,8 +133,9 @@ def collect_record(run: RunFolder, subnet: Subnet, command: str) -> ExportRecord
         command: That exports it.
     """
     config, origin = run.config, run.supernet_record
-    result = load_result(run.search_path) if (run.search_path / RESULT).is_file() else None
-    commands = [f"nestling {config['command']}", *([result["command"]] if result else []), command]
+    space = SearchSpace.from_dict(config["space"])
+    result = _load_result(run, space)
+    commands = [f"nestling {config['command']}", *([result.command] if result else []), command]
     return ExportRecord(
         teacher=origin.teacher,
         license=origin.license,
@@ -141,16 +146,16 @@ def collect_record(run: RunFolder, subnet: Subnet, command: str) -> ExportRecord
     )
 
 
-def _scores(subnet: Subnet, result: Result | None, points: Sequence[Point]) -> dict[str, str]:
+def _scores(subnet: Subnet, result: SavedResult | None, points: Sequence[Point]) -> dict[str, str]:
     """What was measured of a subnet -> the figure with its interval, beside what it is to be held against."""
     scores = {}
-    row = next((f for f in result["finalists"] if f["id"] == subnet.id), None) if result else None
+    row = next((f for f in result.finalists if f.id == subnet.id), None) if result else None
     if result and row:
-        loss = result["objective"]
-        scores[loss] = f"{row['loss']:.4f}; {result['scored']} subnets were scored, {result['tied'] - 1} are tied"
-        if (uniform := result["uniform"]) and uniform["id"] != subnet.id:
-            low, high = uniform["excess_loss"]
-            scores[f"{loss}, best uniform shape"] = f"{uniform['loss']:.4f}; {low:+.4f} … {high:+.4f} above the best"
+        loss = result.objective
+        scores[loss] = f"{row.loss:.4f}; {result.scored} subnets were scored, {result.tied - 1} are tied"
+        if (uniform := result.uniform) and uniform.id != subnet.id:
+            low, high = uniform.excess_loss
+            scores[f"{loss}, best uniform shape"] = f"{uniform.loss:.4f}; {low:+.4f} … {high:+.4f} above the best"
     own = f"chosen {subnet.id}"
     for point in sorted(points, key=lambda point: point.label != own):
         if point.label == own or point.kind != "subnet":
@@ -159,9 +164,9 @@ def _scores(subnet: Subnet, result: Result | None, points: Sequence[Point]) -> d
     return scores
 
 
-def _facts(config: Row, result: Result | None) -> Facts:
+def _facts(config: Row, result: SavedResult | None) -> Facts:
     versions = tuple((k, str(v)) for k, v in config[MADE_WITH].items() if v)
-    commands = [f"nestling {config['command']}", *([result["command"]] if result else [])]
+    commands = [f"nestling {config['command']}", *([result.command] if result else [])]
     return Facts(
         teacher=config["teacher"] or "none",
         data=str(config.get("trained_on", config["audio"])),  # an imported supernet was trained elsewhere
@@ -174,38 +179,38 @@ def _facts(config: Row, result: Result | None) -> Facts:
     )
 
 
-def _chosen(result: Result, space: SearchSpace, points: Sequence[Point]) -> Chosen:
-    row = result["finalists"][0]
-    subnet = Subnet.from_dict(row["subnet"])
+def _chosen(result: SavedResult, space: SearchSpace, points: Sequence[Point]) -> Chosen:
+    row = result.finalists[0]
+    subnet = row.subnet
     point = next((p for p in points if p.label == f"chosen {subnet.id}"), None)
     return Chosen(
         subnet,
         count_params(space.backbone, subnet),
         count_macs(space.backbone, subnet, 1.0),
-        loss=Measure(row["loss"]),
+        loss=Measure(row.loss),
         phone_error=Measure.around(point.error, point.half_interval) if point else None,
         latency_ms=_latency(row),
     )
 
 
-def _latency(row: Row) -> Measure | None:
-    if not row["latency_ms"]:
+def _latency(row: SavedFinalist) -> Measure | None:
+    if not row.latency_ms:
         return None
-    first = row["latency_ms"][0]
-    return Measure(first["median"], first["low"], first["high"])
+    first = row.latency_ms[0]
+    return Measure(first.median, first.low, first.high)
 
 
-def _budget_uses(result: Result, space: SearchSpace) -> tuple[BudgetUse, ...]:
-    budget = Budget.parse(result["budget"], space)
-    row = result["finalists"][0]
-    subnet = Subnet.from_dict(row["subnet"])
+def _budget_uses(result: SavedResult, space: SearchSpace) -> tuple[BudgetUse, ...]:
+    budget = Budget.parse(result.budget, space)
+    row = result.finalists[0]
+    subnet = row.subnet
     uses = []
     for bound in budget.bounds:
         kind: Literal["params", "macs", "size"] = bound.cost.kind
         used = bound.cost.count(space.backbone, subnet)
         uses.append(BudgetUse(str(bound), kind, bound.high, used, bound.cost.seconds or 1.0))
-    for latency, time in zip(budget.latency, row["latency_ms"], strict=True):
-        uses.append(BudgetUse(str(latency), "latency", latency.high_ms, time["median"], latency.seconds))
+    for latency, time in zip(budget.latency, row.latency_ms, strict=True):
+        uses.append(BudgetUse(str(latency), "latency", latency.high_ms, time.median, latency.seconds))
     return tuple(uses)
 
 
@@ -226,10 +231,10 @@ def _teacher(name: str | None, points: Sequence[Point]) -> TeacherRow | None:
     )
 
 
-def _candidates(record: RecordFile, space: SearchSpace, result: Result) -> tuple[CandidateRow, ...]:
+def _candidates(record: RecordFile, space: SearchSpace, result: SavedResult) -> tuple[CandidateRow, ...]:
     rows = [row for row in record.read() if isinstance(row, ScoreRow) and row.loss is not None]
     newest = rows[-1].fingerprint if rows else ""
-    budget = Budget.parse(result["budget"], space)
+    budget = Budget.parse(result.budget, space)
     largest = space.largest(budget)
     found = {row.subnet: row.score.mean for row in rows if row.fingerprint == newest and row.subnet in space}
     costs = [(*_count(space, subnet), loss) for subnet, loss in found.items()]
@@ -252,20 +257,20 @@ def _count(space: SearchSpace, subnet: Subnet) -> tuple[int, int]:
     return count_params(space.backbone, subnet), count_macs(space.backbone, subnet, 1.0)
 
 
-def _finalists(result: Result) -> tuple[FinalistRow, ...]:
-    rows = list(result["finalists"])
-    known = {row["id"] for row in rows}
-    rows += [row for row in (result["uniform"], result["largest"]) if row and row["id"] not in known]
-    unique = {row["id"]: row for row in rows}
+def _finalists(result: SavedResult) -> tuple[FinalistRow, ...]:
+    rows = list(result.finalists)
+    known = {row.id for row in rows}
+    rows += [row for row in (result.uniform, result.largest) if row and row.id not in known]
+    unique = {row.id: row for row in rows}
     return tuple(
         FinalistRow(
-            Subnet.from_dict(row["subnet"]),
-            row["params"],
-            row["macs_1s"],
-            Measure(row["loss"]),
-            origin=row["origin"],
-            tied=row["tied"],
-            excess=tuple(row["excess_loss"]),
+            row.subnet,
+            row.params,
+            row.macs_1s,
+            Measure(row.loss),
+            origin=row.origin,
+            tied=row.tied,
+            excess=row.excess_loss,
             latency_ms=_latency(row),
         )
         for row in unique.values()
@@ -273,23 +278,19 @@ def _finalists(result: Result) -> tuple[FinalistRow, ...]:
 
 
 def _curve_point(point: Point) -> CurvePoint:
-    kinds: dict[str, Literal["subnet", "teacher", "reference"]] = {
-        "teacher": "teacher",
-        "reference": "reference",
-    }
     return CurvePoint(
         point.label,
         Measure.around(point.error, point.half_interval),
-        kinds.get(point.kind, "subnet"),
+        point.kind,
         point.params,
         point.compute_share,
     )
 
 
-def _counted(result: Result | None, space: SearchSpace) -> Counted:
+def _counted(result: SavedResult | None, space: SearchSpace) -> Counted:
     if not result:
         return Counted(COUNTED)
-    subnet = Subnet.from_dict(result["finalists"][0]["subnet"])
+    subnet = result.finalists[0].subnet
     parts = breakdown(space.backbone, subnet, 1.0)
     return Counted(COUNTED, tuple(Part(name, params, macs) for name, (params, macs) in parts.items()))
 

@@ -6,6 +6,7 @@ Numbers that are not finite are refused, and so are keys that stand twice: neith
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,14 +36,18 @@ def read_json(path: Path, model: type[Model], hint: str = "", max_bytes: int = M
         NestlingError: It cannot be read, is not JSON, or is not such a model; names the file and the keys at fault.
     """
     try:
-        return parse_json(read_text(path, max_bytes), model, str(path))
+        text = read_text(path, max_bytes)
     except NestlingError as error:
         raise NestlingError(f"{error}; {hint}" if hint else str(error)) from error
+    return parse_json(text, model, str(path), hint)
 
 
-def parse_json(text: str | bytes, model: type[Model], source: str) -> Model:
+def parse_json(text: str | bytes, model: type[Model], source: str, hint: str = "") -> Model:
     """As `read_json`, of JSON that is no file of its own; errors blame `source`."""
-    return parse_config(model, load_json(text, source), source, most=MOST)
+    try:
+        return parse_config(model, load_json(text, source), source, most=MOST)
+    except NestlingError as error:
+        raise NestlingError(f"{error}; {hint}" if hint else str(error)) from error
 
 
 def load_json(text: str | bytes, source: str) -> Any:
@@ -51,17 +56,22 @@ def load_json(text: str | bytes, source: str) -> Any:
     Raises:
         NestlingError: It is not JSON; names `source`.
     """
+    odd: list[str] = []
+
+    def number(text: str) -> float:
+        value = float(text)
+        if not isfinite(value):
+            odd.append(text)
+        return value
+
     try:
-        return json.loads(text, parse_float=_finite, parse_constant=_finite, object_pairs_hook=_object)
+        values = json.loads(text, parse_float=number, parse_constant=number, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise NestlingError(f"{source}: not JSON ({error})") from error
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not isfinite(value):
-        raise ValueError(f"{text} is no finite number")
-    return value
+    if odd:
+        where = next(_find_odd(values))
+        raise NestlingError(f"{source}: {f'`{where}` is ' if where else ''}{odd[0]}, which is no finite number")
+    return values
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -71,3 +81,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"duplicate key `{key}`")
         values[key] = value
     return values
+
+
+def _find_odd(value: Any, keys: tuple[str, ...] = ()) -> Iterator[str]:
+    """Where numbers are that are not finite."""
+    if isinstance(value, float) and not isfinite(value):
+        yield ".".join(keys)
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, deeper in inner:
+        yield from _find_odd(deeper, (*keys, str(key)))

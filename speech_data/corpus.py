@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,10 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.errors import NestlingError
+from search_spaces.strict_json import MAX_BYTES, parse_json, read_json
+from search_spaces.strict_yaml import read_text
 
 SAMPLE_RATE_HZ = 16_000
 SPLITS = ("train", "search", "dev", "test")
 MANIFEST = "corpus.json"
+FORMAT = 1
+"""Raise it when the same plan would be stored or labelled differently."""
+
+AGAIN = "delete the folder and synthesise the corpus again"
+"""What to do about a damaged corpus."""
 
 Waveform = NDArray[np.float32]
 Span = tuple[str, float, float]
@@ -52,21 +58,6 @@ class Utterance:
         """Plain JSON values."""
         return asdict(self)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Utterance:
-        """The utterance that `to_dict` wrote."""
-        return cls(
-            id=values["id"],
-            speaker=values["speaker"],
-            num_samples=values["num_samples"],
-            text=values["text"],
-            phones=tuple((symbol, start, end) for symbol, start, end in values["phones"]),
-            words=tuple((word, start, end) for word, start, end in values["words"]),
-            intent=values["intent"],
-            slots=tuple((slot, value) for slot, value in values["slots"]),
-            style=values["style"],
-        )
-
 
 class SpeechCorpus(Protocol):
     """Speech in splits. Whoever trains or evaluates asks no more than this of its data."""
@@ -86,6 +77,22 @@ class SpeechCorpus(Protocol):
         """The clean waveform, (num_samples,), within [-1, 1]."""
 
 
+@dataclass(frozen=True)
+class _Manifest:
+    """What `corpus.json` says."""
+
+    name: str
+    hash: str
+    phones: tuple[str, ...]
+    shards: Mapping[str, tuple[str, ...]]
+    """Of each split."""
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise NestlingError(f"format is {self.format}; this Nestling reads {FORMAT}")
+
+
 class Corpus:
     """A corpus in a folder of shards, as `synthesise_corpus` writes it.
 
@@ -103,14 +110,11 @@ class Corpus:
     def __init__(self, folder: Path, *, allow_test: bool = False) -> None:
         self.folder = Path(folder)
         self.allow_test = allow_test
-        try:
-            self._manifest = json.loads((self.folder / MANIFEST).read_text("utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise NestlingError(f"{self.folder} holds no corpus: {error}; delete it and synthesise it again") from error
-        for shard in (shard for shards in self._manifest["shards"].values() for shard in shards):
+        self._manifest = read_json(self.folder / MANIFEST, _Manifest, AGAIN)
+        for shard in (shard for shards in self._manifest.shards.values() for shard in shards):
             for path in (self.folder / f"{shard}.npy", self.folder / f"{shard}.jsonl"):
                 if not path.is_file():
-                    raise NestlingError(f"{path} is missing; delete the folder and synthesise the corpus again")
+                    raise NestlingError(f"{path} is missing; {AGAIN}")
         self._places: dict[str, tuple[str, int]] = {}  # utterance id -> (shard, first sample)
         self._splits: dict[str, tuple[Utterance, ...]] = {}
         self._audio: dict[str, NDArray[np.int16]] = {}
@@ -118,17 +122,17 @@ class Corpus:
     @property
     def name(self) -> str:
         """What reports call it."""
-        return str(self._manifest["name"])
+        return self._manifest.name
 
     @property
     def hash(self) -> str:
         """Of all audio and labels."""
-        return str(self._manifest["hash"])
+        return self._manifest.hash
 
     @cached_property
     def phones(self) -> tuple[str, ...]:
         """The phone inventory, sorted; the index of a phone is its class."""
-        return tuple(self._manifest["phones"])
+        return self._manifest.phones
 
     def utterances(self, split: str) -> Sequence[Utterance]:
         """The utterances of a split, always in the same order.
@@ -136,7 +140,7 @@ class Corpus:
         Raises:
             NestlingError: There is no such split, or it is the test split and the corpus was not opened for it.
         """
-        check_split(split, self._manifest["shards"])
+        check_split(split, self._manifest.shards)
         refuse_test(split, self.allow_test)
         if split not in self._splits:
             self._splits[split] = tuple(self._load(split))
@@ -152,19 +156,33 @@ class Corpus:
             raise ValueError(f"{utterance.id!r} is not among the utterances read from {self.name}")
         shard, first = self._places[utterance.id]
         if shard not in self._audio:
-            self._audio[shard] = np.load(self.folder / f"{shard}.npy", mmap_mode="r", allow_pickle=False)
-        return np.float32(1 / 32768) * self._audio[shard][first : first + utterance.num_samples]
+            self._audio[shard] = _open_samples(self.folder / f"{shard}.npy")
+        samples = self._audio[shard][first : first + utterance.num_samples]
+        if len(samples) != utterance.num_samples:
+            raise NestlingError(f"{self.folder / shard}.npy is shorter than its labels say; {AGAIN}")
+        return np.float32(1 / 32768) * samples
 
     def _load(self, split: str) -> list[Utterance]:
         utterances = []
-        for shard in self._manifest["shards"][split]:
+        for shard in self._manifest.shards[split]:
             first = 0
-            for line in (self.folder / f"{shard}.jsonl").read_text("utf-8").splitlines():
-                utterance = Utterance.from_dict(json.loads(line))
+            path = self.folder / f"{shard}.jsonl"
+            for number, line in enumerate(read_text(path, MAX_BYTES).splitlines(), start=1):
+                utterance = parse_json(line, Utterance, f"{path}, line {number}", AGAIN)
                 self._places[utterance.id] = (shard, first)
                 first += utterance.num_samples
                 utterances.append(utterance)
         return utterances
+
+
+def _open_samples(path: Path) -> NDArray[np.int16]:
+    try:
+        samples: NDArray[np.int16] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise NestlingError(f"{path} is damaged ({error}); {AGAIN}") from error
+    if not isinstance(samples, np.ndarray) or samples.dtype != np.int16 or samples.ndim != 1:
+        raise NestlingError(f"{path} is not an array of 16-bit samples; {AGAIN}")
+    return samples
 
 
 def check_split(split: str, known: Mapping[str, Any]) -> None:

@@ -14,13 +14,11 @@ import numpy as np
 
 from search_spaces.errors import NestlingError
 from search_spaces.files import replacing_folder, write_file
-from speech_data.corpus import MANIFEST, cache_folder
+from speech_data.corpus import FORMAT, MANIFEST, cache_folder
 from speech_data.espeak import PHONE_CLASSES
 from speech_data.plans import PlannedUtterance
 from speech_data.recordings import Recording
 
-FORMAT = 1
-"""Raise it when the same plan would be stored or labelled differently."""
 UTTERANCES_PER_SHARD = 200
 
 Plan = Mapping[str, Sequence[PlannedUtterance]]

@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Literal, TypeVar
 
 from search_spaces.costs import count_params
 from search_spaces.files import write_file
 from search_spaces.space import SearchSpace
+from search_spaces.strict_json import read_json
 from search_spaces.subnet import Layer, Subnet
 from speech_tasks.phone_probe import Encode, PhoneProbe, hidden_states, stacked_mfcc
 from supernet.encoder import Encoder
@@ -18,6 +19,7 @@ from supernet.model import Supernet
 
 CURVE = "curve.json"
 
+Kind = Literal["subnet", "teacher", "reference"]
 Choice = TypeVar("Choice")
 
 
@@ -26,8 +28,7 @@ class Point:
     """One encoder's phone error."""
 
     label: str
-    kind: str
-    """`subnet`, `teacher` or `reference`."""
+    kind: Kind
     params: int | None
     error: float
     half_interval: float
@@ -59,7 +60,7 @@ def measure_curve(
     """Probes the smallest subnet, evenly spaced shapes, the largest, those chosen, the teacher and stacked MFCC."""
     space = supernet.space
 
-    def measure(label: str, kind: str, params: int | None, encode: Encode) -> Point:
+    def measure(label: str, kind: Kind, params: int | None, encode: Encode) -> Point:
         score = probe.score(encode)
         on_progress(f"{label}  {score.error:.1%}")
         return Point(label, kind, params, score.error, score.half_interval, score.layer)
@@ -96,7 +97,10 @@ def save_curve(folder: Path, points: Sequence[Point]) -> None:
 
 
 def load_curve(folder: Path) -> list[Point]:
-    """The curve of a run folder; empty when none was measured."""
+    """The curve of a run folder; empty when none was measured.
+
+    Raises:
+        NestlingError: The file is damaged; names it and the keys at fault.
+    """
     path = folder / CURVE
-    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    return [Point(**row) for row in rows]
+    return read_json(path, list[Point], "delete it, or run the demo again") if path.exists() else []

@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="a run folder with an export in RUN/encoder")
     run = RunFolder.open(parser.parse_args().run)
     supernet = run.load_supernet()
-    subnet = find_subnet(run.search_path, "best")
+    subnet = find_subnet(run.search_path, "best", supernet.space)
     lengths = torch.tensor([32_000, 21_000])
     wave = torch.randn(2, 32_000, generator=torch.Generator().manual_seed(0))
     mask = torch.arange(32_000) < lengths.unsqueeze(1)

@@ -499,7 +499,7 @@ def test_the_exported_encoder_is_the_supernets_subnet(nestling):
     run = RunFolder(nestling.folder / "runs/a")
     exported, supernet = load_encoder(nestling.folder / "encoder"), run.load_supernet()
     wave = torch.from_numpy(make_wave(8000, 1)).view(2, 4000)
-    got, expected = exported(wave), supernet(wave, None, find_subnet(run.search_path, "best"))
+    got, expected = exported(wave), supernet(wave, None, find_subnet(run.search_path, "best", SPACE))
     for x, y in zip(got.hidden, expected.hidden, strict=True):
         torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
     assert sum(p.numel() for p in exported.parameters()) == chosen["params"]
@@ -521,7 +521,7 @@ def test_other_candidates_can_be_exported_too(nestling):
     [
         ("best", "runs/a was not searched yet; run `nestling search subnet --budget …` first"),
         ("zzz", "no subnet in runs/a/search/candidates.jsonl with an id that starts with 'zzz'"),
-        ("broken.json", "broken.json holds no subnet: "),
+        ("broken.json", "broken.json holds no subnet of handful: "),
     ],
 )
 def test_a_subnet_that_is_not_there(nestling, subnet, message):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from search_spaces.strict_json import parse_json
 from speech_data.corpus import Corpus, Utterance, cache_folder
 
 
@@ -59,7 +60,7 @@ def test_unknown_split_names_the_known_ones(folder):
 
 
 def test_folder_without_a_corpus_says_so(tmp_path):
-    with pytest.raises(ValueError, match="holds no corpus"):
+    with pytest.raises(ValueError, match=r"corpus\.json: no such file or directory; delete the folder and synth"):
         Corpus(tmp_path / "nothing")
 
 
@@ -81,7 +82,7 @@ def test_utterance_survives_json():
         slots=(("room", "attic"),),
         style="slow",
     )
-    assert Utterance.from_dict(json.loads(json.dumps(utterance.to_dict()))) == utterance
+    assert parse_json(json.dumps(utterance.to_dict()), Utterance, "a line") == utterance
     assert utterance.seconds == 1.0
 
 

@@ -22,6 +22,7 @@ from checkpoints.teachers import TeacherError, load_encoder, normalizes_waveform
 from distillation.stages import RECIPES, load_recipe
 from search_spaces.budget import Budget
 from search_spaces.space import SearchSpace
+from search_spaces.subnet import Subnet
 from tests.encoders import make_encoder
 
 MUTATED_BYTES = 10_000
@@ -130,9 +131,13 @@ def make_manifest(folder: Path) -> Parser:
     return in_folder(folder, "SHA256SUMS", check_manifest)
 
 
+def open_subnet(path: Path) -> Subnet:
+    return load_subnet(path, SearchSpace.load("tiny"))
+
+
 def make_subnet(folder: Path) -> Parser:
     values = {"schema_version": 1, "subnet": SearchSpace.load("tiny").smallest().to_dict()}
-    return json.dumps(values).encode(), parse_file(folder / "subnet.json", load_subnet)
+    return json.dumps(values).encode(), parse_file(folder / "subnet.json", open_subnet)
 
 
 def make_space(folder: Path, name: str) -> Parser:
@@ -229,12 +234,12 @@ def test_a_space_of_a_billion_layers() -> None:
 )
 def test_subnets(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(ValueError, match=r"x\.json holds no subnet"):
-        load_subnet(tmp_path / "x.json")
+    with pytest.raises(ValueError, match=r"x\.json holds no subnet of tiny: "):
+        open_subnet(tmp_path / "x.json")
     values = SearchSpace.load("tiny").smallest().to_dict() | {"embed_dim": float("inf")}
     (tmp_path / "x.json").write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=r"x\.json holds no subnet"):
-        load_subnet(tmp_path / "x.json")
+    with pytest.raises(ValueError, match=r"x\.json holds no subnet of tiny: "):
+        open_subnet(tmp_path / "x.json")
 
 
 @pytest.mark.parametrize(
