@@ -12,7 +12,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from io import TextIOWrapper
 from pathlib import Path
@@ -381,7 +382,8 @@ def _search(
     )
     described = describe_result(result, space, scorer.name, _command_line())
     save_result(folder.search_path, described)
-    write_study(record.candidates, space, folder.search_path / "study.db", scorer.fingerprint)
+    with _as_by_product():
+        write_study(record.candidates, space, folder.search_path / "study.db", scorer.fingerprint)
     return described
 
 
@@ -549,7 +551,8 @@ def _write_report(folder: RunFolder) -> Path:
     report = collect_report(folder)
     write_report(report, folder.report_path)
     if report.chosen:
-        save_picture(report, folder.report_path.with_suffix(".svg"))
+        with _as_by_product():
+            save_picture(report, folder.report_path.with_suffix(".svg"))
     return folder.report_path
 
 
@@ -618,12 +621,14 @@ def evaluate(
         probe = LayerProbe(materials[SENTENCES], materials[COMMANDS]) if layers else None
         views = view_layers(encoders, place, probe, split, ledger, screen.show) if probe else []
     comparison = Comparison(entries, names[place])
-    page = write_evaluation_page(comparison, dict(zip(names, views, strict=False)), split, _command_line(), to)
+    page = None
+    with _as_by_product():
+        page = write_evaluation_page(comparison, dict(zip(names, views, strict=False)), split, _command_line(), to)
     if form == "json":
-        print(json.dumps({"split": split, **comparison.to_dict(), "page": str(page)}, indent=2))
+        print(json.dumps({"split": split, **comparison.to_dict(), "page": page and str(page)}, indent=2))
         return
     _show_comparison(comparison)
-    _tell(f"{comparison.caveat} More in {page}.")
+    _tell(comparison.caveat + (f" More in {page}." if page else ""))
 
 
 def _show_comparison(comparison: Comparison) -> None:
@@ -1059,6 +1064,17 @@ def _command(command: str, **options: object) -> str:
 
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
     return shell_command(["nestling", *command.split(), *words])
+
+
+@contextmanager
+def _as_by_product() -> Iterator[None]:
+    """Warns of what could not be written where the result is complete without it."""
+    from search_spaces.errors import FailedError
+
+    try:
+        yield
+    except FailedError as error:
+        _warn(str(error))
 
 
 def _name_run(folder: RunFolder, asked: Path | None) -> None:

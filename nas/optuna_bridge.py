@@ -6,7 +6,9 @@ The record stays the truth; `write_study` copies it into SQLite when asked to.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,7 +23,7 @@ from nas.record import Candidate
 from search_spaces.budget import Budget
 from search_spaces.costs import PARAMS, Cost
 from search_spaces.counting import Census
-from search_spaces.errors import NestlingError
+from search_spaces.errors import FailedError, NestlingError
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Subnet
 
@@ -124,16 +126,28 @@ def write_study(candidates: Iterable[Candidate], space: SearchSpace, path: Path,
         space: Theirs.
         path: The file; made if there is none. Open it with `optuna-dashboard sqlite:///PATH`.
         name: Of the study. Scores of another fingerprint belong into a study of another name.
+
+    Raises:
+        FailedError: The file is damaged or in use, or the disk refused. Nothing else depends on it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+    trials = [_trial(candidate, space) for candidate in candidates]
     try:
-        study = optuna.create_study(storage=storage, study_name=name, direction="minimize", load_if_exists=True)
-        written = {trial.user_attrs["id"] for trial in study.get_trials(deepcopy=False)}
-        study.add_trials(_trial(c, space) for c in candidates if c.subnet.id not in written)
-    finally:
-        storage.remove_session()
-        storage.engine.dispose()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The path itself and no URL of it: Optuna and SQLAlchemy would each find something to interpret in one.
+        storage = optuna.storages.RDBStorage("sqlite://", engine_kwargs={"creator": partial(sqlite3.connect, path)})
+        try:
+            study = optuna.create_study(storage=storage, study_name=name, direction="minimize", load_if_exists=True)
+            written = {trial.user_attrs.get("id") for trial in study.get_trials(deepcopy=False)}
+            study.add_trials(trial for trial in trials if trial.user_attrs["id"] not in written)
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
+    except Exception as error:  # SQLite, SQLAlchemy and Optuna fail in a dozen ways
+        said = str(getattr(error, "orig", None) or error.__cause__ or error).splitlines() or [type(error).__name__]
+        raise FailedError(
+            f"{path} was not written: {said[0]}; the search is complete without it, and the next one writes it anew "
+            "if it is deleted"
+        ) from error
 
 
 def _trial(candidate: Candidate, space: SearchSpace) -> FrozenTrial:

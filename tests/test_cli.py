@@ -374,6 +374,27 @@ def test_alternatives_get_an_answer_each(nestling):
     assert nestling.done("search subnet --budgets 6k,60% --trials 6").out.count("Chosen: ") == 2
 
 
+@pytest.mark.parametrize("spoil", [Path.mkdir, lambda path: path.write_text("no database" * 99)])
+def test_a_study_that_cannot_be_written_costs_no_result(nestling, spoil):
+    run = nestling.folder / "runs/a"
+    spoil(run / "search/study.db")
+    said = nestling("search subnet --budgets 6k,60% --trials 2 --format json")
+    assert said.code == 0
+    assert len(said.json) == 2
+    assert said.err.count("study.db was not written: ") == 2
+    assert json.loads((run / "search/result.json").read_text()) == said.json[1]
+    assert "Traceback" not in said.err
+
+
+def test_whatever_a_run_is_called_all_of_it_is_inside(nestling):
+    run = (nestling.folder / "runs/a").rename(nestling.folder / "runs/50% {of} a?mode=memory#")
+    said = nestling("search subnet --budget 8k --trials 2 --run", str(run))
+    assert said.code == 0, said.err
+    assert sorted(path.name for path in (run / "search").iterdir()) == ["candidates.jsonl", "result.json", "study.db"]
+    assert [path.name for path in run.parent.iterdir()] == [run.name]
+    assert "study.db" not in said.err
+
+
 def test_a_budget_that_does_not_bind_says_so(nestling):
     said = nestling.done("search subnet --budget 25M --trials 2 --format json")
     assert "params<=25M does not bind: every subnet of `handful` holds it" in said.err
@@ -536,6 +557,15 @@ def read_report(nestling):
     said = nestling.done("report")
     assert said.out == "The report is in runs/a/report.html\n"
     return (nestling.folder / "runs/a/report.html").read_text()
+
+
+def test_a_picture_that_cannot_be_written_costs_no_report(nestling):
+    nestling.done("search subnet --budget 8k --trials 2")
+    (nestling.folder / "runs/a/report.svg").mkdir()
+    said = nestling("report")
+    assert said.code == 0
+    assert said.out == "The report is in runs/a/report.html\n"
+    assert "could not write runs/a/report.svg: Is a directory" in said.err
 
 
 def test_a_report_is_written_at_any_time(nestling):

@@ -124,6 +124,15 @@ def test_what_is_known_is_not_scored_again(nestling, encoders):
     assert [len(row["tasks"]) for row in rows] == [2]
 
 
+def test_a_page_that_cannot_be_written_costs_no_scores(nestling):
+    (nestling.folder / "runs/evaluation" / PAGE).mkdir(parents=True)
+    said = nestling("evaluate mfcc --task keywords --no-out-of-domain")
+    assert said.code == 0
+    assert "mfcc" in said.out
+    assert f"could not write runs/evaluation/{PAGE}: Is a directory" in said.err
+    assert nestling.done("evaluate mfcc --task keywords --no-out-of-domain --format json").json["page"] is None
+
+
 def test_a_source_given_twice_is_scored_once(nestling):
     assert len(nestling.done(f"evaluate mfcc mfcc {TASKS} --split dev --format json").json["encoders"]) == 1
 

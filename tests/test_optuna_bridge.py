@@ -1,4 +1,6 @@
 import random
+import sqlite3
+from contextlib import closing
 
 import numpy as np
 import optuna
@@ -10,6 +12,7 @@ from nas.record import Record
 from nas.search import search
 from search_spaces.budget import Budget
 from search_spaces.costs import count_macs
+from search_spaces.errors import FailedError
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Subnet
 from tests.nas_cases import SPACE, MadeUpObjective, candidate, params
@@ -132,6 +135,46 @@ def test_writing_again_adds_only_what_is_new(tmp_path):
     assert len(open_study(path).trials) == len(candidates)
     write_study(candidates[:1], SPACE, path, "another supernet")
     assert len(open_study(path, "another supernet").trials) == 1
+
+
+def refusal(path):
+    """What is said when the study cannot be written."""
+    try:
+        write_study(some_candidates(), SPACE, path, "made up")
+    except Exception as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    "name", ["a?b", "x?mode=memory", "%41", "{}", "{SCHEMA_VERSION}", "{0", "#a", "a&b", ":memory:", "é ü"]
+)
+def test_the_study_is_in_its_folder_whatever_that_is_called(tmp_path, name):
+    path = tmp_path / name / "search" / "study.db"
+    assert refusal(path) is None
+    assert [p.name for p in path.parent.iterdir()] == ["study.db"]
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("select count(*) from trials").fetchone() == (6,)
+
+
+SPOILT = {
+    "file is not a database": lambda path: path.write_bytes(b"no database" * 99),
+    "database disk image is malformed": lambda path: path.write_bytes(path.read_bytes()[:3000]),
+    "unable to open database file": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("said", SPOILT)
+def test_a_study_that_cannot_be_written_is_named(tmp_path, said):
+    path = tmp_path / "study.db"
+    write_study(some_candidates()[:2], SPACE, path, "made up")
+    SPOILT[said](path)
+    error = refusal(path)
+    assert isinstance(error, FailedError), error
+    assert str(error) == (
+        f"{path} was not written: {said}; the search is complete without it, and the next one writes it anew if it is "
+        "deleted"
+    )
 
 
 def test_failed_candidates_are_failed_trials(tmp_path):
