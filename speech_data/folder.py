@@ -144,8 +144,9 @@ def open_folder(
     """The audio of a folder (wav and flac, at any depth, also behind links) or of a manifest.
 
     A manifest is a file of JSON lines, as NeMo's: `audio_filepath` (relative to the manifest), and optionally
-    `offset` and `duration` in seconds, `text`, `speaker`. The same samples count once: copies, and parts that are
-    listed again, are skipped by name.
+    `offset` and `duration` in seconds, `text`, `speaker`; in UTF-8, UTF-16 or UTF-32.
+
+    The same samples count once: copies, and parts that are listed again, are skipped by name.
 
     Args:
         path: A folder or a manifest. A hash of its samples puts a file into train, search or dev (90, 5, 5 %),
@@ -310,7 +311,9 @@ def _suffix(name: str) -> str:
 
 def _list_manifest(manifest: Path) -> tuple[list[ListedAudio], list[SkippedFile]]:
     listed, skipped = [], []
-    for number, line in enumerate(manifest.read_text("utf-8-sig", errors="replace").split("\n"), start=1):
+    content = manifest.read_bytes()
+    text = content.decode(json.detect_encoding(content), errors="replace")  # UTF-8, 16 or 32, with a mark or without
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

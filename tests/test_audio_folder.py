@@ -260,6 +260,26 @@ def test_bad_line_is_skipped_with_its_reason(tmp_path, line, reason):
     assert reason in skipped.reason
 
 
+@pytest.mark.parametrize(
+    "encoding",
+    ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be", "marked-be"],
+)
+def test_manifest_in_any_unicode(tmp_path, encoding):
+    for i, name in enumerate(("naïve.wav", "zwei.wav")):
+        write(tmp_path / name, tone(hertz=300 + i))
+    lines = [{"audio_filepath": "naïve.wav", "text": "où ça"}, {"audio_filepath": "zwei.wav", "text": "ĀĀĀ 你好"}]
+    text = "\r\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    coded = text.encode(encoding) if encoding != "marked-be" else b"\xfe\xff" + text.encode("utf-16-be")
+    (tmp_path / "list.jsonl").write_bytes(coded)
+    try:
+        found = [
+            (utterance.id, utterance.text) for utterance in open_folder(tmp_path / "list.jsonl").utterances("train")
+        ]
+    except ValueError as error:
+        found = [str(error)]
+    assert found == [("naïve.wav", "où ça"), ("zwei.wav", "ĀĀĀ 你好")]
+
+
 # Links
 
 
