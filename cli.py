@@ -72,7 +72,7 @@ RunOption = Annotated[Path | None, typer.Option("--run", help="Run folder; defau
 SpaceOption = Annotated[str, typer.Option("--space", help="A shipped space or a .yaml file.")]
 AudioOption = Annotated[
     str,
-    typer.Option("--audio", help="A folder of wav/flac, a JSON-lines manifest, or demo, demo-small, demo-varied."),
+    typer.Option("--audio", help="A folder of audio, a JSON-lines manifest, or demo, demo-small, demo-varied."),
 ]
 BudgetOption = Annotated[
     list[str] | None,

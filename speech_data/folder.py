@@ -1,4 +1,4 @@
-"""A user's own audio: a folder of wav and flac files, or a manifest that lists files or parts of them.
+"""A user's own audio: a folder of wav, flac, mp3, ogg and opus files, or a manifest that lists files or parts of them.
 
 Opening decodes every file once. What cannot be used is left out and reported
 by name, with a reason. Audio is mixed down and resampled to 16 kHz when it is read.
@@ -25,7 +25,12 @@ from search_spaces.errors import NestlingError
 from speech_data.corpus import SAMPLE_RATE_HZ, SPLITS, Utterance, Waveform, check_split, refuse_test
 from speech_data.sound_files import ROUNDING_SECONDS, Sound, check_length, examine, read_mono
 
-SUFFIXES = (".wav", ".flac")
+SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus")
+OTHER_SUFFIXES = (
+    *(".3gp", ".aac", ".aif", ".aiff", ".amr", ".ape", ".au", ".caf", ".m4a", ".mka", ".mp4", ".oga", ".sph", ".w64"),
+    *(".webm", ".wma", ".wv"),
+)
+"""Of audio that is not read from a folder; it is named. A manifest may list what libsndfile can open."""
 MAX_SECONDS = 30.0
 """Longer recordings are cut into equal pieces of at most this length."""
 SPLIT_SHARES = {"search": 5, "dev": 5, "train": 90}
@@ -141,7 +146,7 @@ def open_folder(
     allow_test: bool = False,
     on_progress: Progress | None = None,
 ) -> FolderCorpus:
-    """The audio of a folder (wav and flac, at any depth, also behind links) or of a manifest.
+    """The audio of a folder (wav, flac, mp3, ogg, opus; at any depth, also behind links) or of a manifest.
 
     A manifest is a file of JSON lines, as NeMo's: `audio_filepath` (relative to the manifest), and optionally
     `offset` and `duration` in seconds, `text`, `speaker`; in UTF-8, UTF-16 or UTF-32.
@@ -257,14 +262,15 @@ def _list_source(source: Path, prefix: str) -> tuple[list[ListedAudio], list[Ski
 
 
 def _list_folder(folder: Path) -> tuple[list[ListedAudio], list[SkippedFile]]:
-    """The wav and flac files, by name."""
+    """The files whose suffix is among `SUFFIXES`, by name; other audio is left out by name."""
     names, skipped = _walk(folder)
     listed = [ListedAudio(name, folder / name) for name in sorted(names) if _suffix(name) in SUFFIXES]
     if not listed and not skipped:
-        others = Counter(_suffix(name) or "no suffix" for name in names)
-        seen = ", ".join(f"{count} × {suffix}" for suffix, count in others.most_common(5)) or "no file at all"
-        raise NestlingError(f"{folder} holds no wav or flac file (it holds {seen}); convert the audio to either")
-    return listed, skipped
+        suffixes = Counter(_suffix(name) or "no suffix" for name in names)
+        seen = ", ".join(f"{count} × {suffix}" for suffix, count in suffixes.most_common(5)) or "no file at all"
+        raise NestlingError(f"{folder} holds no wav, flac, mp3, ogg or opus file (it holds {seen}); convert it to flac")
+    others = sorted(name for name in names if _suffix(name) in OTHER_SUFFIXES)
+    return listed, skipped + [SkippedFile(name, f"is {_suffix(name)}; convert it to flac or wav") for name in others]
 
 
 def _walk(folder: Path) -> tuple[list[str], list[SkippedFile]]:

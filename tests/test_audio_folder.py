@@ -108,12 +108,25 @@ def test_nothing_usable_says_why(tmp_path):
 
 
 def test_folder_without_audio_says_what_it_holds(tmp_path):
-    (tmp_path / "a.mp3").touch()
-    (tmp_path / "b.mp3").touch()
-    with pytest.raises(ValueError, match=r"holds no wav or flac file \(it holds 2 × \.mp3\); convert"):
+    (tmp_path / "a.m4a").touch()
+    (tmp_path / "b.m4a").touch()
+    with pytest.raises(
+        ValueError, match=r"holds no wav, flac, mp3, ogg or opus file \(it holds 2 × \.m4a\); convert it to flac"
+    ):
         open_folder(tmp_path)
     with pytest.raises(ValueError, match="neither a folder of audio nor a manifest"):
         open_folder(tmp_path / "nothing")
+
+
+def test_audio_of_other_kinds_is_named(tmp_path):
+    write(tmp_path / "good.wav")
+    for name in ("a.m4a", "b/c.WMA", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"?")
+    assert [(skipped.path, skipped.reason) for skipped in open_folder(tmp_path).skipped] == [
+        ("a.m4a", "is .m4a; convert it to flac or wav"),
+        ("b/c.WMA", "is .wma; convert it to flac or wav"),
+    ]
 
 
 def test_any_rate_and_number_of_channels_becomes_16_khz_mono(tmp_path):

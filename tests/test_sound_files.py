@@ -40,6 +40,10 @@ def decoded(file: Path) -> np.ndarray:
         return out[: soundfile._snd.sf_readf_float(sound._file, pointer, len(out))]
 
 
+def cut(file: Path, length: int) -> None:
+    file.write_bytes(file.read_bytes()[:length])
+
+
 def put(file: Path, values: dict[int, int]) -> None:
     """Writes 32-bit numbers over a file at some positions."""
     content = bytearray(file.read_bytes())
@@ -76,6 +80,21 @@ def test_every_piece_of_a_codec_that_seeks_badly_or_not_at_all_is_read(tmp_path,
     assert len(pieces) >= 4
     assert [piece for piece in pieces.values() if isinstance(piece, str)] == []
     assert same(np.concatenate(list(pieces.values())), expected)
+
+
+@pytest.mark.parametrize(("suffix", "subtype"), [("mp3", "MPEG_LAYER_III"), ("ogg", "VORBIS"), ("opus", "OPUS")])
+def test_compressed_audio_of_a_folder_is_read(tmp_path, suffix, subtype):
+    file = tmp_path / f"a.{suffix}"
+    soundfile.write(file, WAVE, RATE, format="MP3" if suffix == "mp3" else "OGG", subtype=subtype)
+    found = heard(tmp_path).get(file.name)
+    assert same(found, decoded(file))
+    assert np.corrcoef(found, WAVE)[0, 1] > 0.9
+
+
+def test_mp3_that_was_cut_short_says_so(tmp_path):
+    soundfile.write(tmp_path / "a.mp3", WAVE, RATE)
+    cut(tmp_path / "a.mp3", 6000)
+    assert "a.mp3 promises 32000 samples and holds " in str(heard(tmp_path))
 
 
 WRONG = {  # 44 bytes of header: the size of the rest is at 4, that of the samples at 40
