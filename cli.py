@@ -196,12 +196,11 @@ def _train(path: Path, job: Row, resume: bool) -> tuple[Supernet, RunFolder]:
 
 def _open_audio(audio: str) -> SpeechCorpus:
     from speech_data.folder import open_folder
-    from speech_data.synthesis import FULL, SMALL, VARIED, synthesised_corpus
+    from speech_data.synthesis import BY_NAME, synthesised_corpus
 
-    recipes = {"demo": FULL, "demo-small": SMALL, "demo-varied": VARIED}
-    if audio in recipes:
+    if audio in BY_NAME:
         with Screen() as screen:
-            return synthesised_corpus(recipes[audio], on_progress=screen.reporter("synthesise speech"))
+            return synthesised_corpus(BY_NAME[audio], on_progress=screen.reporter("synthesise speech"))
     with Screen() as screen:
         corpus = open_folder(audio, on_progress=screen.reporter("check audio"))
     for skipped in corpus.skipped[:20]:

@@ -161,7 +161,7 @@ def training_batches(corpus: SpeechCorpus, seed: int) -> Callable[[Stage, int, i
                 seed=seed,
                 batch_size=stage.batch_size,
                 crop_seconds=stage.crop_seconds,
-                augment=isinstance(corpus, Corpus),
+                augment=corpus.synthesised,
             )
 
         return prefetch(make, first, stop)
@@ -171,7 +171,7 @@ def training_batches(corpus: SpeechCorpus, seed: int) -> Callable[[Stage, int, i
 
 def sample_speech(corpus: SpeechCorpus, count: int) -> list[torch.Tensor]:
     """Waveforms of the search split, each (S,), as they are in training."""
-    augment = isinstance(corpus, Corpus)
+    augment = corpus.synthesised
     batches = evaluation_batches(corpus, "search", batch_size=1, augment=augment, max_utterances=count)
     return [torch.from_numpy(batch.wave[0]) for batch in batches]
 
@@ -247,6 +247,6 @@ def _open_loss(
     trainer.supernet.load_state_dict(weights)
     stage, sources, objective = trainer.restore(state)
     batches = evaluation_batches(
-        corpus, "search", batch_size=8, augment=isinstance(corpus, Corpus), max_utterances=num_utterances
+        corpus, "search", batch_size=8, augment=corpus.synthesised, max_utterances=num_utterances
     )
     return DistillationObjective(trainer.supernet, objective, sources, batches, stage.view)

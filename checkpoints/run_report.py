@@ -40,6 +40,7 @@ from search_spaces.quoting import python_literal, shell_command
 from search_spaces.space import SearchSpace
 from search_spaces.strict_yaml import load_yaml
 from search_spaces.subnet import Subnet
+from speech_data.synthesis import BY_NAME
 from speech_tasks.curve import Point, describe_spread, load_curve
 from supernet.model import shape_of
 
@@ -83,7 +84,7 @@ def collect_report(run: RunFolder) -> Report:
         stages=tuple(summarize_stages(run.metrics())),
         counted=_counted(result, space),
         usage=_usage(run) if result else (),
-        notes=(*((SYNTHETIC,) if config["audio"].startswith("demo") else ()), *record.doubts),
+        notes=(*((SYNTHETIC,) if config["audio"] in BY_NAME else ()), *record.doubts),
         spread_note=describe_spread(points),
         loss_name=result.objective if result else DistillationObjective.name,
     )

@@ -70,6 +70,10 @@ class SpeechCorpus(Protocol):
     def hash(self) -> str:
         """Short and stable; the same for the same audio and labels."""
 
+    @property
+    def synthesised(self) -> bool:
+        """Whether a program speaks, or people were recorded."""
+
     def utterances(self, split: str) -> Sequence[Utterance]:
         """The utterances of a split, always in the same order."""
 
@@ -106,6 +110,8 @@ class Corpus:
     Raises:
         NestlingError: The folder holds no corpus, or a shard is missing.
     """
+
+    synthesised = True
 
     def __init__(self, folder: Path, *, allow_test: bool = False) -> None:
         self.folder = Path(folder)

@@ -87,6 +87,8 @@ class _Piece:
 class FolderCorpus:
     """A user's audio. Made by `open_folder` and `open_listed`."""
 
+    synthesised = False
+
     def __init__(
         self,
         name: str,

@@ -33,6 +33,8 @@ KEYWORDS = CorpusRecipe(
     "nestling-keywords", num_train=1500, num_search=300, num_dev=300, num_test=700, material="keywords"
 )
 """Single words, in the manner of Speech Commands: the intent is one of `grammar.KEYWORD_CLASSES`."""
+BY_NAME = {"demo": FULL, "demo-small": SMALL, "demo-varied": VARIED}
+"""What `--audio` calls them: exactly so, it is no folder."""
 COMMANDS = CorpusRecipe(
     "nestling-commands", num_train=1440, num_search=288, num_dev=288, num_test=720, material="commands"
 )

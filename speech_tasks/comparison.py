@@ -26,9 +26,6 @@ CONDITIONS = (IN_DOMAIN, OUT_OF_DOMAIN, ON_DEV)
 BOTTOM_LINE = "log-mel"
 """The encoder that scores 0; the reference scores 1000."""
 
-SYNTHESISED = "nestling-"
-"""What the names of synthesised corpora begin with."""
-
 Verdict = Literal["", "better", "worse"]
 
 
@@ -92,8 +89,7 @@ class Comparison:
     @property
     def caveat(self) -> str:
         """What must be said beside the numbers."""
-        audio = {name for entry in self.entries for result in entry.evaluation.results for name in result.audio}
-        if any(name.startswith(SYNTHESISED) for name in audio):
+        if any(result.synthesised for entry in self.entries for result in entry.evaluation.results):
             return "Synthesised speech: never SUPERB."
         return "Splits, sizes and heads of our own: never SUPERB."
 

@@ -253,6 +253,11 @@ class _Heard:
         """Of the corpus and the rendition."""
         return f"{self.corpus.hash} {self.rendition}"
 
+    @property
+    def synthesised(self) -> bool:
+        """As the corpus says."""
+        return self.corpus.synthesised
+
     def utterances(self, split: str) -> Sequence[Utterance]:
         """The utterances of a split."""
         if split not in READ:

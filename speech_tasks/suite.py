@@ -52,6 +52,8 @@ class TaskResult:
     scores: tuple[Score, ...]
     seconds: float
     """Wall time of heads and decoding, without encoding."""
+    synthesised: bool = True
+    """Whether a program spoke any of the audio. Results that do not say are taken to be."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -59,6 +61,7 @@ class TaskResult:
             "task": self.task,
             "fingerprint": self.fingerprint,
             "audio": list(self.audio),
+            "synthesised": self.synthesised,
             "seconds": round(self.seconds, 2),
             "scores": [
                 {
@@ -81,7 +84,8 @@ class TaskResult:
             Score(s["metric"], s["condition"], s["value"], tuple(s["seeds"]), np.array(s["draws"]), s["settings"])
             for s in values["scores"]
         )
-        return cls(values["task"], values["fingerprint"], tuple(values["audio"]), scores, values["seconds"])
+        audio, synthesised = tuple(values["audio"]), values.get("synthesised", True)
+        return cls(values["task"], values["fingerprint"], audio, scores, values["seconds"], synthesised)
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,8 @@ def evaluate(
             started = time.perf_counter()
             scores = tuple(task.score(store))
             seconds = time.perf_counter() - started
-            results.append(TaskResult(task.name, fingerprint_task(task), name_audio(task), scores, seconds))
+            synthesised = any(clip.corpus.synthesised for clip in task.clips)
+            facts = (task.name, fingerprint_task(task), name_audio(task))
+            results.append(TaskResult(*facts, scores, seconds, synthesised))
             on_result(results[-1])
     return Evaluation(name, tuple(results), encode_seconds)

@@ -85,7 +85,7 @@ def use_tiny_audio(monkeypatch, cache):
         raise AssertionError("nothing should be synthesised")
 
     monkeypatch.setenv("NESTLING_CACHE", str(cache))
-    monkeypatch.setattr(synthesis, "SMALL", RECIPES["sentences"])
+    monkeypatch.setitem(synthesis.BY_NAME, "demo-small", RECIPES["sentences"])
     monkeypatch.setattr(synthesis, "synthesise_corpus", refuse)
     monkeypatch.setattr(materials, "RECIPES", RECIPES)
     monkeypatch.setattr(flite, "RECIPES", FLITE_RECIPES)

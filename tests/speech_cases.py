@@ -22,6 +22,7 @@ class FakeCorpus:
     name: str = "fake"
     hash: str = "0123456789abcdef"
     allow_test: bool = True
+    synthesised: bool = True
     reads: list[str] = field(default_factory=list)
 
     def utterances(self, split: str) -> Sequence[Utterance]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import typer
+import yaml
 
 import cli
 from checkpoints.results import find_subnet
@@ -557,6 +558,17 @@ def read_report(nestling):
     said = nestling.done("report")
     assert said.out == "The report is in runs/a/report.html\n"
     return (nestling.folder / "runs/a/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("audio", "labelled"),
+    [("demo-recordings", False), ("demo/", False), ("./demo-small", False), ("demo", True), ("demo-varied", True)],
+)
+def test_a_report_says_synthesised_of_what_is_and_not_of_a_name_like_it(nestling, audio, labelled):
+    config = nestling.folder / "runs/a/config.yaml"
+    values = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump({**values, "audio": audio}))
+    assert ("Synthesised speech: these are sanity figures" in read_report(nestling)) == labelled
 
 
 def test_a_picture_that_cannot_be_written_costs_no_report(nestling):

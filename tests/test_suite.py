@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from speech_tasks import materials, suite
+from speech_tasks.comparison import Comparison, Entry
 from speech_tasks.provenance import fingerprint_task
 from speech_tasks.suite import (
     FIRST,
@@ -25,6 +26,20 @@ from tests.speech_cases import FakeCorpus, spectral_states, utterance
 
 CORPUS = FakeCorpus({"test": [utterance(f"u{i}", 4000 + 640 * i) for i in range(5)]}, name="some", hash="1")
 LONGER = FakeCorpus({"test": CORPUS.splits["test"][1:]}, name="other", hash="2")
+
+
+# What is said of the audio
+
+
+@pytest.mark.parametrize(("name", "synthesised"), [("nestling-interviews", False), ("read aloud", True)])
+def test_audio_is_called_synthesised_if_it_is_whatever_its_name(name, synthesised):
+    corpus = FakeCorpus(CORPUS.splits, name=name, hash="3", synthesised=synthesised)
+    found = evaluate("e", spectral_states, [LoudnessTask("phones", corpus, "PER")])
+    stored = json.loads(json.dumps([result.to_dict() for result in found.results]))
+    again = Evaluation("e", tuple(map(TaskResult.from_dict, stored)), 1.0)
+    wanted = "Synthesised speech: never" if synthesised else "Splits, sizes and heads of our own: never"
+    for evaluation in (found, again):
+        assert Comparison([Entry("e", "e", "0", 1, 1, evaluation)]).caveat.startswith(wanted)
 
 
 # Names
