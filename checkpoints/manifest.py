@@ -47,6 +47,12 @@ def extend_manifest(folder: Path, names: Collection[str]) -> None:
         write_file(path, _format(dict(sorted(hashes.items()))))
 
 
+def list_manifest(folder: Path) -> list[str]:
+    """The files that a folder should hold, by its manifest; none where there is no manifest."""
+    path = folder / MANIFEST
+    return [name for name in _read(path) if Path(name).name == name] if path.is_file() else []
+
+
 def check_file(path: Path) -> None:
     """Compares one file with the manifest beside it; passes where there is none, or it lists no such file.
 

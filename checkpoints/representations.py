@@ -6,7 +6,7 @@ B batch, S samples, T frames, d channels of a frame.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +59,15 @@ class Representation:
     """Short hash of all that decides the frames: weights, and the code and libraries that compute with them."""
     code: str = ""
     """The part of it that is no encoder's own: what kind of thing computes, and the hash of its code and libraries."""
+    revision: str | None = None
+    """The commit, of one on the hub."""
 
 
 def open_representation(source: str) -> Representation:
     """Opens what `nestling evaluate` is given.
 
     Args:
-        source: `mfcc`, `log-mel`, `demo`, a folder, a name on the Hugging Face hub or a file as `load_encoder` takes,
+        source: `mfcc`, `log-mel`, `demo`, a folder, a name on the Hugging Face hub or a file as `load_teacher` takes,
             or `untrained:` before one of the last four; or an ONNX file of an export. A folder that has a baseline's
             name is reached as `./mfcc`.
 
@@ -83,20 +85,25 @@ def open_representation(source: str) -> Representation:
         if not trained:
             raise TeacherError(f"{source}: an ONNX file has no fresh weights; name its folder after {UNTRAINED}")
         return _open_onnx(Path(name), source)
-    path = find_model(name)
-    title = path.resolve().name if Path(name).expanduser() == path else name
+    found = find_model(name)
+    path, title = found.path, name if found.revision else found.name
     shown = title if trained else UNTRAINED + title
     with torch.random.fork_rng(devices=[]):  # fresh weights are the same each time, and the caller's draws as before
         torch.default_generator.manual_seed(SEED)
-        if path.is_file():
-            encoder = load_encoder(path)
-            return _describe(path, encoder if trained else _make_fresh(encoder.config), shown, source)
-        values = read_json(path / "config.json", required=True)
-        try:
-            config = read_config(values, normalizes_waveform(path), str(path))
-        except OtherNetworkError:
-            return _open_transformers(path, values, shown, source, trained)
-        return _describe(path, load_encoder(path) if trained else _make_fresh(config), shown, source)
+        return replace(_open_model(path, shown, source, trained), revision=found.revision)
+
+
+def _open_model(path: Path, name: str, source: str, trained: bool) -> Representation:
+    """What a folder or a file holds, in PyTorch."""
+    if path.is_file():
+        encoder = load_encoder(path)
+        return _describe(path, encoder if trained else _make_fresh(encoder.config), name, source)
+    values = read_json(path / "config.json", required=True)
+    try:
+        config = read_config(values, normalizes_waveform(path), str(path))
+    except OtherNetworkError:
+        return _open_transformers(path, values, name, source, trained)
+    return _describe(path, load_encoder(path) if trained else _make_fresh(config), name, source)
 
 
 def _make_fresh(config: EncoderConfig) -> Encoder:

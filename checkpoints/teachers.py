@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from checkpoints.formats.limits import MAX_JSON_BYTES, explain_params, find_exce
 from checkpoints.formats.stand_ins import WeightFileError, plain
 from checkpoints.formats.transformers_models import open_network
 from checkpoints.formats.weight_files import read_checkpoint, read_folder_weights, read_safetensors
-from checkpoints.manifest import ManifestError, check_file, check_manifest, write_manifest
+from checkpoints.manifest import MANIFEST, ManifestError, check_file, check_manifest, list_manifest, write_manifest
 from distillation.sources import FrozenNetwork
 from search_spaces.costs import count_params
 from search_spaces.errors import NestlingError
@@ -60,6 +60,8 @@ class Teacher:
     name: str
     """`demo`, the folder's or file's own name, or the name on the hub: that alone has a slash."""
     path: Path
+    revision: str | None = None
+    """The commit, of one on the hub."""
     license: str | None = None
     """As its model card names it."""
     reason: str = ""
@@ -81,23 +83,24 @@ def load_teacher(source: str | Path) -> Teacher:
     """A teacher, frozen, in fp32.
 
     Args:
-        source: `demo`, a folder in Hugging Face format, a name on the Hugging Face hub, or a file: fairseq's, unilm's
-            or s3prl's, or the weights in a folder of Hugging Face.
+        source: `demo`, a folder in Hugging Face format, a name on the Hugging Face hub (`NAME` or `NAME@REVISION`: a
+            branch, a tag or a commit), or a file: fairseq's, unilm's or s3prl's, or the weights in a folder of
+            Hugging Face.
 
     Raises:
         TeacherError: It cannot be found, or is not a network that `Encoder` or `transformers` computes; says why.
     """
-    path = find_model(str(source))
-    name = path.resolve().name if Path(source).expanduser() == path else str(source)
+    found = find_model(str(source))
+    path = found.path
     licensed = _read_license(path) if path.is_dir() else None
     try:
-        return Teacher(load_encoder(path).requires_grad_(False), name, path, licensed)
+        return Teacher(load_encoder(path).requires_grad_(False), found.name, path, found.revision, licensed)
     except OtherNetworkError as error:
         if not path.is_dir():
             raise
         reason = str(error)
     network, _ = open_network(path, read_json(path / "config.json"), normalizes_waveform(path), ACCEPTED)
-    return Teacher(network, name, path, licensed, reason)
+    return Teacher(network, found.name, path, found.revision, licensed, reason)
 
 
 def load_encoder(path: Path) -> Encoder:
@@ -290,40 +293,67 @@ def write_model(
         write_file(folder / name, json.dumps(values, indent=2) + "\n")
 
 
-def find_model(source: str) -> Path:
-    """The folder or the file that a source names, downloaded if it is on the hub."""
+@dataclass(frozen=True)
+class Found:
+    """Where a model is, and what it is called."""
+
+    path: Path
+    """A folder or a file."""
+    name: str
+    """`demo`, the folder's or file's own name, or the name on the hub, without a revision."""
+    revision: str | None = None
+    """On the hub: the commit that a name or a revision stood for. None for what is on this disk."""
+
+
+def find_model(source: str) -> Found:
+    """What a source names: `demo`, a folder, a file, or a name on the hub with or without `@REVISION`.
+
+    Raises:
+        TeacherError: There is nothing of that name.
+    """
     if source == "demo":
         if not (DEMO_TEACHER / "config.json").is_file():
             raise TeacherError("this installation has no demo teacher; name a folder or a model on the hub")
-        return DEMO_TEACHER
+        return Found(DEMO_TEACHER, source)
     path = Path(source).expanduser()
     if path.is_dir() or path.suffix in SUFFIXES:
         if path.exists():
-            return path
+            return Found(path, path.resolve().name)
         raise TeacherError(f"there is no file {source}")
     if path.is_file():
         raise TeacherError(f"{source} is no file of weights, which end in {', '.join(SUFFIXES)}; {ACCEPTED}")
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", source):
+    named = re.fullmatch(r"([A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@([\w.][\w./-]*))?", source)
+    if not named:
         raise TeacherError(f"there is no folder {source}")
-    return _download(source)
+    return _download(named[1], named[2])
 
 
-def _download(name: str) -> Path:
+def _download(name: str, revision: str | None) -> Found:
+    """The files of a model on the hub that are opened here; all that its manifest lists, if it is an export of ours."""
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - slow to import, and seldom needed
 
-    small = ["config.json", "preprocessor_config.json", "processor_config.json", "README.md"]
+    def fetch(patterns: Sequence[str], revision: str | None) -> Found:
+        options: dict[str, Any] = {"revision": revision} if revision else {}
+        folder = Path(snapshot_download(name, allow_patterns=list(patterns), **options))
+        is_commit = folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name)
+        return Found(folder, name, folder.name if is_commit else revision)
+
+    small = ["config.json", "preprocessor_config.json", "processor_config.json", "README.md", MANIFEST]
+    safe = ["model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"]
     try:
-        safe = ["model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"]
-        folder = Path(snapshot_download(name, allow_patterns=[*small, *safe]))
-        if not any((folder / file).exists() for file in safe[:2]):
+        found = fetch([*small, *safe], revision)
+        if not any((found.path / file).exists() for file in safe[:2]):
             pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"]
-            folder = Path(snapshot_download(name, allow_patterns=[*small, *pickled]))
+            found = fetch([*small, *pickled], found.revision)
+        if absent := [file for file in list_manifest(found.path) if not (found.path / file).exists()]:
+            found = fetch(absent, found.revision)
     except Exception as error:  # a network fails in a dozen ways
+        at = f" at revision {revision}" if revision else ""
         raise TeacherError(
-            f"there is no folder {name}, and the Hugging Face hub gave no model of that name "
+            f"there is no folder {name}, and the Hugging Face hub gave no model of that name{at} "
             f"({type(error).__name__}); check the name and the connection"
         ) from error
-    return folder
+    return found
 
 
 def read_json(path: Path, required: bool = False) -> dict[str, Any]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import huggingface_hub
 import pytest
@@ -20,11 +23,15 @@ from transformers import (
 )
 
 import checkpoints.teachers
+from checkpoints.export import write_encoder
 from checkpoints.formats.hugging_face import OtherNetworkError, TeacherError, hugging_face_config
-from checkpoints.manifest import MANIFEST
+from checkpoints.manifest import MANIFEST, write_manifest
+from checkpoints.representations import open_representation
+from checkpoints.runtimes.subjects import find_subjects
 from checkpoints.teachers import DEMO_TEACHER, load_encoder, load_teacher, save_encoder
 from supernet.encoder import Encoder
-from tests.encoders import GATES, SMALL, TOLERANCE, error_of, make_batch, make_encoder
+from tests.encoders import GATES, SMALL, TOLERANCE, error_of, make_batch, make_encoder, randomize
+from tests.test_representations import OURS
 
 Tensors = dict[str, torch.Tensor]
 
@@ -177,6 +184,89 @@ def test_hub_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "model.safetensors").unlink()
     load_teacher("facebook/hubert-tiny")
     assert "pytorch_model.bin" in asked[2][1]
+
+
+COMMITS = {"main": "a" * 40, "v1": "b" * 40, "a" * 40: "a" * 40, "b" * 40: "b" * 40}
+
+
+class Hub:
+    """One model with two commits, in the layout of the hub's cache; it gives the files that are asked for."""
+
+    def __init__(self, repository: Path, cache: Path) -> None:
+        self.repository, self.cache, self.asked = repository, cache, []
+
+    def snapshot_download(self, name: str, allow_patterns: list[str], revision: str = "main") -> str:
+        self.asked.append(revision)
+        if revision not in COMMITS:
+            raise huggingface_hub.errors.RevisionNotFoundError("a page of advice", response=mock.Mock())
+        folder = self.cache / f"models--{name.replace('/', '--')}" / "snapshots" / COMMITS[revision]
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in (self.repository / COMMITS[revision]).iterdir():
+            if any(fnmatch(file.name, pattern) for pattern in allow_patterns):
+                shutil.copy(file, folder / file.name)
+        return str(folder)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """Exports of two encoders, with a file that no loading of weights needs."""
+    for seed, commit in enumerate(("a" * 40, "b" * 40)):
+        encoder = Encoder(OURS)
+        randomize(encoder, seed)
+        write_encoder(encoder, tmp_path / "repository" / commit)
+        (tmp_path / "repository" / commit / "model.onnx").write_bytes(b"a graph")
+        write_manifest(tmp_path / "repository" / commit)
+    made = Hub(tmp_path / "repository", tmp_path / "cache")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", made.snapshot_download)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("source", "commit"), [("me/mine", "a" * 40), ("me/mine@v1", "b" * 40), (f"me/mine@{'b' * 40}", "b" * 40)]
+)
+def test_a_name_on_the_hub_with_a_revision(hub: Hub, source: str, commit: str) -> None:
+    wanted = load_encoder(hub.repository / commit).state_dict()
+    teacher = load_teacher(source)
+    assert all(torch.equal(weight, wanted[name]) for name, weight in teacher.encoder.state_dict().items())
+    assert (teacher.name, teacher.revision) == ("me/mine", commit)
+    opened = open_representation(source)
+    assert (opened.name, opened.source, opened.revision) == (source, source, commit)
+    assert opened.fingerprint == open_representation(str(hub.repository / commit)).fingerprint
+    (subject,) = find_subjects([source], None)
+    assert (subject.name, subject.runtimes) == (f"me/mine@{commit[:12]}", ("torch", "onnx"))
+
+
+def test_all_files_of_a_name_are_of_one_commit(hub: Hub) -> None:
+    load_teacher("me/mine")
+    assert hub.asked == ["main", "a" * 40]  # the second time for what SHA256SUMS lists beside weights
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "model.onnx"])
+def test_an_export_on_the_hub_is_checked_like_one_on_the_disk(hub: Hub, name: str) -> None:
+    path = hub.repository / ("a" * 40) / name
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(TeacherError, match=f"is not what its SHA256SUMS lists: {name} differs"):
+        load_teacher("me/mine")
+    path.unlink()
+    shutil.rmtree(hub.cache)
+    with pytest.raises(TeacherError, match=f"is not what its SHA256SUMS lists: {name} is missing"):
+        load_teacher("me/mine")
+    load_teacher("me/mine@v1")
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_revision_that_is_not_there() -> None:
+    with pytest.raises(TeacherError) as caught:
+        load_teacher("me/mine@v2")
+    assert str(caught.value) == (
+        "there is no folder me/mine, and the Hugging Face hub gave no model of that name at revision v2 "
+        "(RevisionNotFoundError); check the name and the connection"
+    )
+    for name in ("me/mine@", "@v1", "me/mine@v1@v2", "me/mine@../v1", "./me@v1"):
+        with pytest.raises(TeacherError, match=r"^there is no folder"):
+            load_teacher(name)
 
 
 def test_loading_needs_no_transformers() -> None:

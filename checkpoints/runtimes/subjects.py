@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class Subject:
     """An encoder to be measured."""
 
     name: str
-    """What tables call it: the folder's own name, the name on the hub, or the source where names coincide."""
+    """What tables call it: the folder's own name, the name on the hub and the commit, or the source of names alike."""
     source: str
     folder: Path
     runtimes: tuple[str, ...]
@@ -82,18 +82,18 @@ def find_subjects(
     for source in sources:
         if Path(source).suffix == ".onnx":
             raise NestlingError(f"{source}: name the folder, {Path(source).parent}, and --runtime onnx or onnx-int8")
-    folders = {source: find_model(source) for source in sources}
-    titles = [f.resolve().name if Path(s).expanduser() == f else s for s, f in folders.items()]
-    names = [s if titles.count(title) > 1 else title for s, title in zip(folders, titles, strict=True)]
+    found = {source: find_model(source) for source in sources}
+    titles = [f"{model.name}@{model.revision[:12]}" if model.revision else model.name for model in found.values()]
+    names = [s if titles.count(title) > 1 else title for s, title in zip(found, titles, strict=True)]
     subjects = [
-        Subject(name, source, folder, tuple(runtimes) if runtimes else _available(folder))
-        for name, (source, folder) in zip(names, folders.items(), strict=True)
+        Subject(name, source, model.path, tuple(runtimes) if runtimes else _available(model.path))
+        for name, (source, model) in zip(names, found.items(), strict=True)
     ]
     if runtime_version() is None and any(set(ONNX_FILES) & set(s.runtimes) for s in subjects):
         if runtimes:
             raise NestlingError(INSTALL_HINT)
         say(f"ONNX files are left out: {INSTALL_HINT}")
-        subjects = [Subject(s.name, s.source, s.folder, ("torch",)) for s in subjects]
+        subjects = [replace(subject, runtimes=("torch",)) for subject in subjects]
     for subject in subjects:
         for runtime in subject.runtimes:
             if runtime in ONNX_FILES and not (subject.folder / ONNX_FILES[runtime]).is_file():
