@@ -161,7 +161,7 @@ def train_supernet(
 def _train(path: Path, job: Row, resume: bool) -> tuple[Supernet, RunFolder]:
     """Trains as `job` says, or as the run's own config.yaml says when it is resumed."""
     from checkpoints.jobs import build_trainer
-    from checkpoints.run_folder import RunFolder, SupernetRecord
+    from checkpoints.run_folder import RunFolder
     from search_spaces.errors import NestlingError
 
     run = RunFolder.open(path) if resume else RunFolder(path)
@@ -174,10 +174,13 @@ def _train(path: Path, job: Row, resume: bool) -> tuple[Supernet, RunFolder]:
         raise NestlingError(f"the audio in {job['audio']} changed since the run began; start a new run")
     screen = Screen()
     # What is wrong with the job leaves no run behind.
-    trainer, origin = build_trainer(run, job, corpus, screen.advance, _warn)
+    trainer, record = build_trainer(run, job, corpus, screen.advance, _warn)
     if not resume:
         hours = sum(u.seconds for u in corpus.utterances("train")) / 3600
         made = {"command": _command_line().removeprefix("nestling "), "data": corpus.hash, "hours": hours}
+        made |= {"teacher_hash": record.teacher_hash}
+        if record.revision:  # a branch may move before the run is resumed
+            made |= {"teacher": f"{record.teacher}@{record.revision}"}
         run = RunFolder.create(path, {**job, **made}, job["recipe"]["seed"])
     with run.lock(), screen:
         state = run.load_state(_warn) if resume else None
@@ -189,7 +192,7 @@ def _train(path: Path, job: Row, resume: bool) -> tuple[Supernet, RunFolder]:
             run.cut_metrics(0)
         screen.start("train", trainer.recipe.num_steps, state["step"] if state else 0)
         trainer.run()
-        run.save_supernet(trainer.supernet, SupernetRecord(origin[0], origin[1], corpus.hash))
+        run.save_supernet(trainer.supernet, record)
     _show_stages(run)
     return trainer.supernet, run
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from checkpoints.run_folder import RunError, RunFolder
-from checkpoints.teachers import load_teacher
+from checkpoints.run_folder import RunError, RunFolder, SupernetRecord
+from checkpoints.teachers import Teacher, load_teacher
 from distillation.factory import SourceFactory, check_teacher
 from distillation.stages import Recipe, Stage, load_recipe
 from distillation.trainer import Step, Trainer, generator
@@ -28,8 +28,6 @@ from supernet.model import Supernet
 
 Job = dict[str, Any]
 """All that a training run depends on, resolved, as plain JSON values: what config.yaml keeps."""
-Origin = tuple[str | None, str | None]
-"""A teacher's name and licence."""
 Scorer = DistillationObjective | TaskObjective
 """What a search minimises, with the supernet it scores and a name for reports."""
 LOSS, PROXY = "loss", "proxy"
@@ -80,8 +78,8 @@ def build_trainer(
     corpus: SpeechCorpus,
     on_progress: Callable[[str], None],
     say: Callable[[str], None] = lambda _: None,
-) -> tuple[Trainer, Origin]:
-    """The trainer of a job, which writes its record and checkpoints into `run`, and where its teacher is from.
+) -> tuple[Trainer, SupernetRecord]:
+    """The trainer of a job, which writes its record and checkpoints into `run`, and where its supernet is from.
 
     Args:
         run: The run.
@@ -92,12 +90,13 @@ def build_trainer(
 
     Raises:
         NestlingError: The teacher does not give what the recipe wants; or it lends no weights, and nothing else
-            is wanted.
+            is wanted; or it is not the one that the job was begun with.
     """
     recipe = parse_config(Recipe, job["recipe"], source=str(run.config_path))
     supernet = Supernet(SearchSpace.from_dict(job["space"]), generator(recipe.seed, "weights"))
     teacher = load_teacher(job["teacher"]) if job["teacher"] else None
     if teacher:
+        _recognize(teacher, run, job, say)
         check_teacher(recipe, teacher.network, supernet.container.config)
         if not recipe.teacher_taps or isinstance(teacher.network, Encoder):
             supernet.load_encoder(teacher.encoder.state_dict())
@@ -137,7 +136,23 @@ def build_trainer(
         precision=job["precision"],
         device=job["device"],
     )
-    return trainer, (teacher.name, teacher.license) if teacher else (None, None)
+    if teacher is None:
+        return trainer, SupernetRecord(data=corpus.hash)
+    return trainer, SupernetRecord(teacher.name, teacher.license, corpus.hash, teacher.revision, teacher.hash)
+
+
+def _recognize(teacher: Teacher, run: RunFolder, job: Job, say: Callable[[str], None]) -> None:
+    """Refuses another teacher under the name of the one that a run was begun with."""
+    wanted = job.get("teacher_hash")
+    if wanted and teacher.hash != wanted:
+        raise RunError(
+            f"{job['teacher']} is not the teacher that {run.path} was begun with: its shape and weights hash to "
+            f"{teacher.hash}, not {wanted}; put that one back, or start a new run"
+        )
+    if job.get("data") and not wanted:
+        say(
+            f"{run.path} is older than the hash of its teacher: whether {job['teacher']} is still the same is not known"
+        )
 
 
 def _compare_gates(teacher: Encoder, supernet: Supernet, say: Callable[[str], None]) -> None:
@@ -243,7 +258,7 @@ def _open_loss(
     state = run.load_state(say)
     if state is None:
         raise RunError(f"{run.path} has no checkpoint, and its heads are needed to score subnets; train it first")
-    trainer, _ = build_trainer(run, job, corpus, lambda _: None)
+    trainer, _ = build_trainer(run, job, corpus, lambda _: None, say)
     trainer.supernet.load_state_dict(weights)
     stage, sources, objective = trainer.restore(state)
     batches = evaluation_batches(

@@ -33,6 +33,8 @@ class ExportRecord:
     """What was measured -> the result with its unit and interval, as in `phone error rate, test` -> `21.3 ± 1.2 %`."""
     commands: tuple[str, ...] = ()
     """That made it, in order."""
+    revision: str | None = None
+    """The teacher's commit, if it is of the hub."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,8 @@ def _shape(config: EncoderConfig) -> dict[str, str]:
 def _origin(record: ExportRecord) -> str:
     rows = {}
     if record.teacher:
-        rows["teacher"] = f"{markdown_code(record.teacher)}, licence {markdown_text(record.license or 'unknown')}"
+        teacher = f"{record.teacher}@{record.revision}" if record.revision else record.teacher
+        rows["teacher"] = f"{markdown_code(teacher)}, licence {markdown_text(record.license or 'unknown')}"
     if record.datasets:
         rows["audio"] = _quoted(record.datasets) + (f", {record.hours:.1f} hours" if record.hours else "")
     made = "\n\n```\n" + "\n".join(map(printable, record.commands)) + "\n```" if record.commands else ""

@@ -46,11 +46,15 @@ class SupernetRecord:
     """Where a supernet comes from."""
 
     teacher: str | None = None
-    """Name of the teacher, as `load_teacher` took it."""
+    """Name of the teacher: its folder's, or that on the hub."""
     license: str | None = None
     """The teacher's licence, as its model card names it."""
     data: str | None = None
     """Hash of the audio it was trained on."""
+    revision: str | None = None
+    """The teacher's commit, if it is of the hub."""
+    teacher_hash: str | None = None
+    """Of the teacher's shape and weights."""
 
 
 class RunFolder:
@@ -283,7 +287,9 @@ class RunFolder:
     def supernet_record(self) -> SupernetRecord:
         """Where the run's supernet comes from; raises as `load_supernet` does."""
         entry = self._supernet_entry()
-        return SupernetRecord(entry["teacher"], entry["license"], entry["data"])
+        return SupernetRecord(
+            entry["teacher"], entry["license"], entry["data"], entry.get("revision"), entry.get("teacher_hash")
+        )
 
     def _supernet_entry(self) -> dict[str, Any]:
         """The part of supernet.json that describes the weights that are there."""

@@ -140,6 +140,7 @@ def collect_record(run: RunFolder, subnet: Subnet, command: str) -> ExportRecord
     return ExportRecord(
         teacher=origin.teacher,
         license=origin.license,
+        revision=origin.revision,
         datasets=(str(config.get("trained_on", Path(config["audio"]).name)),),
         hours=config["hours"] or None,
         scores=_scores(subnet, result, load_curve(run.path)),

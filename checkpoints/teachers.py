@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from checkpoints.formats.stand_ins import WeightFileError, plain
 from checkpoints.formats.transformers_models import open_network
 from checkpoints.formats.weight_files import read_checkpoint, read_folder_weights, read_safetensors
 from checkpoints.manifest import MANIFEST, ManifestError, check_file, check_manifest, list_manifest, write_manifest
-from distillation.sources import FrozenNetwork
+from distillation.sources import FrozenNetwork, hash_network
 from search_spaces.costs import count_params
 from search_spaces.errors import NestlingError
 from search_spaces.files import write_file
@@ -66,6 +66,11 @@ class Teacher:
     """As its model card names it."""
     reason: str = ""
     """Why it is not an `Encoder`, if it is not."""
+
+    @cached_property
+    def hash(self) -> str:
+        """Of its shape and its weights, to the bit: whatever it is called, and wherever it lies, the same teacher."""
+        return hash_network(self.network)
 
     @property
     def encoder(self) -> Encoder:

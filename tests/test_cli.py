@@ -8,19 +8,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 import typer
 import yaml
 
 import cli
+from checkpoints.model_card import _origin
 from checkpoints.results import find_subnet
 from checkpoints.run_folder import RunFolder
-from checkpoints.run_report import collect_report
-from checkpoints.teachers import load_encoder, load_teacher
+from checkpoints.run_report import collect_record, collect_report
+from checkpoints.teachers import load_encoder, load_teacher, save_encoder
 from search_spaces.costs import count_macs, count_params
 from tests.shell import Shell
-from tests.training_cases import SPACE, make_wave, write_audio, write_case
+from tests.training_cases import SPACE, make_teacher, make_wave, write_audio, write_case
 
 BROKEN = "broken [live].wav"
 TEACHER_RECIPE = """
@@ -290,6 +292,46 @@ def test_resuming_with_other_audio_is_refused(nestling, options):
         (audio / "take-99.wav").unlink()
     assert said.code == 2
     assert f"the audio in {audio} changed since the run began; start a new run" in said.err
+
+
+@pytest.mark.parametrize("command", ["train supernet --run runs/a --resume", "search subnet --run runs/a --trials 2"])
+def test_another_teacher_at_the_same_place_is_refused(nestling, options, command):
+    teacher = Path(options[options.index("--teacher") + 1])
+    kept = teacher.rename(teacher.with_name("kept"))
+    try:
+        save_encoder(make_teacher(seed=1), teacher)
+        said = nestling(command)
+        shutil.rmtree(teacher)
+        save_encoder(make_teacher(), teacher, torch.float64)  # the same numbers in other bytes
+        nestling.done(command)
+        shutil.rmtree(teacher)
+    finally:
+        kept.rename(teacher)
+    assert said.code == 2
+    assert f"{teacher} is not the teacher that runs/a was begun with: its shape and weights hash to" in said.err
+    assert "put that one back, or start a new run" in said.err
+
+
+def test_a_run_keeps_the_commit_of_its_teacher(empty, options, monkeypatch, tmp_path):
+    commits = [letter * 40 for letter in "ab"]
+    for seed, commit in enumerate(commits):
+        save_encoder(make_teacher(seed), tmp_path / "snapshots" / commit)
+
+    def snapshot_download(name, revision=commits[0], **_):
+        assert name == "some/teacher"
+        return str(tmp_path / "snapshots" / revision)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    place = options.index("--teacher") + 1
+    few = ["--set", "stage-1.steps=1", "--set", "stage-2.steps=1"]
+    empty.done("train supernet --run runs/a", *options[:place], "some/teacher", *options[place + 1 :], *few)
+    run = RunFolder(empty.folder / "runs/a")
+    assert run.config["teacher"] == f"some/teacher@{commits[0]}"
+    monkeypatch.setattr(snapshot_download, "__defaults__", (commits[1],))  # the branch moves
+    empty.done("train supernet --run runs/a --resume")
+    record = collect_record(run, SPACE.container, "nestling export subnet")
+    assert (record.teacher, record.revision) == ("some/teacher", commits[0])
+    assert f"| teacher | `some/teacher@{commits[0]}`, licence unknown |" in _origin(record)
 
 
 def test_seed_and_changes_reach_the_run(empty, options):
