@@ -109,44 +109,76 @@ class _Stream(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no ty
         return False
 
 
-class _MendedWav(io.FileIO):
-    """A wav file in whose header the number of bytes, at a position, reads as that of all that follow."""
+@dataclass(frozen=True)
+class _Wav:
+    """What the chunks of a wav file say."""
 
-    def __init__(self, file: Path, position: int, num_bytes: int) -> None:
-        super().__init__(file)
-        self._position, self._length = position, min(num_bytes, 2**32 - 1).to_bytes(4, "little")
+    head: bytes
+    """The chunks that say how its samples are coded."""
+    start: int
+    """Of the samples, in bytes."""
+    num_bytes: int
+    """Of the samples, by their header."""
+    padded: bool
+    """Whether every chunk of an odd length is followed by a byte of padding, as libsndfile expects."""
+
+
+class _MendedWav(io.RawIOBase):
+    """A wav file read as if it were a new header and its samples, to their end."""
+
+    def __init__(self, file: io.FileIO, wav: _Wav, num_bytes: int) -> None:
+        whole, samples = (min(n, 2**32 - 1).to_bytes(4, "little") for n in (len(wav.head) + 12 + num_bytes, num_bytes))
+        self._file, self._start = file, wav.start
+        self._head = b"RIFF" + whole + b"WAVE" + wav.head + b"data" + samples
+        self._end, self._position = len(self._head) + num_bytes, 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._end}[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        first = self.tell()
-        num_read = super().readinto(buffer) or 0
-        view = memoryview(buffer).cast("B")
-        for position, byte in enumerate(self._length, self._position):
-            if first <= position < first + num_read:
-                view[position - first] = byte
-        return num_read
+        content = self._head[self._position :][: len(buffer)]
+        if not content:
+            self._file.seek(self._start + self._position - len(self._head))
+            content = self._file.read(min(len(buffer), self._end - self._position))
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
 
 
 @contextmanager
 def _open(file: Path) -> Iterator[_Stream]:
     with ExitStack() as stack:
-        start, num_bytes = _find_samples(file) or (0, None)
-        following = file.stat().st_size - start
-        if num_bytes == 0 and following:  # written to a pipe; libsndfile would take it for empty
-            yield stack.enter_context(_Stream(stack.enter_context(_MendedWav(file, start - 4, following))))
+        wav = _read_chunks(file)
+        following = file.stat().st_size - wav.start if wav else 0
+        if wav and following and (wav.num_bytes == 0 or not wav.padded):  # 0: written to a pipe
+            opened = stack.enter_context(io.FileIO(file))
+            num_bytes = min(wav.num_bytes or following, following)
+            yield stack.enter_context(_Stream(_MendedWav(opened, wav, num_bytes)))
         else:
             yield stack.enter_context(_Stream(file))
 
 
-def _find_samples(file: Path) -> tuple[int, int] | None:
-    """Where the samples of a wav file begin, and how many bytes its header says they are."""
+def _read_chunks(file: Path) -> _Wav | None:
+    """The chunks of a wav file up to its samples; None if it is no such file, or has none."""
     with file.open("rb") as opened:
         if opened.read(12)[:4] != b"RIFF":
             return None
+        head, padded = b"", True
         for _ in range(_MAX_CHUNKS):
             name, length = opened.read(4), int.from_bytes(opened.read(4), "little")
             if name == b"data":
-                return opened.tell(), length
-            opened.seek(length + length % 2, os.SEEK_CUR)
+                return _Wav(head, opened.tell(), length, padded)
+            if name in (b"fmt ", b"fact") and length < _MAX_HEADER:
+                head += name + length.to_bytes(4, "little") + opened.read(length)
+            else:
+                opened.seek(length, os.SEEK_CUR)
+            if length % 2 and opened.read(1).isalpha():  # no padding, but the name of the next chunk
+                opened.seek(-1, os.SEEK_CUR)
+                padded = False
     return None
 
 
@@ -160,7 +192,8 @@ def _check_wav_length(file: Path) -> str | None:
         head = opened.read(8)
     if head[:4] != b"RIFF":
         return None
-    start, num_bytes = _find_samples(file) or (8, int.from_bytes(head[4:], "little"))
+    wav = _read_chunks(file)
+    start, num_bytes = (wav.start, wav.num_bytes) if wav else (8, int.from_bytes(head[4:], "little"))
     if num_bytes < _UNKNOWN_BYTES and size + min(start, _MAX_HEADER) < start + num_bytes:
         return f"is cut short: {size} of {start + num_bytes} bytes are there"
     return None

@@ -131,6 +131,21 @@ def test_chunks_before_and_junk_after_the_samples_change_nothing(tmp_path):
         assert same(heard(tmp_path).get("a.wav"), WAVE), name
 
 
+@pytest.mark.parametrize("subtype", ["PCM_16", "GSM610", "MS_ADPCM", "FLOAT"])
+def test_a_note_without_its_byte_of_padding_hides_no_samples(tmp_path, monkeypatch, subtype):
+    file = tmp_path / "a.wav"
+    soundfile.write(file, WAVE, RATE, subtype=subtype)
+    expected, content = decoded(file), file.read_bytes()
+    at = content.index(b"fmt ") + 8 + content[content.index(b"fmt ") + 4]
+    file.write_bytes(content[:at] + b"LIST" + struct.pack("<I", 7) + b"INFOabc" + content[at:])
+    assert same(heard(tmp_path).get("a.wav"), expected)
+    put(file, {file.read_bytes().index(b"data") + 4: 0})
+    monkeypatch.setattr(folder_module, "MAX_SECONDS", 0.7)
+    pieces = heard(tmp_path)
+    assert set(pieces) == {"a.wav#0", "a.wav#1", "a.wav#2"}
+    assert same(np.concatenate(list(pieces.values())), expected)
+
+
 def test_wav_that_lacks_more_than_its_header_is_cut_short(tmp_path):
     soundfile.write(tmp_path / "a.wav", WAVE, RATE)
     content = (tmp_path / "a.wav").read_bytes()
