@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from checkpoints.run_folder import dump_yaml
-from checkpoints.runtimes.onnx_export import count_least_samples
 from search_spaces.quoting import markdown_code, markdown_text, printable, python_literal, shell_command
 from supernet.encoder import EncoderConfig
 
@@ -161,7 +160,7 @@ def _uses(facts: CardFacts, config: EncoderConfig) -> list[str]:
 def _limits(facts: CardFacts, config: EncoderConfig, record: ExportRecord) -> list[str]:
     lines = [
         "It is **bidirectional and does not stream**: attention reads the whole utterance, both ways.",
-        f"It reads 16 kHz mono audio, {count_least_samples(config)} samples at least, "
+        f"It reads 16 kHz mono audio, {config.min_samples} samples at least, "
         f"and gives {config.frame_rate_hz:g} frames a second.",
         NORMALIZATION[facts.model_class == "NestlingModel"] if config.normalize_waveform else NO_NORMALIZATION,
         *(["model.onnx brings each waveform there itself."] if facts.onnx_opset and config.normalize_waveform else []),

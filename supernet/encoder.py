@@ -11,16 +11,20 @@ dimension, f inner dimension of a feed-forward network, D width in which gates r
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 SAMPLE_RATE_HZ = 16_000
-TAPS = ("hidden", "ffn", "attention", "values", "front_end")
+TAPS = ("hidden", "ffn", "attention", "probabilities", "values", "front_end")
+
+Lengths = TypeVar("Lengths", int, Tensor)
 
 
 @dataclass(frozen=True)
@@ -60,11 +64,19 @@ class EncoderConfig:
         """Plain JSON values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
-    def count_frames(self, lengths: Tensor) -> Tensor:
-        """Frames that come out of `lengths` samples; both (B,), int64."""
+    def count_frames(self, lengths: Lengths) -> Lengths:
+        """Frames that come out of `lengths` samples; a number, or int64 of any shape."""
         for kernel, stride in zip(self.conv_kernels, self.conv_strides, strict=True):
             lengths = (lengths - kernel) // stride + 1
         return lengths
+
+    @property
+    def min_samples(self) -> int:
+        """Samples that make one frame; 400 with HuBERT's front-end."""
+        samples = 1
+        for kernel, stride in zip(reversed(self.conv_kernels), reversed(self.conv_strides), strict=True):
+            samples = (samples - 1) * stride + kernel
+        return samples
 
     @property
     def frame_rate_hz(self) -> float:
@@ -73,6 +85,25 @@ class EncoderConfig:
         for stride in self.conv_strides:
             samples *= stride
         return SAMPLE_RATE_HZ / samples
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Probabilities of being left out in training, each in [0, 1)."""
+
+    hidden: float = 0.0
+    """Of channels, after the positional convolution and after each attention and feed-forward network."""
+    attention: float = 0.0
+    """Of the frames that a frame attends to."""
+    activation: float = 0.0
+    """Of inner units of feed-forward networks."""
+    features: float = 0.0
+    """Of channels, after the feature projection."""
+    layer: float = 0.0
+    """Of whole layers."""
+
+
+NO_DROPOUT = Dropout()
 
 
 @dataclass
@@ -89,11 +120,18 @@ class Trace:
     ffn: list[Tensor] = field(default_factory=list)
     """Output of each feed-forward network before the residual sum: L tensors, (B, T, d)."""
     attention: list[Tensor] = field(default_factory=list)
-    """Attention scores before the softmax: L tensors, (B, n, T, T)."""
+    """Attention scores before the softmax, without mask and position bias: L tensors, (B, n, T, T)."""
+    probabilities: list[Tensor] = field(default_factory=list)
+    """What the softmax makes of scores, mask and position bias: L tensors, (B, n, T, T)."""
     values: list[Tensor] = field(default_factory=list)
     """Value vectors: L tensors, (B, n, T, H)."""
     front_end: Tensor | None = None
     """Output of the last convolution, (B, T, C)."""
+
+    def add(self, tapped: Mapping[str, Tensor]) -> None:
+        """Puts what one layer gave to each tap at the end of that tap's list."""
+        for tap, tensor in tapped.items():
+            getattr(self, tap).append(tensor)
 
 
 class ConvLayer(nn.Module):
@@ -143,6 +181,10 @@ class FrontEnd(nn.Module):
         for layer in self.conv_layers:
             x = layer(x)
         return x  # (B, T, C)
+
+    def _freeze_parameters(self) -> None:
+        """The name by which users and heads of `transformers` freeze a front-end."""
+        self.requires_grad_(False)
 
 
 class FeatureProjection(nn.Module):
@@ -204,7 +246,13 @@ class Attention(nn.Module):
         self.gate_width, self.groups, self.interleaved = config.gate_width, config.pos_conv_groups, interleaved
 
     def forward(
-        self, x: Tensor, bias: Tensor | None, relative: Tensor | None, taps: Collection[str], trace: Trace
+        self,
+        x: Tensor,
+        bias: Tensor | None,
+        relative: Tensor | None,
+        taps: Collection[str],
+        tapped: dict[str, Tensor],
+        dropout: float,
     ) -> Tensor:
         """Adds to the scores before the softmax.
 
@@ -213,7 +261,8 @@ class Attention(nn.Module):
             bias: 0 for valid frames, the lowest number for padding, (B, 1, 1, T).
             relative: WavLM's position bias before the gates, (N, T, T).
             taps: As in `Encoder.forward`.
-            trace: As in `Encoder.forward`.
+            tapped: Takes what the taps ask for.
+            dropout: `Dropout.attention`.
         """
         if relative is not None:
             gated = self._gate(x) * relative[: self.heads]  # (B, n, T, 1) * (n, T, T)
@@ -223,15 +272,19 @@ class Attention(nn.Module):
         q, k, v = (p(x).view(shape).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
         # (B, T, n*H) -> (B, n, T, H)
         if "values" in taps:
-            trace.values.append(v)
-        if "attention" in taps or (q.requires_grad and q.device.type == "cpu"):
+            tapped["values"] = v
+        if {"attention", "probabilities"} & set(taps) or (q.requires_grad and q.device.type == "cpu"):
             # On a CPU, training through explicit scores takes a fifth less time than through the fused kernel.
             scores = q @ k.transpose(-1, -2) * self.head_dim**-0.5
             if "attention" in taps:
-                trace.attention.append(scores)
-            out = (scores if bias is None else scores + bias).softmax(-1).to(v.dtype) @ v
+                tapped["attention"] = scores
+            probabilities = (scores if bias is None else scores + bias).softmax(-1).to(v.dtype)
+            if "probabilities" in taps:
+                tapped["probabilities"] = probabilities
+            out = _drop(probabilities, dropout) @ v
         else:
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
+            mask = None if bias is None else bias.to(q.dtype)
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return self.out_proj(out.transpose(1, 2).reshape(batch, frames, -1))  # type: ignore[no-any-return]
 
     def _gate(self, x: Tensor) -> Tensor:
@@ -259,8 +312,8 @@ class FeedForward(nn.Module):
         self.intermediate_dense = nn.Linear(embed_dim, ffn_dim)
         self.output_dense = nn.Linear(ffn_dim, embed_dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.output_dense(F.gelu(self.intermediate_dense(x)))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, dropout: float) -> Tensor:
+        return self.output_dense(_drop(F.gelu(self.intermediate_dense(x)), dropout))  # type: ignore[no-any-return]
 
 
 class TransformerLayer(nn.Module):
@@ -280,22 +333,30 @@ class TransformerLayer(nn.Module):
         bias: Tensor | None,
         relative: Tensor | None,
         taps: Collection[str],
-        trace: Trace,
-        dropout: float,
-    ) -> Tensor:
-        attended = self.attention(self.layer_norm(x) if self.norm_first else x, bias, relative, taps, trace)
-        x = x + F.dropout(attended, dropout)
+        dropout: Dropout,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The output, (B, T, d), and what the taps ask for."""
+        tapped: dict[str, Tensor] = {}
+        heard = self.layer_norm(x) if self.norm_first else x
+        x = x + _drop(self.attention(heard, bias, relative, taps, tapped, dropout.attention), dropout.hidden)
         if not self.norm_first:
             x = self.layer_norm(x)
-        out = self.feed_forward(self.final_layer_norm(x) if self.norm_first else x)
+        out = self.feed_forward(self.final_layer_norm(x) if self.norm_first else x, dropout.activation)
         if "ffn" in taps:
-            trace.ffn.append(out)
-        x = x + F.dropout(out, dropout)
-        return x if self.norm_first else self.final_layer_norm(x)
+            tapped["ffn"] = out
+        x = x + _drop(out, dropout.hidden)
+        return x if self.norm_first else self.final_layer_norm(x), tapped
 
 
 class Transformer(nn.Module):
-    """Positional convolution, norm and layers."""
+    """Positional convolution, norm and layers.
+
+    In training, with `gradient_checkpointing`, layers keep their input alone and are computed again by backward.
+    `transformers` sets it and the function that does so, which torch's own is without it.
+    """
+
+    gradient_checkpointing = False
+    _gradient_checkpointing_func: Callable[..., Any] = staticmethod(partial(checkpoint, use_reentrant=False))
 
     def __init__(self, config: EncoderConfig, interleaved: bool) -> None:
         super().__init__()
@@ -312,7 +373,7 @@ class Transformer(nn.Module):
         self.norm_first = config.norm_first
         self.has_gates, self.max_distance = config.gate_width > 0, config.max_distance
 
-    def forward(self, x: Tensor, taps: Collection[str], trace: Trace, dropout: float) -> None:
+    def forward(self, x: Tensor, taps: Collection[str], trace: Trace, dropout: Dropout) -> None:
         bias = None
         if trace.valid is not None:
             x = x * trace.valid.unsqueeze(-1)
@@ -321,12 +382,19 @@ class Transformer(nn.Module):
         x = x + self.pos_conv_embed(x)
         if not self.norm_first:
             x = self.layer_norm(x)
-        x = F.dropout(x, dropout)
+        x = _drop(x, dropout.hidden)
         relative = self._relative_bias(x) if self.has_gates else None
         for layer in self.layers:
             if "hidden" in taps:
                 trace.hidden.append(x)
-            x = layer(x, bias, relative, taps, trace, dropout)
+            if dropout.layer and torch.rand(()) < dropout.layer:
+                continue
+            inputs = (x, bias, relative, taps, dropout)
+            if self.gradient_checkpointing and self.training:
+                x, tapped = self._gradient_checkpointing_func(layer, *inputs)
+            else:
+                x, tapped = layer(*inputs)
+            trace.add(tapped)
         if "hidden" in taps:
             trace.hidden.append(x)
         trace.last = self.layer_norm(x) if self.norm_first else x
@@ -363,26 +431,27 @@ class Encoder(nn.Module):
         lengths: Tensor | None = None,
         taps: Collection[str] = ("hidden",),
         masked: Tensor | None = None,
-        dropout: float = 0.0,
+        dropout: Dropout = NO_DROPOUT,
     ) -> Trace:
         """Encodes a batch of waveforms.
 
         Args:
             wave: (B, S), float, 16 kHz, zero where padded.
-            lengths: Valid samples of each item, (B,), int64; None when every sample is valid. Each must yield at
-                least one frame (400 samples with HuBERT's front-end).
+            lengths: Valid samples of each item, (B,), int64; None when every sample is valid.
             taps: Which lists of the trace to fill, of `TAPS`.
             masked: Frames whose front-end output is replaced by the mask embedding, (B, T), bool.
-            dropout: Probability, after the positional convolution and after each attention and feed-forward block.
+            dropout: What is left out at random.
 
         Returns:
             The trace; its lists hold only what `taps` names.
 
         Raises:
-            ValueError: An unknown tap.
+            ValueError: An unknown tap, an item too short for a frame, or a length beyond S.
         """
         if unknown := set(taps) - set(TAPS):
             raise ValueError(f"unknown taps {sorted(unknown)}; the taps are {', '.join(TAPS)}")
+        if not torch.compiler.is_compiling():  # a compiled graph cannot ask
+            check_lengths(wave.shape[1], lengths, self.config.min_samples)
         if self.config.normalize_waveform:
             wave = normalize_waveform(wave, lengths)
         features = self.feature_extractor(wave)  # (B, S) -> (B, T, C)
@@ -393,11 +462,33 @@ class Encoder(nn.Module):
         trace = Trace(features, valid, self.config.frame_rate_hz)
         if "front_end" in taps:
             trace.front_end = features
-        x = self.feature_projection(features)  # (B, T, C) -> (B, T, d)
+        x = _drop(self.feature_projection(features), dropout.features)  # (B, T, C) -> (B, T, d)
         if masked is not None:
             x = torch.where(masked.unsqueeze(-1), self.masked_spec_embed.to(x.dtype), x)
         self.encoder(x, taps, trace, dropout)
         return trace
+
+
+def check_lengths(num_samples: int, lengths: Tensor | None, min_samples: int) -> None:
+    """Raises ValueError unless each item of a batch makes a frame and lies within the batch.
+
+    Args:
+        num_samples: S, of the batch.
+        lengths: Valid samples of each item, (B,), int64; None for S.
+        min_samples: That make a frame.
+    """
+    found = [num_samples] if lengths is None or not len(lengths) else torch.stack(lengths.aminmax()).tolist()
+    if min(found) < min_samples:
+        raise ValueError(
+            f"an utterance must have {min_samples} samples or more to make a frame, got {min(found)}; "
+            "leave it out, or pad it with silence and count that"
+        )
+    if max(found) > num_samples:
+        raise ValueError(f"lengths must be at most {num_samples}, the samples of the batch, got {max(found)}")
+
+
+def _drop(x: Tensor, probability: float) -> Tensor:
+    return F.dropout(x, probability) if probability else x
 
 
 def initialize(encoder: Encoder, generator: torch.Generator) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from search_spaces.errors import NestlingError
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Backbone, Layer, Subnet
-from supernet.encoder import Encoder, EncoderConfig, Trace, deinterleave, initialize, interleave
+from supernet.encoder import Dropout, Encoder, EncoderConfig, Trace, deinterleave, initialize, interleave
 from supernet.slicing import Axis, Cut, axes, container_name, cut_axis, take
 
 CACHED_SUBNETS = 16
@@ -101,7 +101,7 @@ class Supernet(nn.Module):
         masked: Tensor | None = None,
         dropout: float = 0.0,
     ) -> Trace:
-        """Computes one subnet; arguments, trace and errors are those of `Encoder.forward`.
+        """Computes one subnet; arguments, trace and errors are those of `Encoder.forward`, `dropout` its `hidden`.
 
         Residual channels come out in the extracted encoder's order.
 
@@ -116,7 +116,7 @@ class Supernet(nn.Module):
                 part = self._part(slot.source, slot.cuts)
                 slot.parameters[slot.name] = part.contiguous() if weights and part.dim() == KERNEL_DIMS else part
             plan.filled_from = weights
-        trace: Trace = plan.encoder(wave, lengths, taps, masked, dropout)
+        trace: Trace = plan.encoder(wave, lengths, taps, masked, Dropout(dropout))
         if not weights:
             for slot in plan.slots:
                 slot.parameters[slot.name] = None  # the views hold the graph

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from transformers import Wav2Vec2FeatureExtractor
+from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
 from checkpoints.formats.hugging_face import preprocessor_config
-from supernet.encoder import normalize_waveform
+from supernet.encoder import bucket_distances, normalize_waveform
 from tests.encoders import (
     FAMILIES,
     GATES,
@@ -97,6 +99,28 @@ def test_any_length_is_normalised_in_any_precision(num_samples: int, dtype: torc
         assert torch.equal(alone, masked)
         for found in (got[:length], alone[0]):  # rounded once, at a size of up to 8
             assert (found - wanted).abs().max() <= max(4 * torch.finfo(dtype).eps, 1e-6)
+
+
+@pytest.mark.parametrize(("num_buckets", "max_distance"), [(320, 800), (320, 1280), (20, 40), (64, 100), (128, 4096)])
+def test_distances_of_minutes_fall_into_wavlms_buckets(num_buckets: int, max_distance: int) -> None:
+    distances = torch.arange(-9000, 9001)  # three minutes at 50 Hz
+    shape = SimpleNamespace(num_buckets=num_buckets, max_distance=max_distance)
+    wanted = WavLMAttention._relative_positions_bucket(shape, distances.clone())
+    assert torch.equal(bucket_distances(distances, num_buckets, max_distance), wanted)
+    assert wanted.unique().numel() == num_buckets - 1  # all but that of distance 0 in the other direction
+
+
+def test_gates_are_wavlms_beyond_16_seconds() -> None:
+    """At the published 800 frames, which is 16 s at 50 Hz, all distances are one; here the frames are of 5 ms."""
+    gates = {"gate_width": 32, "num_buckets": 320, "max_distance": 800}
+    encoder = make_encoder(normalize_waveform=False, conv_norm="group", heads=(4,), ffn_dims=(48,), **gates)
+    generator = torch.Generator().manual_seed(0)
+    wave = 0.3 * torch.randn(1, 80 * 1000, generator=generator)
+    wanted = run_model(make_model(encoder, "wavlm"), wave, None, None)
+    assert wanted[0].shape[1] == 1000
+    assert error_of(run_encoder(encoder, wave, None, None), wanted) <= TOLERANCE
+    encoder.encoder.max_distance = 900  # and that is noticed
+    assert error_of(run_encoder(encoder, wave, None, None), wanted) > 100 * TOLERANCE
 
 
 @pytest.mark.parametrize("conv_norm", ["layer", "group"])

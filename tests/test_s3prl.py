@@ -330,8 +330,10 @@ def test_it_works_alone_in_both_layouts(exports: dict[str, Path], encoders: dict
     """In one process, so that each folder's code and weights must be its own; `spoilt` has other code than the rest."""
     shutil.copytree(exports["plain"], tmp_path / "spoilt")
     code = (exports["plain"] / "encoder.py").read_text("utf-8")
-    assert "return self.output_dense(F.gelu(" in code
-    (tmp_path / "spoilt/encoder.py").write_text(code.replace("self.output_dense(F.gelu(", "self.output_dense(F.relu("))
+    assert "return self.output_dense(_drop(F.gelu(" in code
+    (tmp_path / "spoilt/encoder.py").write_text(
+        code.replace("self.output_dense(_drop(F.gelu(", "self.output_dense(_drop(F.relu(")
+    )
     (tmp_path / "spoilt/hubconf.py").write_text(
         (exports["plain"] / "hubconf.py").read_text("utf-8").replace("plain", "spoilt")
     )

@@ -4,7 +4,8 @@ The graph takes raw audio and gives every hidden state, so that a weighted sum c
 dynamic, nothing in it branches on a length, and all its operators are standard.
 
 Inputs: `input_values`, (batch, samples), float32, 16 kHz, and `lengths`, (batch,), int64, the valid samples of each
-item: always given, and equal to `samples` where nothing is padded.
+item: always given, and equal to `samples` where nothing is padded. A length too short for a frame (`min_samples` of the
+metadata) or beyond `samples` is an error, whose text names the rule.
 Outputs: `last_hidden_state`, (batch, frames, width), `frame_lengths`, (batch,), int64, and `hidden_states.0` to
 `hidden_states.L`, (batch, frames, width), as in `supernet.encoder.Trace`. Frames beyond `frame_lengths` mean nothing.
 
@@ -31,12 +32,16 @@ from torch.nn import functional as F
 from checkpoints.manifest import extend_manifest
 from checkpoints.runtimes.onnx_session import INSTALL, OnnxError, start_session
 from search_spaces.files import replacing
-from supernet.encoder import SAMPLE_RATE_HZ, ConvLayer, Encoder, EncoderConfig, FrontEnd
+from supernet.encoder import SAMPLE_RATE_HZ, ConvLayer, Encoder, EncoderConfig, FrontEnd, check_lengths
 
 OPSET = 20
 """Of the operators: the first with an exact GELU. 23 has attention, for which ONNX Runtime 1.32 broadcasts no mask."""
 MAX_BYTES = 2**31 - 2**24
 """Of weights: an ONNX file is one message of less than 2 GiB, and what else is in it needs far less than 16 MiB."""
+RULE = "each_of_lengths_must_be_at_least_{}_and_at_most_the_samples_given"
+"""Name of the node that fails if not: it is all that a runtime tells of the reason."""
+OUT_OF_REACH = 2**31
+"""A row that no batch has."""
 PADDING = {
     "layer": "changes no valid frame",
     "group": "changes valid frames: batch equal lengths only",
@@ -64,6 +69,8 @@ class OnnxRunner:
     states: tuple[str, ...]
     """Names of the outputs that are hidden states."""
     params: int
+    min_samples: int
+    """That make a frame."""
 
     def __call__(self, waves: NDArray[np.float32], lengths: NDArray[np.int64]) -> list[NDArray[np.float32]]:
         """Encodes a batch.
@@ -78,6 +85,10 @@ class OnnxRunner:
         Raises:
             OnnxError: The arrays are not as said, or too short for a frame.
         """
+        try:
+            check_lengths(waves.shape[-1], torch.from_numpy(lengths), self.min_samples)
+        except ValueError as error:
+            raise OnnxError(f"{self.path}: {error}") from error
         try:
             names = [*self.states, "last_hidden_state"]
             return list(self.session.run(names, {"input_values": waves, "lengths": lengths}))
@@ -106,7 +117,7 @@ def write_onnx(encoder: Encoder, path: str | Path) -> OnnxFacts:
             f"an ONNX file holds less than 2 GiB, but this encoder has {num_bytes:,} bytes of weights; "
             "write it for transformers alone"
         )
-    least, hop = count_least_samples(config), round(SAMPLE_RATE_HZ / config.frame_rate_hz)
+    least, hop = config.min_samples, round(SAMPLE_RATE_HZ / config.frame_rate_hz)
     samples = least + 40 * hop  # any number would do: it is dynamic
     # Traced for two frames or more, and just as right for one, since nothing in the graph asserts it.
     batch, time = torch.export.Dim("batch"), torch.export.Dim("samples", min=least + hop)
@@ -127,6 +138,8 @@ def write_onnx(encoder: Encoder, path: str | Path) -> OnnxFacts:
         if output.name != "frame_lengths":
             output.shape = ir.Shape(["batch", "frames", config.embed_dim])  # else a formula of the samples
     for node in program.model.graph:
+        if node.op_type == "Gather" and node.inputs[0] is program.model.graph.inputs[0]:
+            node.name = RULE.format(least)  # all that ONNX Runtime says of a row that it cannot gather
         node.metadata_props.clear()  # each has the stack trace that made it, paths of this machine included
     program.model.metadata_props.update(describe(config) | {"parameters": str(num_bytes // 4)})
     path = Path(path)
@@ -144,20 +157,12 @@ def describe(config: EncoderConfig) -> dict[str, str]:
         "opset": str(OPSET),
         "sample_rate_hz": str(SAMPLE_RATE_HZ),
         "frame_rate_hz": f"{config.frame_rate_hz:g}",
-        "min_samples": str(count_least_samples(config)),
+        "min_samples": str(config.min_samples),
         "normalizes_waveform": str(config.normalize_waveform).lower(),
         "padding": PADDING[config.conv_norm],
         "width": str(config.embed_dim),
         "layers": str(len(config.heads)),
     }
-
-
-def count_least_samples(config: EncoderConfig) -> int:
-    """Samples that make one frame; 400 with HuBERT's front-end."""
-    least = 1
-    for kernel, stride in zip(reversed(config.conv_kernels), reversed(config.conv_strides), strict=True):
-        least = (least - 1) * stride + kernel
-    return least
 
 
 def read_facts(path: str | Path) -> OnnxFacts:
@@ -188,10 +193,12 @@ def open_onnx(path: str | Path, threads: int = 1) -> OnnxRunner:
     metadata = session.get_modelmeta().custom_metadata_map
     if "nestling.format" not in metadata:
         raise OnnxError(f"{path} is not an encoder that Nestling wrote")
-    if not metadata.get("parameters", "").isdecimal():
-        raise OnnxError(f"{path} does not say how many parameters it has; export it again")
+    for key, what in (("parameters", "parameters it has"), ("min_samples", "samples it needs")):
+        if not metadata.get(key, "").isdecimal():
+            raise OnnxError(f"{path} does not say how many {what}; export it again")
     states = (output.name for output in session.get_outputs() if output.name.startswith("hidden_states."))
-    return OnnxRunner(Path(path), session, tuple(states), int(metadata["parameters"]))
+    params, least = int(metadata["parameters"]), int(metadata["min_samples"])
+    return OnnxRunner(Path(path), session, tuple(states), params, least)
 
 
 class _Graph(nn.Module):
@@ -208,6 +215,10 @@ class _Graph(nn.Module):
             layer.final_layer_norm = _LoneNorm(layer.final_layer_norm)  # type: ignore[arg-type]
 
     def forward(self, input_values: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
+        # ONNX has no operator that asserts. So rows are gathered, and one whose length cannot be is out of reach.
+        fits = (lengths >= self.encoder.config.min_samples) & (lengths <= input_values.shape[1])
+        rows = torch.where(fits, torch.arange(lengths.shape[0]), OUT_OF_REACH)
+        input_values = input_values.index_select(0, rows)
         # With this tap attention is two products and a softmax; the fused kernel exports to three times as many nodes.
         trace = self.encoder(input_values, lengths, ("hidden", "attention"))
         return trace.last, self.encoder.config.count_frames(lengths), *trace.hidden

@@ -39,9 +39,7 @@ class UpstreamExpert(nn.Module):
         config = EncoderConfig.from_dict(json.loads((folder / "encoder.json").read_text("utf-8")))
         self.encoder = Encoder(config)
         self.encoder.load_state_dict(bare_names(load_file(folder / "model.safetensors")))
-        self.min_samples = 1
-        for kernel, stride in zip(reversed(config.conv_kernels), reversed(config.conv_strides), strict=True):
-            self.min_samples = (self.min_samples - 1) * stride + kernel
+        self.min_samples = config.min_samples
 
     def get_downsample_rates(self, key: str = "hidden_states") -> int:
         """Samples from frame to frame, whatever the key; 320 with HuBERT's strides."""
