@@ -137,7 +137,6 @@ def _describe_latency(latency: Latency) -> Result:
 
 def save_result(folder: Path, result: Result) -> None:
     """Keeps a search's outcome; the newest is what `best` means."""
-    folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / RESULT, json.dumps(result, indent=2) + "\n")
 
 

@@ -26,7 +26,7 @@ import safetensors.torch
 import torch
 import yaml
 
-from search_spaces.errors import NestlingError
+from search_spaces.errors import FailedError, NestlingError
 from search_spaces.files import PREFIX, write_file
 from search_spaces.space import SearchSpace
 from search_spaces.strict_yaml import load_yaml
@@ -134,6 +134,7 @@ class RunFolder:
 
         Raises:
             RunError: Another process holds it, or one on another machine never gave it back.
+            FailedError: The run was deleted meanwhile, and all that was written with it.
         """
         with open(self.lock_path, "a+", encoding="utf-8") as file:  # noqa: PTH123 - flock wants a descriptor
             try:
@@ -151,6 +152,8 @@ class RunFolder:
                 yield
             finally:
                 _write_owner(file, "")
+            if not os.fstat(file.fileno()).st_nlink:
+                raise FailedError(f"{self.path} was deleted while it was written, and what this command wrote with it")
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Adds one row to the record; a kill right after it does not lose it.

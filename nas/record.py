@@ -115,10 +115,9 @@ class RecordFile:
         Raises:
             FailedError: The file was cut or deleted since it was read.
         """
-        if not self._num_bytes:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        elif not self.path.exists():
+        if not (self.path if self._num_bytes else self.path.parent.parent).exists():
             raise FailedError(f"{self.path} was deleted while it was written; nothing more is kept there")
+        self.path.parent.mkdir(exist_ok=True)
         with self.path.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # the system frees that of a process that dies
             others = list(self._read(file))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from checkpoints.results import find_subnet
 from checkpoints.run_folder import RunFolder
 from checkpoints.run_report import collect_record, collect_report
 from checkpoints.teachers import load_encoder, load_teacher, save_encoder
+from nas.objective import DistillationObjective
 from search_spaces.costs import count_macs, count_params
 from tests.shell import Shell
 from tests.training_cases import SPACE, make_teacher, make_wave, write_audio, write_case
@@ -436,6 +438,21 @@ def test_whatever_a_run_is_called_all_of_it_is_inside(nestling):
     assert sorted(path.name for path in (run / "search").iterdir()) == ["candidates.jsonl", "result.json", "study.db"]
     assert [path.name for path in run.parent.iterdir()] == [run.name]
     assert "study.db" not in said.err
+
+
+def test_a_run_that_is_deleted_while_it_is_searched(nestling, monkeypatch):
+    real, run = DistillationObjective.__call__, nestling.folder / "runs/a"
+
+    def score(*arguments):
+        shutil.rmtree(run, ignore_errors=True)
+        return real(*arguments)
+
+    monkeypatch.setattr(DistillationObjective, "__call__", score)
+    said = nestling("search subnet --budget 8k --trials 3")
+    assert said.code == 1, said.out
+    assert said.out == ""
+    assert re.search(r"error: \S*runs/a\S* was deleted while it was written", said.err)
+    assert not run.exists()
 
 
 def test_a_budget_that_does_not_bind_says_so(nestling):

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -354,6 +355,17 @@ def test_one_process_writes_a_run(run: RunFolder) -> None:
     assert run.lock_path.read_text() == ""
     with run.lock():
         pass
+
+
+def test_a_run_that_is_deleted_while_it_is_written(run: RunFolder) -> None:
+    said = ""
+    try:
+        with run.lock():
+            shutil.rmtree(run.path)
+            RunFolder.create(run.path, {}, seed=0)  # and somebody else begins one of that name
+    except FailedError as error:
+        said = str(error)
+    assert said == f"{run.path} was deleted while it was written, and what this command wrote with it"
 
 
 def test_a_lock_of_another_machine_is_respected(run: RunFolder) -> None:
