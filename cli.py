@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from checkpoints.jobs import Scorer
-    from checkpoints.run_folder import RunFolder
+    from checkpoints.run_folder import RunFolder, SupernetRecord
     from checkpoints.runtimes.subjects import Subject
     from distillation.stages import Recipe
+    from distillation.trainer import Trainer
     from nas.latency import Ratio
     from nas.measurement import Timing
     from nas.proposals import Proposer
@@ -93,6 +94,7 @@ FormatOption = Annotated[Literal["text", "json"], typer.Option("--format", help=
 
 @train_app.command("teacher")
 def train_teacher(
+    context: typer.Context,
     run: Annotated[Path, typer.Option("--run", help="Run folder.")] = Path("runs/teacher"),
     space: SpaceOption = "demo-teacher",
     audio: AudioOption = "demo",
@@ -115,17 +117,21 @@ def train_teacher(
     from checkpoints.jobs import describe_job
     from checkpoints.teachers import save_encoder
 
-    job = describe_job("train teacher", space, init, audio, config, changes, device, precision, seed)
-    if dry_run:
-        return _dry_run(job)
-    supernet, folder = _train(run, job, resume)
+    if resume:
+        supernet, folder = _resume("train teacher", run, context)
+    else:
+        job = describe_job("train teacher", space, init, audio, config, changes, device, precision, seed)
+        if dry_run:
+            return _dry_run(job)
+        supernet, folder = _train(run, job)
     to = to or folder.path / "teacher"
     save_encoder(supernet.extract(supernet.space.container), to)
-    _tell(f"The teacher is in {to}. Next: {_command('train supernet', teacher=to, audio=audio)}")
+    _tell(f"The teacher is in {to}. Next: {_command('train supernet', teacher=to, audio=folder.config['audio'])}")
 
 
 @train_app.command("supernet")
 def train_supernet(
+    context: typer.Context,
     space: SpaceOption = "base",
     teacher: Annotated[
         str,
@@ -151,46 +157,77 @@ def train_supernet(
     """
     from checkpoints.jobs import describe_job
 
-    job = describe_job("train supernet", space, teacher, audio, config, changes, device, precision, seed)
-    if dry_run:
-        return _dry_run(job)
-    _, folder = _train(run or Path("runs") / Path(space).stem, job, resume)
+    run = run or Path("runs") / Path(space).stem
+    if resume:
+        _, folder = _resume("train supernet", run, context)
+    else:
+        job = describe_job("train supernet", space, teacher, audio, config, changes, device, precision, seed)
+        if dry_run:
+            return _dry_run(job)
+        _, folder = _train(run, job)
     _tell(f"The supernet is in {folder.path}. Next: {_command('search subnet', run=folder.path, budget='50%')}")
 
 
-def _train(path: Path, job: Row, resume: bool) -> tuple[Supernet, RunFolder]:
-    """Trains as `job` says, or as the run's own config.yaml says when it is resumed."""
+def _train(path: Path, job: Row) -> tuple[Supernet, RunFolder]:
+    """Trains a new run as `job` says."""
     from checkpoints.jobs import build_trainer
+    from checkpoints.run_folder import RunFolder
+
+    corpus = _open_audio(job["audio"])
+    screen = Screen()
+    # What is wrong with the job leaves no run behind.
+    trainer, record = build_trainer(RunFolder(path), job, corpus, screen.advance, _warn)
+    hours = sum(u.seconds for u in corpus.utterances("train")) / 3600
+    made = {"command": _command_line().removeprefix("nestling "), "data": corpus.hash, "hours": hours}
+    made |= {"teacher_hash": record.teacher_hash}
+    if record.revision:  # a branch may move before the run is resumed
+        made |= {"teacher": f"{record.teacher}@{record.revision}"}
+    run = RunFolder.create(path, {**job, **made}, job["recipe"]["seed"])
+    with run.lock():
+        return _run_trainer(trainer, run, record, screen)
+
+
+def _resume(command: str, path: Path, context: typer.Context) -> tuple[Supernet, RunFolder]:
+    """Goes on with a run as its config.yaml says, but for what was typed and may change."""
+    from checkpoints.jobs import build_trainer, resume_job
     from checkpoints.run_folder import RunFolder
     from search_spaces.errors import NestlingError
 
-    run = RunFolder.open(path) if resume else RunFolder(path)
-    if resume:
-        job = run.config
-        if "trained_on" in job:
-            raise NestlingError(f"{path} was imported; it can be searched and exported, not trained")
-    corpus = _open_audio(job["audio"])
-    if resume and corpus.hash != job["data"]:
-        raise NestlingError(f"the audio in {job['audio']} changed since the run began; start a new run")
+    run = RunFolder.open(path)
+    kept = run.config
+    if "trained_on" in kept:
+        raise NestlingError(f"{path} was imported; it can be searched and exported, not trained")
+    if kept["command"].startswith("train ") and not kept["command"].startswith(command):
+        raise NestlingError(f"{path} is no run of `{command}`: it began with nestling {kept['command']}")
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    asked = {name: context.params[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+    if "dry_run" in asked:
+        raise NestlingError("--dry-run tells what a new run would take; leave out --resume")
     screen = Screen()
-    # What is wrong with the job leaves no run behind.
-    trainer, record = build_trainer(run, job, corpus, screen.advance, _warn)
-    if not resume:
-        hours = sum(u.seconds for u in corpus.utterances("train")) / 3600
-        made = {"command": _command_line().removeprefix("nestling "), "data": corpus.hash, "hours": hours}
-        made |= {"teacher_hash": record.teacher_hash}
-        if record.revision:  # a branch may move before the run is resumed
-            made |= {"teacher": f"{record.teacher}@{record.revision}"}
-        run = RunFolder.create(path, {**job, **made}, job["recipe"]["seed"])
-    with run.lock(), screen:
-        state = run.load_state(_warn) if resume else None
+    with run.lock():
+        state = run.load_state(_warn)
+        step = state["step"] if state else 0
+        job, changes = resume_job(kept, asked, step)
+        corpus = _open_audio(job["audio"])
+        if corpus.hash != job["data"]:
+            raise NestlingError(f"the audio in {job['audio']} changed since the run began; start a new run")
+        trainer, record = build_trainer(run, job, corpus, screen.advance, _warn)
         if state:
             trainer.resume(state)
-            run.cut_metrics(state["step"])
-            _note(f"resuming {path} after step {state['step']}, as its config.yaml says")
-        elif resume:
-            run.cut_metrics(0)
-        screen.start("train", trainer.recipe.num_steps, state["step"] if state else 0)
+        run.cut_metrics(step)
+        _note(f"resuming {path} after step {step}, as its config.yaml says")
+        if changes:
+            run.amend(job, {"step": step, "command": _command_line(), "changes": changes})
+            _note(*(f"from here on, {key} is {after}, not {before}" for key, (before, after) in changes.items()))
+        return _run_trainer(trainer, run, record, screen, step)
+
+
+def _run_trainer(
+    trainer: Trainer, run: RunFolder, record: SupernetRecord, screen: Screen, step: int = 0
+) -> tuple[Supernet, RunFolder]:
+    """Trains from a step on and keeps the supernet."""
+    with screen:
+        screen.start("train", trainer.recipe.num_steps, step)
         trainer.run()
         run.save_supernet(trainer.supernet, record)
     _show_stages(run)
@@ -1008,7 +1045,7 @@ def demo(
     run = _fresh(run)
     job = describe_demo(quick)
     parsed = _parse_budget([budget], SearchSpace.from_dict(job["space"]))
-    _, folder = _train(run, job, resume=False)
+    _, folder = _train(run, job)
     with folder.lock(), Screen() as screen:
         scorer = open_scorer(folder, _open_audio(job["audio"]), 16 if quick else 40, "cpu", _note)
         result = _search(folder, scorer, parsed, 20 if quick else 64, "auto", 0, screen)

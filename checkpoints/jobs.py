@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from checkpoints.run_folder import RunError, RunFolder, SupernetRecord
 from checkpoints.teachers import Teacher, load_teacher
 from distillation.factory import SourceFactory, check_teacher
-from distillation.stages import Recipe, Stage, load_recipe
+from distillation.stages import CHANGEABLE, Recipe, Stage, change_recipe, find_changes, is_changeable, load_recipe
 from distillation.trainer import Step, Trainer, generator
 from nas.objective import DistillationObjective
 from nas.task_objective import TaskObjective
@@ -61,6 +62,60 @@ def describe_job(
         "space": SearchSpace.load(space).to_dict(),
         "recipe": recipe.model_dump(mode="json"),
     }
+
+
+def resume_job(kept: Job, asked: Mapping[str, Any], step: int) -> tuple[Job, dict[str, list[Any]]]:
+    """The job of a run that goes on, with what may change on the way.
+
+    Args:
+        kept: The run's job.
+        asked: Options that were typed, by name; others are as the run has them.
+        step: Steps that are done.
+
+    Returns:
+        The job, and what changed: `stage-2.learning_rate` -> [before, after]. The same audio may be elsewhere.
+
+    Raises:
+        NestlingError: Lists the options that cannot change; or as `describe_job`.
+    """
+    before: Recipe = parse_config(Recipe, kept["recipe"])
+    sets = [*asked.get("changes", ()), *([f"seed={asked['seed']}"] if "seed" in asked else [])]
+    after = change_recipe(before, sets)
+    done = [s.name for i, s in enumerate(before.stages) if sum(x.steps for x in before.stages[: i + 1]) <= step]
+    refused = []
+    if "space" in asked and (space := SearchSpace.load(asked["space"])).to_dict() != kept["space"]:
+        refused.append(f"--space {space.name} (the run has {kept['space']['name']})")
+    for option in ("teacher", "init"):
+        if option in asked and not _is_same(asked[option], kept["teacher"]):
+            refused.append(f"--{option} {asked[option]} (the run has {kept['teacher']})")
+    if "config" in asked and (other := find_changes(load_recipe(asked["config"], sets), after)):
+        refused.append(f"--config {asked['config']} (the run differs in {next(iter(other))})")
+    changes = find_changes(before, after)
+    for key, (old, new) in changes.items():
+        if key == "seed":
+            refused.append(f"--seed {new} (the run has {old})")
+        elif not is_changeable(key):
+            refused.append(f"--set {key}={new} (the run has {old})")
+        elif key.partition(".")[0] in done:
+            refused.append(f"--set {key}={new} ({key.partition('.')[0]} is done)")
+    if refused:
+        raise NestlingError(
+            f"a resumed run goes on as it began, which rules out {', '.join(refused)}; leave them out or start another "
+            f"run. What may change: --device, --precision, and by --set {', '.join(CHANGEABLE)}"
+        )
+    job = {**kept, "recipe": after.model_dump(mode="json")}
+    job |= {name: asked[name] for name in ("audio", "device") if name in asked}
+    if "precision" in asked:
+        job["precision"] = _choose_precision(asked["precision"], job["device"])
+    changes |= {name: (kept[name], job[name]) for name in ("audio", "device", "precision") if kept[name] != job[name]}
+    return job, {key: list(values) for key, values in changes.items()}
+
+
+def _is_same(name: str, other: str | None) -> bool:
+    """Whether a name is that of the run's teacher, which may have a revision, or may be written from another folder."""
+    return other is not None and (
+        name in (other, other.partition("@")[0]) or Path(name).resolve() == Path(other).resolve()
+    )
 
 
 def _choose_precision(precision: str, device: str) -> str:

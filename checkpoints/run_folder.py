@@ -35,6 +35,8 @@ from supernet.model import Supernet
 SCHEMA_VERSION = 1
 KEPT_STATES = 2
 MADE_WITH = "made_with"
+HISTORY = "history"
+"""In a configuration: what was changed when the run was resumed."""
 
 
 class RunError(NestlingError):
@@ -125,6 +127,17 @@ class RunFolder:
         values = load_yaml(self.config_path)
         values.pop(MADE_WITH, None)
         return values
+
+    def amend(self, config: Mapping[str, Any], change: Mapping[str, Any]) -> None:
+        """Writes a changed configuration, and under `history` what changed.
+
+        Args:
+            config: Replaces the values of these keys.
+            change: Plain JSON values.
+        """
+        kept = load_yaml(self.config_path)
+        history = [*kept.get(HISTORY, ()), dict(change)]
+        write_file(self.config_path, dump_yaml({**kept, **config, HISTORY: history}))
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from checkpoints.formats.hugging_face import TeacherError
 from checkpoints.model_card import ExportRecord
 from checkpoints.results import RECORD, RESULT, SavedFinalist, SavedResult, load_result
-from checkpoints.run_folder import MADE_WITH, RunFolder
+from checkpoints.run_folder import HISTORY, MADE_WITH, RunFolder
 from checkpoints.teachers import load_teacher
 from nas.objective import DistillationObjective
 from nas.record import RecordFile, ScoreRow
@@ -136,7 +136,7 @@ def collect_record(run: RunFolder, subnet: Subnet, command: str) -> ExportRecord
     config, origin = run.config, run.supernet_record
     space = SearchSpace.from_dict(config["space"])
     result = _load_result(run, space)
-    commands = [f"nestling {config['command']}", *([result.command] if result else []), command]
+    commands = [*_commands(config, result), command]
     return ExportRecord(
         teacher=origin.teacher,
         license=origin.license,
@@ -146,6 +146,12 @@ def collect_record(run: RunFolder, subnet: Subnet, command: str) -> ExportRecord
         scores=_scores(subnet, result, load_curve(run.path)),
         commands=tuple(dict.fromkeys(commands)),
     )
+
+
+def _commands(config: Row, result: SavedResult | None) -> list[str]:
+    """What was typed to train, to change the training on the way, and to search."""
+    resumed = [change["command"] for change in config.get(HISTORY, ())]
+    return [f"nestling {config['command']}", *resumed, *([result.command] if result else [])]
 
 
 def _scores(subnet: Subnet, result: SavedResult | None, points: Sequence[Point]) -> dict[str, str]:
@@ -168,14 +174,13 @@ def _scores(subnet: Subnet, result: SavedResult | None, points: Sequence[Point])
 
 def _facts(config: Row, result: SavedResult | None) -> Facts:
     versions = tuple((k, str(v)) for k, v in config[MADE_WITH].items() if v)
-    commands = [f"nestling {config['command']}", *([result.command] if result else [])]
     return Facts(
         teacher=config["teacher"] or "none",
         data=str(config.get("trained_on", config["audio"])),  # an imported supernet was trained elsewhere
         data_hash=config["data"],
         hours=config["hours"],
         seeds=(config["seed"],),
-        commands=tuple(dict.fromkeys(commands)),
+        commands=tuple(dict.fromkeys(_commands(config, result))),
         versions=versions,
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
     )

@@ -15,6 +15,8 @@ from search_spaces.errors import NestlingError
 from search_spaces.strict_yaml import load_yaml, parse_config, parse_yaml
 
 Which = Literal["container", "sandwich"]
+CHANGEABLE = ("learning_rate", "weight_decay", "clip_norm", "dropout", "batch_size", "crop_seconds", "save_every")
+"""Keys of a recipe that may change while a run is under way: no checkpoint depends on them."""
 DONE = "done"
 """What comes after the last stage."""
 
@@ -22,7 +24,7 @@ DONE = "done"
 class SourceSpec(BaseModel):
     """How to make one source of targets."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["teacher", "signal", "codes"]
     tap: Literal["hidden", "ffn"] = "hidden"
@@ -38,7 +40,7 @@ class SourceSpec(BaseModel):
 class Stage(BaseModel):
     """Data, view, objective, what is trained and for how long."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     subnets: Which = "container"
@@ -52,10 +54,10 @@ class Stage(BaseModel):
     view: View = View()
     sources: dict[str, SourceSpec]
     objective: tuple[Term, ...] = Field(min_length=1)
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(1e-3, gt=0, le=10)
     warmup_share: float = Field(0.1, ge=0, lt=1)
     """Share of the steps over which the learning rate rises; then it falls linearly to zero."""
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(0.01, ge=0, le=10)
     clip_norm: float = Field(1.0, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
     """For the largest subnet alone; smaller ones are regularised by sharing."""
@@ -77,7 +79,7 @@ class Stage(BaseModel):
 class Recipe(BaseModel):
     """An ordered list of stages."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     description: str = ""
     seed: int = 0
@@ -141,10 +143,41 @@ def load_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
         near = get_close_matches(str(name), shipped, n=1)
         hint = f"did you mean `{near[0]}`? " if near else ""
         raise NestlingError(f"no recipe `{name}`; {hint}shipped: {', '.join(shipped)}; or give a .yaml file")
-    values = load_yaml(path)
+    return _changed(load_yaml(path), changes, str(name))
+
+
+def change_recipe(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """A recipe with single values changed; as `load_recipe` takes them, and raises."""
+    return _changed(recipe.model_dump(mode="json"), changes, "recipe")
+
+
+def find_changes(before: Recipe, after: Recipe) -> dict[str, tuple[Any, Any]]:
+    """What differs: `stage-1.learning_rate` -> (its value before, after)."""
+    old, new = (dict(_flatten(recipe)) for recipe in (before, after))
+    return {key: (old.get(key), new.get(key)) for key in (old | new) if old.get(key) != new.get(key)}
+
+
+def is_changeable(key: str) -> bool:
+    """Whether this key of a recipe, as `find_changes` names it, may change while a run is under way."""
+    return key.rpartition(".")[2] in CHANGEABLE
+
+
+def _flatten(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Each value of a recipe with the keys that lead to it; a stage goes by its name."""
+    if isinstance(values, Recipe):
+        whole = values.model_dump(mode="json")
+        values = whole | {stage["name"]: stage for stage in whole.pop("stages")}
+    if isinstance(values, dict | list):
+        for key, inner in values.items() if isinstance(values, dict) else enumerate(values):
+            yield from _flatten(inner, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, values
+
+
+def _changed(values: dict[str, Any], changes: Sequence[str], source: str) -> Recipe:
     for change in changes:
         _change(values, change)
-    return parse_config(Recipe, values, source=str(name))
+    return parse_config(Recipe, values, source)
 
 
 def _change(values: dict[str, Any], change: str) -> None:

@@ -23,7 +23,7 @@ Frames = Literal["all", "masked", "unmasked"]
 class Term(BaseModel):
     """What the student predicts, from which tap, how far off it may be, on which frames, and how much it counts."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     source: str
     """Which of the stage's sources gives the targets."""

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from distillation.sources import Source
-from distillation.stages import DONE, Recipe, Stage
+from distillation.stages import DONE, Recipe, Stage, find_changes, is_changeable
 from distillation.terms import Objective
 from distillation.views import Rendition, draw_mask
-from search_spaces.errors import NestlingError
+from search_spaces.errors import FailedError, NestlingError
+from search_spaces.strict_yaml import parse_config
 from search_spaces.subnet import Subnet
 from speech_data.batching import Batch
 from supernet.importance import reorder, taylor_importance
@@ -35,6 +36,10 @@ SourceFactory = Callable[[Stage, Supernet, Mapping[str, Any]], dict[str, Source]
 
 class TrainingError(NestlingError):
     """Training cannot go on."""
+
+
+class DivergedError(TrainingError, FailedError):
+    """A number that training makes is not finite."""
 
 
 @dataclass(frozen=True)
@@ -102,10 +107,14 @@ class Trainer:
         """Goes on from what `on_checkpoint` was given.
 
         Raises:
-            TrainingError: The state is of another recipe.
+            TrainingError: The state is of a recipe that differs in more than `CHANGEABLE`.
         """
-        if state["recipe"] != self.recipe.model_dump(mode="json"):
-            raise TrainingError("the checkpoint was made by another recipe; resume with the recipe of the run folder")
+        changes = find_changes(parse_config(Recipe, state["recipe"], "the checkpoint"), self.recipe)
+        if fixed := [key for key in changes if not is_changeable(key)]:
+            raise TrainingError(
+                f"the checkpoint was made by another recipe ({', '.join(fixed)}); "
+                "resume with the recipe of the run folder"
+            )
         self.supernet.load_state_dict(state["supernet"])
         self._saved = state
         self._heads = state["heads"]
@@ -114,7 +123,7 @@ class Trainer:
         """Runs every stage that is not done.
 
         Raises:
-            TrainingError: A loss is not a finite number.
+            DivergedError: A loss or a weight is not a finite number.
         """
         first = self._saved["step"] if self._saved else 0
         stage_start = 0
@@ -150,6 +159,7 @@ class Trainer:
         )
         if saved is not None:
             optimizer.load_state_dict(saved["optimizer"])
+            optimizer.param_groups[0]["weight_decay"] = stage.weight_decay  # may have changed since
         end = stage_start + stage.steps
         for step, batch in enumerate(self.batches(stage, first - stage_start, stage.steps), start=first):
             rate = stage.learning_rate_at(step - stage_start)
@@ -158,6 +168,8 @@ class Trainer:
             losses = self._step(stage, step, batch, sources, objective, optimizer)
             self.on_step(Step(stage.name, step, rate, losses))
             if (step + 1) % self.recipe.save_every == 0 or step + 1 == end:
+                if not all(weight.isfinite().all() for weight in self._trainable(objective)):
+                    raise _diverged(stage, step, "a weight")
                 self.on_checkpoint(self._state(step + 1, objective, optimizer, sources))
         self._heads = {k: v.clone() for k, v in objective.state_dict().items()}
 
@@ -226,10 +238,7 @@ class Trainer:
             losses.setdefault(role, []).append(loss.item())
         means = {role: sum(values) / len(values) for role, values in losses.items()}
         if not all(np.isfinite(value) for value in means.values()):
-            raise TrainingError(
-                f"the loss of step {step} ({stage.name}) is not a finite number: {means}; "
-                "resume with a lower learning_rate, or look at the audio of that step"
-            )
+            raise _diverged(stage, step, "the loss", f": {means}")
         torch.nn.utils.clip_grad_norm_(self._trainable(objective), stage.clip_norm)
         optimizer.step()
         return means
@@ -297,6 +306,13 @@ class Trainer:
             "optimizer": optimizer.state_dict(),
             "sources": {name: source.state for name, source in sources.items()},
         }
+
+
+def _diverged(stage: Stage, step: int, what: str, values: str = "") -> DivergedError:
+    return DivergedError(
+        f"{what} of step {step} ({stage.name}) is not a finite number{values}; resume with a lower learning rate "
+        f"(--resume --set {stage.name}.learning_rate={stage.learning_rate / 10:.1g}), or look at the audio of that step"
+    )
 
 
 def _describe_heads(shapes: Mapping[str, list[int]]) -> str:

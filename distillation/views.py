@@ -14,7 +14,7 @@ Rendition = Literal["noisy", "clean"]
 class View(BaseModel):
     """A pair of input transforms: the student's and the targets'."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     mask_share: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of frames covered by masked spans, were they not to overlap. 0 masks nothing; HuBERT uses 0.8."""

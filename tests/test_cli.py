@@ -285,6 +285,94 @@ def test_resuming_a_finished_run_changes_nothing(nestling):
     assert {name: (run / name).read_bytes() for name in before} == before
 
 
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("--space tiny", "--space tiny (the run has handful)"),
+        ("--teacher demo", "--teacher demo (the run has "),
+        ("--config two-stage", "--config two-stage (the run differs in "),
+        ("--set stage-2.steps=9", "--set stage-2.steps=9 (the run has 5)"),
+        ("--set stage-2.learning_rate=1e-4", "--set stage-2.learning_rate=0.0001 (stage-2 is done)"),
+        ("--seed 7", "--seed 7 (the run has 0)"),
+        ("--audio demo-small", "the audio in demo-small changed since the run began"),
+        ("--precision fp8", "--precision is fp32, bf16 or auto; got fp8"),
+        ("--device cdua", "cannot compute on 'cdua'"),
+        (
+            "--space tiny --seed 7",
+            "rules out --space tiny (the run has handful), --seed 7 (the run has 0); leave them out",
+        ),
+    ],
+)
+def test_a_resumed_run_drops_no_option_without_a_word(nestling, typed, message):
+    run = nestling.folder / "runs/a"
+    before = {name: (run / name).read_bytes() for name in ("metrics.jsonl", "supernet.safetensors", "config.yaml")}
+    said = nestling(f"train supernet --run runs/a --resume {typed}")
+    assert said.code == 2
+    assert message in said.err.splitlines()[-1]
+    assert {name: (run / name).read_bytes() for name in before} == before
+
+
+def test_nothing_is_estimated_of_a_resumed_run(nestling, options):
+    said = nestling("train supernet --run runs/a --resume --dry-run", *options)
+    assert (said.code, said.err) == (2, "error: --dry-run tells what a new run would take; leave out --resume\n")
+
+
+def test_a_resumed_run_takes_the_same_options_again(nestling, options):
+    said = nestling.done("train supernet --run runs/a --resume --seed 0", *options)
+    assert "resuming runs/a after step 10" in said.err
+    assert "history" not in RunFolder(nestling.folder / "runs/a").config
+
+
+def test_a_run_of_another_command_is_not_resumed(nestling):
+    said = nestling("train teacher --run runs/a --resume")
+    assert said.code == 2
+    assert "runs/a is no run of `train teacher`: it began with nestling train supernet --run runs/a" in said.err
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """A function of a step; its gradient is not finite, though its loss is."""
+
+    def at(step):
+        steps = iter(range(99))
+
+        def clip(weights, _norm):
+            for weight in weights if next(steps) == step else ():
+                weight.grad = torch.full_like(weight, torch.nan)
+
+        monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
+
+    return at
+
+
+def test_a_run_that_diverged_goes_on_with_a_lower_learning_rate(empty, options, poison):
+    poison(7)
+    said = empty("train supernet --run runs/a", *options)
+    assert said.code == 1
+    assert "a weight of step 7 (stage-2) is not a finite number; resume with a lower learning rate" in said.err
+    assert "(--resume --set stage-2.learning_rate=0.0001)" in said.err
+    run = RunFolder(empty.folder / "runs/a")
+    command = "train supernet --run runs/a --resume --set stage-2.learning_rate=0.0001 --device cpu"
+    assert "from here on, stage-2.learning_rate is 0.0001, not 0.001" in empty.done(command).err
+    assert run.config["recipe"]["stages"][1]["learning_rate"] == 0.0001
+    assert run.config["history"] == [
+        {"step": 6, "command": f"nestling {command}", "changes": {"stage-2.learning_rate": [0.001, 0.0001]}}
+    ]
+    rates = [row["learning_rate"] for row in run.metrics() if "losses" in row]
+    assert rates[6:] == pytest.approx([1e-4 * share for share in (1, 0.75, 0.5, 0.25)])
+    assert rates[5] == pytest.approx(1e-3)
+    empty.done("report --run runs/a")
+    assert command in run.report_path.read_text()
+
+
+def test_a_run_whose_last_step_is_not_finite_fails(empty, options, poison):
+    poison(9)
+    said = empty("train supernet --run runs/a", *options)
+    assert said.code == 1
+    assert "error: a weight of step 9 (stage-2) is not a finite number; resume with a lower learning rate" in said.err
+    assert not (empty.folder / "runs/a/supernet.safetensors").exists()
+
+
 def test_resuming_with_other_audio_is_refused(nestling, options):
     audio = Path(options[options.index("--audio") + 1])
     (audio / "take-99.wav").write_bytes((audio / "take-03.wav").read_bytes()[:-200] + bytes(200))
