@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,7 +19,8 @@ from checkpoints.run_folder import made_with
 from nas.evaluation_page import EvaluationFacts, write_evaluation
 from search_spaces.errors import NestlingError
 from search_spaces.files import write_file
-from speech_tasks.comparison import Comparison, Entry
+from search_spaces.quoting import shell_command
+from speech_tasks.comparison import Comparison, Entry, find_unlike
 from speech_tasks.layer_view import LayerProbe, LayerView, compare_layers
 from speech_tasks.provenance import fingerprint_task
 from speech_tasks.store import FeatureStore
@@ -89,19 +90,40 @@ class Ledger:
 
 
 def load_evaluations(folder: Path, split: str = "test") -> list[Entry]:
-    """Every encoder that was evaluated into a folder, with its newest result of each task.
+    """Every encoder that was evaluated into a folder, with its newest result of each task; the newest encoder last.
+
+    Of what was evaluated under one name, the last counts: what was there before is there no more.
 
     Raises:
-        NestlingError: The folder holds no evaluation of that split, or its file cannot be read.
+        NestlingError: The folder holds no evaluation of that split, or its file cannot be read; or the scores do not
+            compare, because code, libraries or audio changed between them.
     """
-    entries = [
-        _entry(row["name"], row, {result["task"]: result for result in row["tasks"]}.values())
-        for row in Ledger(folder).rows()
-        if row["split"] == split
-    ]
-    if not entries:
+    rows = {row["source"]: row for row in Ledger(folder).rows() if row["split"] == split}
+    if not rows:
         raise NestlingError(f"{folder} holds no evaluation on {split}; run `nestling evaluate … --out {folder}` first")
+    entries = [
+        _entry(row["name"], row, {result["task"]: result for result in row["tasks"]}.values()) for row in rows.values()
+    ]
+    stale = {unlike.entry.source: ", ".join(unlike.tasks) for unlike in find_unlike(entries)}
+    newest = {_kind(row): row.get("code") for row in rows.values()}
+    for source, row in rows.items():
+        if "code" not in row:
+            stale[source] = "all, from before it was kept what computes an encoder"
+        elif row["code"] != newest[_kind(row)]:
+            stale[source] = "all, of other code or libraries of the encoder"
+    if stale:
+        told = "; ".join(f"{rows[source]['name']} ({what})" for source, what in stale.items())
+        command = shell_command(["nestling", "evaluate", *stale, "--split", split, "--out", folder])
+        raise NestlingError(
+            f"scores in {folder} do not compare with the newest there, which are of other code, libraries or audio: "
+            f"{told}; score them again: {command}"
+        )
     return entries
+
+
+def _kind(row: Row) -> str:
+    """What computes an encoder: code changes for all of a kind at once."""
+    return str(row.get("code", "")).partition(" ")[0]
 
 
 def evaluate_encoders(
@@ -129,6 +151,7 @@ def evaluate_encoders(
         missing = [task for fingerprint, task in wanted.items() if fingerprint not in known]
         if missing:
             _evaluate(encoder, name, missing, split, ledger, on_progress)
+        ledger.update(encoder, split, partial(_renew, wanted))
         row = ledger.find(encoder, split)
         results = {result["fingerprint"]: result for result in row["tasks"]}
         entries.append(_entry(name, row, [results[fingerprint] for fingerprint in wanted]))
@@ -137,14 +160,20 @@ def evaluate_encoders(
     return entries
 
 
+def _renew(wanted: Collection[str], row: Row) -> None:
+    """Moves what was asked for to the end, which is newest, whether it was computed now or known."""
+    row["tasks"] = sorted(row["tasks"], key=lambda result: result["fingerprint"] in wanted)
+
+
 def _evaluate(
     encoder: Representation, name: str, tasks: Sequence[Task], split: str, ledger: Ledger, on_progress: Report
 ) -> None:
     """Scores an encoder by some tasks; each score is kept as soon as it is known."""
+    versions = made_with()
 
     def keep(result: TaskResult) -> None:
         def add(row: Row) -> None:
-            row["tasks"] = [*row["tasks"], result.to_dict()]
+            row["tasks"] = [*row["tasks"], {**result.to_dict(), "made_with": versions}]
 
         ledger.update(encoder, split, add)
 
@@ -224,7 +253,14 @@ def _find(rows: Sequence[Row], encoder: Representation, split: str) -> Row:
     """The row of an encoder, brought up to date in what it is called."""
     empty: Row = {"fingerprint": encoder.fingerprint, "split": split, "encode_seconds": 0.0, "tasks": []}
     same = (row for row in rows if (row["fingerprint"], row["split"]) == (encoder.fingerprint, split))
-    names = {"name": encoder.name, "source": encoder.source, "params": encoder.params, "macs_1s": encoder.macs_1s}
+    names = {
+        "name": encoder.name,
+        "source": encoder.source,
+        "revision": encoder.revision,
+        "code": encoder.code,
+        "params": encoder.params,
+        "macs_1s": encoder.macs_1s,
+    }
     return {**next(same, empty), **names}
 
 

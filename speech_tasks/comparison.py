@@ -65,10 +65,15 @@ class Comparison:
         reference: Name or source of the one that the others are compared with. Default: the first.
 
     Raises:
-        NestlingError: There is no such encoder.
+        NestlingError: There is no such encoder; or scores of a task are of different code or audio.
     """
 
     def __init__(self, entries: Sequence[Entry], reference: str | None = None) -> None:
+        if unlike := find_unlike(entries):
+            raise NestlingError(
+                f"only scores of the same code, libraries and audio compare, and {'; '.join(map(str, unlike))}; "
+                f"evaluate these encoders again, in one command"
+            )
         self.entries = tuple(entries)
         self.reference = self.entries[find_reference([(e.name, e.source) for e in entries], reference)]
 
@@ -196,6 +201,33 @@ def format_value(name: str, value: float, *, sign: bool = False) -> str:
     """A metric as tables show it: one digit after the point, three for a plain number."""
     digits = 1 if describe_metric(name).unit else 3
     return f"{value:{'+' if sign else ''}.{digits}f}"
+
+
+@dataclass(frozen=True)
+class Unlike:
+    """Scores of an encoder that do not compare with others."""
+
+    entry: Entry
+    tasks: tuple[str, ...]
+    newest: str
+    """Name of the encoder whose scores of these tasks came last."""
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.tasks)} of {self.entry.name} are of others than those of {self.newest}"
+
+
+def find_unlike(entries: Sequence[Entry]) -> list[Unlike]:
+    """Scores whose task had other code, other libraries or other audio than the last entry that has that task."""
+    found = []
+    newest = {result.task: (result.fingerprint, entry.name) for entry in entries for result in entry.evaluation.results}
+    for entry in entries:
+        stale: dict[str, list[str]] = {}
+        for result in entry.evaluation.results:
+            fingerprint, name = newest[result.task]
+            if result.fingerprint != fingerprint:
+                stale.setdefault(name, []).append(result.task)
+        found += [Unlike(entry, tuple(tasks), name) for name, tasks in stale.items()]
+    return found
 
 
 def find_reference(encoders: Sequence[tuple[str, str]], wanted: str | None) -> int:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 
 from checkpoints.evaluation import (
     EVALUATIONS,
@@ -213,6 +215,89 @@ def test_loaded_scores_are_those_that_were_found(tmp_path):
     assert (loaded.name, loaded.source, loaded.fingerprint) == ("mine", "path/mine", "print of mine")
     assert (loaded.params, loaded.macs_1s) == (1000, 2000)
     assert loaded.evaluation.to_dict() == entry.evaluation.to_dict()
+
+
+# Only like compares with like
+
+
+def rows_without(folder, *keys):
+    """The ledger as an earlier Nestling wrote it."""
+    values = json.loads((folder / EVALUATIONS).read_text())
+    for row in values["encoders"]:
+        for key in keys:
+            row.pop(key, None)
+    (folder / EVALUATIONS).write_text(json.dumps(values))
+
+
+def test_scores_of_other_audio_do_not_compare(tmp_path):
+    old, new = make_encoder("old", "1")[0], make_encoder("new one", "2")[0]
+    scored(make_tasks(), tmp_path, old)
+    changed = make_tasks(FakeCorpus(CORPUS.splits, name="some", hash="2"))
+    scored(changed[:1], tmp_path, new)
+    with pytest.raises(ValueError, match="do not compare") as caught:
+        load_evaluations(tmp_path)
+    assert str(caught.value) == (
+        f"scores in {tmp_path} do not compare with the newest there, which are of other code, libraries or audio: "
+        f"old (keywords); score them again: nestling evaluate path/old --split test --out {tmp_path}"
+    )
+    scored(changed, tmp_path, old)
+    assert [entry.name for entry in load_evaluations(tmp_path)] == ["new one", "old"]
+    scored(make_tasks()[:1], tmp_path, new)  # back to the first audio, which is the newest now
+    with pytest.raises(ValueError, match=r"old \(keywords\)"):
+        load_evaluations(tmp_path)
+
+
+def test_what_was_asked_for_last_is_what_is_loaded(tmp_path):
+    first, other = make_tasks(), make_tasks(FakeCorpus(CORPUS.splits, name="some", hash="2"))
+    for task in other:
+        task.threshold = 1e6
+    for tasks, value in ((first, 100), (other, 0), (first, 100)):
+        scored(tasks, tmp_path, make_encoder()[0])
+        (entry,) = load_evaluations(tmp_path)
+        assert {score.value for score in entry.evaluation.scores} == {value}
+    assert [task.calls for task in (*first, *other)] == [1, 1, 1, 1]
+
+
+def test_of_one_source_the_encoder_that_is_there_counts(tmp_path):
+    for content in ("before", "after", "before"):
+        scored(make_tasks(), tmp_path, make_encoder("mine", content)[0])
+        scored(make_tasks(), tmp_path, make_encoder("other", "other")[0])
+        assert [entry.fingerprint for entry in load_evaluations(tmp_path)] == [content, "other"]
+
+
+def test_encoders_of_other_code_do_not_compare(tmp_path):
+    made = [replace(make_encoder(name)[0], code=code) for name, code in (("a", "onnx 1"), ("b", "encoder 1"))]
+    for encoder in made:
+        scored(make_tasks(), tmp_path, encoder)
+    assert len(load_evaluations(tmp_path)) == 2  # each is computed by something of its own
+    scored(make_tasks(), tmp_path, replace(make_encoder("c")[0], code="encoder 2"))
+    with pytest.raises(ValueError, match=r": b \(all, of other code or libraries of the encoder\); score them again"):
+        load_evaluations(tmp_path)
+
+
+def test_scores_from_before_code_was_kept_do_not_compare(tmp_path):
+    scored(make_tasks(), tmp_path, make_encoder()[0])
+    rows_without(tmp_path, "code", "revision")
+    with pytest.raises(ValueError, match=r"mine \(all, from before it was kept what computes an encoder\)"):
+        load_evaluations(tmp_path)
+    assert scored(make_tasks(), tmp_path, make_encoder()[0])[1] == 0  # the same after all
+    assert len(load_evaluations(tmp_path)) == 1
+
+
+def test_a_comparison_refuses_scores_of_other_audio(tmp_path):
+    entries = []
+    for name, content in (("a", "1"), ("b", "2")):
+        tasks = make_tasks(FakeCorpus(CORPUS.splits, name="some", hash=content))
+        entries += evaluate_encoders([make_encoder(name)[0]], tasks, "test", Ledger(tmp_path / name))
+    with pytest.raises(ValueError, match=r"only scores of the same code, libraries and audio compare, and phones, "):
+        Comparison(entries)
+
+
+def test_versions_and_code_are_beside_each_score(tmp_path):
+    scored(make_tasks(), tmp_path, replace(make_encoder()[0], code="encoder 1", revision="abc"))
+    (row,) = Ledger(tmp_path).rows()
+    assert (row["code"], row["revision"]) == ("encoder 1", "abc")
+    assert {result["made_with"]["torch"] for result in row["tasks"]} == {torch.__version__}
 
 
 def test_a_folder_is_made_with_the_first_score(tmp_path):
