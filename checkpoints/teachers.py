@@ -141,7 +141,7 @@ def _load_folder(folder: Path, weights: Mapping[str, Tensor] | None = None) -> E
     values = read_json(folder / "config.json", required=True)
     config = read_config(values, normalizes_waveform(folder), str(folder))
     model_type = values["model_type"]
-    weights = bare_names(read_folder_weights(folder) if weights is None else weights, (model_type, NESTLING_TYPE))
+    weights = bare_names(read_folder_weights(folder) if weights is None else weights, str(folder))
     if model_type == "wav2vec2" or not (values.get("mask_time_prob", 0.05) or values.get("mask_feature_prob", 0.0)):
         # Such a model has none, or, a wav2vec 2.0, was saved before `transformers` masked. Only training reads it.
         weights.setdefault("masked_spec_embed", torch.zeros(config.embed_dim))
@@ -161,6 +161,9 @@ def _fill(
     except (ValueError, RuntimeError) as error:
         raise TeacherError(f"{source}: no encoder has the shape of {shape}: {error}") from error
     expected = {rename(name): tensor for name, tensor in encoder.state_dict().items()}
+    if not expected.keys() & weights.keys():
+        names = f"{', '.join(sorted(weights)[:3])} …" if weights else "none"
+        raise TeacherError(f"{source} has no tensor of an encoder, such as {min(expected)}; its tensors are {names}")
     problems = [f"missing {name}" for name in expected if name not in weights]
     problems += [f"unexpected {name}" for name in weights if name not in expected]
     for name in expected.keys() & weights.keys():

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 from transformers import BertConfig, Data2VecAudioConfig, HubertConfig, UniSpeechSatConfig
@@ -65,6 +66,19 @@ def test_targets_are_the_hidden_states_of_transformers(tmp_path: Path, kind: str
         assert error_of([x[i : i + 1, :count] for x in targets], wanted) <= 10 * TOLERANCE
         assert not any(x[i, count:].any() for x in targets)
         assert error_of(source(wave[None], None, batch), wanted) <= 10 * TOLERANCE
+
+
+def test_a_prefix_that_transformers_does_not_know_is_named(tmp_path: Path) -> None:
+    write_model(tmp_path / "x", KINDS["data2vec"], False)
+    path = tmp_path / "x" / "model.safetensors"
+    weights = safetensors.torch.load_file(path)
+    path.write_bytes(safetensors.torch.save({f"module.{n}": w for n, w in weights.items()}, {"format": "pt"}))
+    with pytest.raises(TeacherError) as caught:
+        load_teacher(tmp_path / "x")
+    lines = str(caught.value).splitlines()
+    assert lines[0].endswith("x: the weights do not fit config.json:")
+    assert lines[1] == "  its names begin with 'module.', which transformers does not expect: take it off"
+    assert lines[2].startswith("  missing ")
 
 
 def test_padding_does_not_count_in_statistics(tmp_path: Path) -> None:

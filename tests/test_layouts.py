@@ -457,6 +457,46 @@ def test_a_missing_tensor_is_named(tmp_path: Path, name: str) -> None:
     assert name in message or (shown_otherwise and "but the tensors" in message) or "is another network" in message
 
 
+@pytest.mark.parametrize("layout", ["hubert", "hubert_ctc", "s3prl"])
+def test_names_under_wrappers_are_found(tmp_path: Path, layout: Layout) -> None:
+    encoder = make_encoder(head_dim=8, conv_norm="group")
+    checkpoint = to_fairseq(encoder, layout)
+    key = "model_weight" if layout == "s3prl" else "model"
+    checkpoint[key] = {
+        "module." + name.replace("encoder.layers.1.", "encoder.layers.1._orig_mod."): weight
+        for name, weight in checkpoint[key].items()
+    }
+    torch.save(checkpoint, tmp_path / "x.pt")
+    try:
+        got: Encoder | str = load_encoder(tmp_path / "x.pt")
+    except ValueError as error:
+        got = str(error)
+    assert isinstance(got, Encoder), got
+    for name, weight in encoder.state_dict().items():
+        assert torch.equal(got.state_dict()[name], weight), name
+
+
+@pytest.mark.parametrize("how", ["folded", "torch 2"])
+def test_weight_norm_as_others_save_it(tmp_path: Path, how: str) -> None:
+    encoder = make_encoder()
+    checkpoint = to_fairseq(encoder, "wav2vec2")
+    conv, weights = "encoder.pos_conv.0", checkpoint["model"]
+    gains, kernel = (weights.pop(f"{conv}.weight_{part}") for part in "gv")
+    if how == "folded":
+        weights[f"{conv}.weight"] = encoder.encoder.pos_conv_embed.conv.weight.detach()
+    else:
+        weights |= {f"{conv}.parametrizations.weight.original{i}": w for i, w in enumerate((gains, kernel))}
+    torch.save(checkpoint, tmp_path / "x.pt")
+    try:
+        got: Encoder | str = load_encoder(tmp_path / "x.pt")
+    except ValueError as error:
+        got = str(error)
+    assert isinstance(got, Encoder), got
+    wave = make_batch()[0]
+    with torch.no_grad():
+        assert error_of([got(wave).last], [encoder(wave).last]) <= TOLERANCE
+
+
 def test_other_faults_of_tensors(tmp_path: Path) -> None:
     checkpoint = to_fairseq(make_encoder(), "hubert_ctc")
     checkpoint["model"]["w2v_encoder.w2v_model.encoder.layers.1.fc2.bias"] = torch.zeros(31)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import checkpoints.formats.lighthubert
 from checkpoints import load_supernet
 from checkpoints.formats.lighthubert import HEAD, import_supernet
 from checkpoints.run_folder import RunFolder
@@ -193,6 +194,30 @@ def test_which_supernet_it_is_shows_in_the_file(tensors: dict[str, Tensor], tmp_
         assert count_params(space.backbone, subnet) == params
         assert subnet in space
         path.unlink()
+
+
+def test_wrapped_names_and_a_folded_weight_norm_are_read(
+    supernet: Supernet, tensors: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pos = "encoder.pos_conv.0"
+    gains, kernel = tensors[f"{pos}.weight_g"], tensors[f"{pos}.weight_v"]
+    folded = {f"{pos}.weight": gains * kernel / kernel.norm(dim=(0, 1), keepdim=True)}
+    kept = {name: weight for name, weight in tensors.items() if name not in (f"{pos}.weight_g", f"{pos}.weight_v")}
+    stored = {"cfg": config("small"), "model": {f"module.{name}": weight for name, weight in (kept | folded).items()}}
+    monkeypatch.setattr(checkpoints.formats.lighthubert, "read_checkpoint", lambda _: stored)
+    try:
+        got: Supernet | str = load_supernet(tmp_path / "lighthubert_small.pt")
+    except ValueError as error:
+        got = str(error)
+    assert isinstance(got, Supernet), got
+    for name, weight in supernet.container.state_dict().items():
+        if "pos_conv_embed.conv.param" not in name:
+            assert torch.equal(got.container.state_dict()[name], weight), name
+    assert torch.allclose(
+        got.container.encoder.pos_conv_embed.conv.weight,
+        supernet.container.encoder.pos_conv_embed.conv.weight,
+        atol=1e-6,
+    )
 
 
 def test_an_imported_run_has_the_supernet_and_its_trained_head(

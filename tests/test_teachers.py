@@ -113,6 +113,95 @@ def test_halves_are_stored_and_read_back_as_fp32(tmp_path: Path) -> None:
     assert_same(loaded, encoder.half().float())
 
 
+def opened(path: Path) -> Encoder | str:
+    """The encoder, or what was said instead."""
+    try:
+        return load_encoder(path)
+    except ValueError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize(
+    ("rename", "head"),
+    [
+        ("module.{}", "module.lm_head.weight"),  # DataParallel
+        ("_orig_mod.{}", "_orig_mod.lm_head.weight"),  # torch.compile
+        ("module._orig_mod.{}", "module._orig_mod.quantizer.codevectors"),
+        ("_orig_mod.module.hubert.{}", "_orig_mod.module.lm_head.weight"),
+        ("model.{}", "classes.weight"),  # a module that holds the network
+        ("teacher.encoder.model.{}", "teacher.scale"),
+        ("_fsdp_wrapped_module.hubert._fsdp_wrapped_module.{}", "_fsdp_wrapped_module.projector.bias"),
+    ],
+)
+def test_names_below_other_names_are_found(folder: Path, rename: str, head: str) -> None:
+    weights = {name: w.clone() for name, w in safetensors.torch.load_file(folder / "model.safetensors").items()}
+    inner = {name.replace("layers.1.", "layers.1._checkpoint_wrapped_module."): w for name, w in weights.items()}
+    for names in (weights, inner):
+        renamed = {rename.format(name): weight for name, weight in names.items()}
+        for beside in ({}, {head: torch.ones(3)}):
+            (folder / "model.safetensors").write_bytes(safetensors.torch.save(renamed | beside))
+            got = opened(folder)
+            assert isinstance(got, Encoder), got
+            assert_same(got, make_encoder())
+    torch.save(renamed, folder / "weights.pt")
+    got = opened(folder / "weights.pt")
+    assert isinstance(got, Encoder), got
+    assert_same(got, make_encoder())
+
+
+@pytest.mark.parametrize("changes", [{}, GATES], ids=["hubert", "wavlm"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_folded_weight_norm_is_computed_as_before(
+    tmp_path: Path, changes: dict[str, Any], dtype: torch.dtype
+) -> None:
+    encoder = make_encoder(**changes)
+    conv = encoder.encoder.pos_conv_embed.conv
+    with torch.no_grad():
+        conv.parametrizations.weight.original0[..., 2] = 0.0  # a tap that was never used, whose norm is 0
+    save_encoder(encoder, tmp_path)
+    (tmp_path / MANIFEST).unlink()
+    name = "encoder.pos_conv_embed.conv"
+    weight = conv.weight.detach().clone()
+    removed = tuple(f"{name}.parametrizations.weight.original{i}" for i in (0, 1))
+    edit_weights(tmp_path, {f"{name}.weight": weight.to(dtype)}, removed)
+    got = opened(tmp_path)
+    assert isinstance(got, Encoder), got
+    assert torch.allclose(got.encoder.pos_conv_embed.conv.weight, weight.to(dtype).float(), rtol=1e-6, atol=0)
+    if dtype == torch.float32:
+        assert error_of(outputs(got), outputs(encoder)) <= TOLERANCE
+    edit_weights(tmp_path, {removed[0]: torch.ones(1, 1, 8)})  # and then there is one too many
+    said = opened(tmp_path)
+    assert isinstance(said, str)
+    assert f"missing {removed[1]}" in said
+    assert f"unexpected {name}.weight" in said
+
+
+def test_names_that_are_of_no_encoder_or_of_two_are_shown(folder: Path) -> None:
+    weights, twice = (
+        {name: weight.clone() for name, weight in safetensors.torch.load_file(folder / "model.safetensors").items()}
+        for _ in range(2)
+    )
+    for stored, message in (
+        (
+            {f"student.{name}": w for name, w in weights.items()} | {f"ema.{name}": w for name, w in twice.items()},
+            f"{folder} holds several encoders, whose names begin with 'ema.' and 'student.'; keep one of them",
+        ),
+        (
+            weights | {f"module.{name}": weight for name, weight in twice.items()},
+            "twice, once under a wrapper's name; keep one of them",
+        ),
+        (
+            {f"net.{i}.kernel": torch.ones(2) for i in range(5)},
+            f"{folder} has no tensor of an encoder, such as encoder.layer_norm.bias; its tensors are "
+            "net.0.kernel, net.1.kernel, net.2.kernel …",
+        ),
+    ):
+        (folder / "model.safetensors").write_bytes(safetensors.torch.save(stored))
+        got = opened(folder)
+        assert isinstance(got, str)
+        assert message in got
+
+
 def test_no_mask_embedding_where_the_config_has_none(folder: Path) -> None:
     edit_weights(folder, {}, removed=("masked_spec_embed",))
     edit_config(folder, mask_time_prob=0.0, mask_feature_prob=0.0)

@@ -14,7 +14,15 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from checkpoints.formats.hugging_face import OtherNetworkError, TeacherError, check_like, hugging_face_config
+from checkpoints.formats.hugging_face import (
+    OLD_NAMES,
+    OtherNetworkError,
+    TeacherError,
+    check_like,
+    hugging_face_config,
+    unfold_weight_norm,
+    unwrap_names,
+)
 from search_spaces.errors import NestlingError
 from supernet.encoder import Encoder, EncoderConfig
 
@@ -109,6 +117,7 @@ WANTED = "a HuBERT or wav2vec 2.0 of fairseq, a WavLM of unilm, or what s3prl co
 _CONV = "feature_extractor.conv_layers.{}.0.weight"
 _FIRST = _CONV.format(0)
 _LAYER = "encoder.layers.0"
+_POSITIONAL = "encoder.pos_conv.0"
 
 
 def to_fairseq_name(name: str, conv_norm: str) -> str:
@@ -142,6 +151,7 @@ def from_fairseq(checkpoint: Mapping[str, Any], source: str) -> tuple[EncoderCon
         isinstance(key, str) and isinstance(weight, Tensor) for key, weight in stored.items()
     ):
         raise TeacherError(f"{source} holds something else than tensors by name; wanted is {WANTED}")
+    stored = unwrap_names(stored, source)
     sections = list(_find_sections(checkpoint))
     options = sections[-1]
     name = options.get("_name", options.get("arch"))
@@ -156,9 +166,17 @@ def from_fairseq(checkpoint: Mapping[str, Any], source: str) -> tuple[EncoderCon
             "(a fine-tuned model has them in w2v_args); ask for a complete checkpoint"
         )
     bare = {key.removeprefix(prefix): weight for key, weight in stored.items() if key.startswith(prefix)}
-    weights = {key: weight for key, weight in bare.items() if not key.startswith(HEADS)}
+    weights = {_renamed(key): weight for key, weight in bare.items() if not key.startswith(HEADS)}
+    weights = unfold_weight_norm(weights, _POSITIONAL, "weight_g", "weight_v")
     normalize = next((v for section in sections if isinstance(v := section.get("normalize"), bool)), False)
     return _read_options(options, weights, normalize, source), weights
+
+
+def _renamed(key: str) -> str:
+    """A name of weight norm's tensors as it was before torch 2, which saves them by other names."""
+    for old, new in OLD_NAMES.items():
+        key = key.replace(f"{_POSITIONAL}.{new}", f"{_POSITIONAL}.{old}")
+    return key
 
 
 def _find_sections(checkpoint: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from checkpoints.formats.limits import shorten
@@ -92,6 +94,15 @@ HEADS = (
 MAX_SHOWN = 5
 """Tensors at fault that an error names."""
 
+ANCHORS = (
+    "feature_extractor.conv_layers.0.conv.weight",
+    "feature_projection.projection.weight",
+    "encoder.layer_norm.weight",
+)
+"""Tensors that every encoder has: what stands before them in a file stands before all."""
+
+_WRAPPER = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""What torch's wrappers (DataParallel, compile, FSDP, checkpointing) put into names, anywhere."""
 _OLD_NAME = re.compile(rf"\b({'|'.join(OLD_NAMES)})$")
 
 
@@ -100,19 +111,61 @@ def to_hugging_face(name: str) -> str:
     return NAMES.get(name, name)
 
 
-def bare_names(weights: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """Tensors as a bare model has them: no prefix of a model under a head, no heads, no old names.
+def bare_names(weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Tensors as a bare model has them: nothing before their names, no heads, no old names, weight norm in two.
 
     Args:
-        weights: By their names in a file.
-        prefixes: What may come before the names; if one does, a name without it is of a head.
+        weights: By their names in a file, which may all stand below others: `hubert.`, `model.wavlm.`, `module.`.
+        source: What to blame in an error.
+
+    Raises:
+        TeacherError: There are several encoders.
     """
-    prefix = next((f"{p}." for p in prefixes if any(name.startswith(f"{p}.") for name in weights)), "")
-    return {
+    weights = unwrap_names(weights, source)
+    found = Counter(name.removesuffix(a) for name in weights for a in ANCHORS if f".{name}".endswith(f".{a}"))
+    (prefix, times), *others = [*found.most_common(), ("", 0)]
+    if others and others[0][1] == times > 0:
+        shown = " and ".join(sorted(repr(each) for each in (prefix, others[0][0])))
+        raise TeacherError(f"{source} holds several encoders, whose names begin with {shown}; keep one of them")
+    bare = {
         _OLD_NAME.sub(lambda match: OLD_NAMES[match[0]], name.removeprefix(prefix)): weight
         for name, weight in weights.items()
         if name.startswith(prefix) and (prefix or not name.startswith(HEADS))
     }
+    return unfold_weight_norm(bare, "encoder.pos_conv_embed.conv", OLD_NAMES["weight_g"], OLD_NAMES["weight_v"])
+
+
+def unfold_weight_norm(weights: Mapping[str, Tensor], conv: str, gains: str, kernel: str) -> dict[str, Tensor]:
+    """Tensors with a convolution's weight norm as two, where a file has its product alone, as inference code saves it.
+
+    Args:
+        weights: By name.
+        conv: The convolution, whose `weight`, (D, D / groups, K), is what may be there.
+        gains: What its gain a tap is called, (1, 1, K); it becomes the norm of each tap.
+        kernel: What the kernel is called, which can be of any length then, and is the product itself.
+    """
+    product = weights.get(f"{conv}.weight")
+    if product is None or product.dim() != 3 or not product.is_floating_point():
+        return dict(weights)
+    rest = {name: weight for name, weight in weights.items() if name != f"{conv}.weight"}
+    if f"{conv}.{gains}" in rest or f"{conv}.{kernel}" in rest:
+        return dict(weights)
+    product = product.float()
+    norms = product.square().sum((0, 1), keepdim=True).sqrt()
+    return rest | {f"{conv}.{gains}": norms, f"{conv}.{kernel}": torch.where(norms == 0, 1.0, product)}  # no 0 / 0
+
+
+def unwrap_names(weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Tensors without what torch's wrappers put into their names, as in `module._orig_mod.encoder.layer_norm.weight`.
+
+    Raises:
+        TeacherError: Two have one name then.
+    """
+    bare = {_WRAPPER.sub("", name): weight for name, weight in weights.items()}
+    if len(bare) < len(weights):
+        twice, _ = Counter(_WRAPPER.sub("", name) for name in weights).most_common(1)[0]
+        raise TeacherError(f"{source} holds {twice} twice, once under a wrapper's name; keep one of them")
+    return bare
 
 
 def hugging_face_config(config: EncoderConfig, model_type: str | None = None) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from checkpoints.formats.fairseq_layout import to_fairseq_name
-from checkpoints.formats.hugging_face import TeacherError
+from checkpoints.formats.hugging_face import TeacherError, unfold_weight_norm, unwrap_names
 from checkpoints.formats.stand_ins import plain
 from checkpoints.formats.weight_files import read_checkpoint
 from checkpoints.run_folder import RunFolder, SupernetRecord
@@ -62,6 +62,8 @@ def read_supernet(path: str | Path) -> ReleasedSupernet:
     if not isinstance(values, Mapping) or not {"cfg", "model"} <= values.keys():
         raise TeacherError(f"{path} is no LightHuBERT: it has no `cfg` and `model`")
     space, weights = find_space(values["cfg"], str(path)), values["model"]
+    if isinstance(weights, Mapping) and all(isinstance(n, str) and isinstance(w, Tensor) for n, w in weights.items()):
+        weights = unfold_weight_norm(unwrap_names(weights, str(path)), "encoder.pos_conv.0", "weight_g", "weight_v")
     whole = Supernet(_whole(space), torch.Generator())
     names = _check(weights, whole, str(path))
     whole.load_encoder({ours: weights[theirs].float() for ours, theirs in names.items()})

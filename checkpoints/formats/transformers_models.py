@@ -128,6 +128,15 @@ def _check_weights(folder: Path, model: Any, faults: Mapping[str, Any]) -> None:
     for name, found, wanted in sorted(faults.get("mismatched_keys", ())):
         problems.append(f"{name.removeprefix(prefix)} has shape {list(found)}, not {list(wanted)}")
     if problems:
+        held = faults.get("unexpected_keys", ())
+        before = sorted(
+            {str(name).removesuffix(end) for name in held for end in missing if str(name).endswith(f".{end}")}
+        )
+        if before:
+            problems = [
+                f"its names begin with {before[0]!r}, which transformers does not expect: take it off",
+                *problems,
+            ]
         raise refuse_weights(str(folder), problems)
 
 
