@@ -20,7 +20,7 @@ from torch import Tensor
 
 import supernet.encoder
 from checkpoints.formats.hugging_face import hugging_face_config, preprocessor_config
-from checkpoints.manifest import CARD, KEPT_CARD, MANIFEST, hash_file, is_card, write_manifest
+from checkpoints.manifest import CARD, KEPT_CARD, MANIFEST, is_card, write_manifest
 from checkpoints.model_card import CODE, CardFacts, ExportRecord, model_card
 from checkpoints.proof import TOLERANCE, ProofError, measure_error, prove_outputs, prove_params
 from checkpoints.run_folder import RunFolder
@@ -32,7 +32,7 @@ from checkpoints.teachers import NESTLING_TYPE, save_encoder, write_model
 from search_spaces.budget import Budget
 from search_spaces.costs import count_bytes, count_macs, count_params
 from search_spaces.errors import FailedError, NestlingError
-from search_spaces.files import PREFIX, check_writable, replacing_folder, write_file
+from search_spaces.files import PREFIX, check_writable, hash_file, replacing_folder, write_file
 from search_spaces.subnet import Subnet
 from supernet.encoder import Encoder
 from supernet.model import Supernet

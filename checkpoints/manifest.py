@@ -6,13 +6,12 @@ not listed.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Collection
 from pathlib import Path
 
 from search_spaces.errors import NestlingError
-from search_spaces.files import write_file
+from search_spaces.files import hash_file, write_file
 
 MANIFEST = "SHA256SUMS"
 CARD, KEPT_CARD = "README.md", "README.md.previous"
@@ -26,12 +25,6 @@ class ManifestError(NestlingError):
 def is_card(name: str) -> bool:
     """Whether a file is a model card or one that was kept: README.md.previous, README.md.previous-2 and so on."""
     return name == CARD or re.fullmatch(re.escape(KEPT_CARD) + r"(-\d+)?", name) is not None
-
-
-def hash_file(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_manifest(folder: Path) -> None:

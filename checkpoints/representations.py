@@ -16,11 +16,11 @@ from torch import Tensor
 
 from checkpoints.formats.hugging_face import OtherNetworkError, TeacherError
 from checkpoints.formats.transformers_models import open_network
-from checkpoints.manifest import hash_file
 from checkpoints.runtimes.onnx_export import open_onnx
 from checkpoints.teachers import find_model, load_encoder, normalizes_waveform, read_config, read_json
 from distillation.sources import hash_network
 from search_spaces.costs import count_macs
+from search_spaces.files import hash_file
 from search_spaces.identity import fingerprint, hash_code
 from search_spaces.subnet import Backbone
 from speech_tasks.baselines import BASELINES

@@ -54,6 +54,12 @@ def write_file(path: str | Path, content: str | bytes | Callable[[Any], object])
         return _write(file, content)
 
 
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """An empty file beside `path` for whoever writes by name; left without an error, it takes the place of `path`.

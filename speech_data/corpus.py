@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.errors import NestlingError
+from search_spaces.files import hash_file
 from search_spaces.strict_json import MAX_BYTES, parse_json, read_json
 from search_spaces.strict_yaml import read_text
 
@@ -90,6 +91,8 @@ class _Manifest:
     phones: tuple[str, ...]
     shards: Mapping[str, tuple[str, ...]]
     """Of each split."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of each; corpora that were made earlier have none."""
     format: int = FORMAT
 
     def __post_init__(self) -> None:
@@ -162,17 +165,24 @@ class Corpus:
             raise ValueError(f"{utterance.id!r} is not among the utterances read from {self.name}")
         shard, first = self._places[utterance.id]
         if shard not in self._audio:
-            self._audio[shard] = _open_samples(self.folder / f"{shard}.npy")
+            self._audio[shard] = _open_samples(self._check(f"{shard}.npy"))
         samples = self._audio[shard][first : first + utterance.num_samples]
         if len(samples) != utterance.num_samples:
             raise NestlingError(f"{self.folder / shard}.npy is shorter than its labels say; {AGAIN}")
         return np.float32(1 / 32768) * samples
 
+    def _check(self, name: str) -> Path:
+        """The path of a file, whose content is that which the hash of the corpus is of."""
+        path = self.folder / name
+        if name in self._manifest.files and hash_file(path) != self._manifest.files[name]:
+            raise NestlingError(f"{path} is not what was synthesised; {AGAIN}")
+        return path
+
     def _load(self, split: str) -> list[Utterance]:
         utterances = []
         for shard in self._manifest.shards[split]:
             first = 0
-            path = self.folder / f"{shard}.jsonl"
+            path = self._check(f"{shard}.jsonl")
             for number, line in enumerate(read_text(path, MAX_BYTES).splitlines(), start=1):
                 utterance = parse_json(line, Utterance, f"{path}, line {number}", AGAIN)
                 self._places[utterance.id] = (shard, first)

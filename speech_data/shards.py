@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from search_spaces.errors import NestlingError
-from search_spaces.files import replacing_folder, write_file
+from search_spaces.files import hash_file, replacing_folder, write_file
 from speech_data.corpus import FORMAT, MANIFEST, cache_folder
 from speech_data.espeak import PHONE_CLASSES
 from speech_data.plans import PlannedUtterance
@@ -65,10 +65,13 @@ def new_corpus(
     with replacing_folder(folder, seal=MANIFEST) as scratch:  # if another process was first, its corpus is the same
         scratch.mkdir()
         yield scratch
+        files = {path.name: hash_file(path) for path in sorted(scratch.iterdir())}
+        lines = "".join(f"{name} {content}\n" for name, content in files.items())
         manifest = {
             "format": FORMAT,
             "name": name,
-            "hash": _content_hash(scratch),
+            "hash": hashlib.sha256(lines.encode()).hexdigest()[:16],
+            "files": files,
             "phones": sorted(set(PHONE_CLASSES.values())),
             "recipe": dict(recipe),
             "shards": {split: list(names) for split, names in shards.items()},
@@ -82,12 +85,3 @@ def write_shard(shard: Path, recordings: Sequence[Recording]) -> None:
     write_file(shard.with_name(shard.name + ".npy"), lambda file: np.save(file, samples))
     lines = "".join(json.dumps(labels.to_dict(), separators=(",", ":")) + "\n" for _, labels in recordings)
     write_file(shard.with_name(shard.name + ".jsonl"), lines)
-
-
-def _content_hash(folder: Path) -> str:
-    """Of the names and bytes of all files."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()[:16]

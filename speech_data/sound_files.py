@@ -18,6 +18,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from search_spaces.files import hash_file
 from speech_data.corpus import Waveform
 
 MIN_SECONDS = 0.1
@@ -225,10 +226,7 @@ def _decode(sound: _Stream, file: Path) -> Sound | str:
         return complaint
     if constant:
         return f"is constant: every sample is {' or '.join(f'{value:g}' for value in np.unique(start))}"
-    if _is_lossy(sound):
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256")
-    return Sound(num_frames, sound.samplerate, digest.hexdigest())
+    return Sound(num_frames, sound.samplerate, hash_file(file) if _is_lossy(sound) else digest.hexdigest())
 
 
 def _blocks(sound: _Stream, num_frames: int) -> Iterator[NDArray[np.float32]]:

@@ -7,6 +7,7 @@ import pytest
 
 from search_spaces.strict_json import parse_json
 from speech_data.corpus import Corpus, Utterance, cache_folder
+from speech_data.shards import new_corpus, write_shard
 
 
 @pytest.fixture
@@ -91,3 +92,28 @@ def test_cache_can_be_moved(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path
     monkeypatch.delenv("NESTLING_CACHE")
     assert cache_folder().parts[-2:] == (".cache", "nestling")
+
+
+@pytest.mark.parametrize("name", ["train-000.npy", "train-000.jsonl"])
+def test_a_corpus_that_is_not_what_was_synthesised_is_refused(tmp_path, name):
+    samples = np.arange(-8000, 8000, dtype=np.int16)
+    with new_corpus(tmp_path / "corpus", "x", {"train": ["train-000"]}, {}) as scratch:
+        write_shard(scratch / "train-000", [(samples, Utterance("a", "voice", 16_000, text="go"))])
+    intact = Corpus(tmp_path / "corpus")
+    np.testing.assert_array_equal(intact.read(intact.utterances("train")[0]), samples / np.float32(32768))
+    content = (tmp_path / "corpus" / name).read_bytes()
+    changed = content.replace(b"go", b"no") if name.endswith("jsonl") else content[:9000] + b"?" + content[9001:]
+    assert len(changed) == len(content)
+    (tmp_path / "corpus" / name).write_bytes(changed)
+    corpus = Corpus(tmp_path / "corpus")
+    with pytest.raises(ValueError, match=rf"{name} is not what was synthesised; delete the folder"):
+        corpus.read(corpus.utterances("train")[0])
+
+
+def test_the_hash_of_a_corpus_is_that_of_its_files(tmp_path):
+    def make(name, *samples):
+        with new_corpus(tmp_path / name, "x", {"train": ["train-000"]}, {}) as scratch:
+            write_shard(scratch / "train-000", [(np.int16(samples), Utterance("a", "voice", len(samples)))])
+        return Corpus(tmp_path / name).hash
+
+    assert make("one", 1, 2, 3) == make("two", 1, 2, 3) != make("three", 1, 2, 4)

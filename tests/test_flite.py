@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from search_spaces.errors import FailedError
 from speech_data import flite
 from speech_data.corpus import Corpus
 from speech_data.espeak import PHONE_CLASSES
@@ -127,7 +128,7 @@ def test_what_flite_gets_wrong_is_an_error_and_leaves_nothing_behind(monkeypatch
     (tmp_path / "bin").mkdir()
     fake_flite(tmp_path / "bin", printed, code=code)
     put_first(monkeypatch, tmp_path / "bin")
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises(FailedError, match=message):
         synthesise_test("flite", plan_test("sentences")[:2], tmp_path / "made" / "corpus", workers=1)
     assert list((tmp_path / "made").iterdir()) == []
 
