@@ -23,4 +23,4 @@ check:
 comma := ,
 
 clean:
-	rm -rf .venv build dist *.egg-info runs
+	rm -rf .venv build dist *.egg-info

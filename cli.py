@@ -204,11 +204,11 @@ def _resume(command: str, path: Path, context: typer.Context) -> tuple[Supernet,
     if "dry_run" in asked:
         raise NestlingError("--dry-run tells what a new run would take; leave out --resume")
     screen = Screen()
-    with run.lock():
+    with run.lock(_warn):
         state = run.load_state(_warn)
         step = state["step"] if state else 0
         job, changes = resume_job(kept, asked, step)
-        corpus = _open_audio(job["audio"])
+        corpus = _open_audio(job["audio"]) if "audio" in asked else _open_audio_of(run)
         if corpus.hash != job["data"]:
             raise NestlingError(f"the audio in {job['audio']} changed since the run began; start a new run")
         trainer, record = build_trainer(run, job, corpus, screen.advance, _warn)
@@ -232,6 +232,24 @@ def _run_trainer(
         run.save_supernet(trainer.supernet, record)
     _show_stages(run)
     return trainer.supernet, run
+
+
+def _open_audio_of(run: RunFolder, moved_to: str | None = None) -> SpeechCorpus:
+    """What a run was trained on, where its config.yaml says or where it is now."""
+    from search_spaces.errors import NestlingError
+
+    config = run.config
+    if moved_to is None:
+        try:
+            return _open_audio(config["audio"])
+        except NestlingError as error:
+            raise NestlingError(
+                f"{error}; `audio` in {run.config_path} names it: give --audio if it has moved"
+            ) from error
+    corpus = _open_audio(moved_to)
+    if config["data"] and corpus.hash != config["data"]:
+        raise NestlingError(f"--audio {moved_to} is not the audio of {run.path}, {config['audio']}, moved: it differs")
+    return corpus
 
 
 def _open_audio(audio: str) -> SpeechCorpus:
@@ -333,6 +351,7 @@ def search_subnet(
         typer.Option("--sampler", help="auto, evolution, random, optuna:nsga2, optuna:tpe, optuna:random."),
     ] = "auto",
     utterances: Annotated[int, typer.Option("--utterances", help="Of the search split, to score on.")] = 60,
+    audio: Annotated[str | None, typer.Option("--audio", help="The run's audio, if it has moved since.")] = None,
     objective: Annotated[
         str, typer.Option("--objective", help="loss (of distillation), proxy (of the tasks), or one probe: phones, …")
     ] = "loss",
@@ -357,8 +376,8 @@ def search_subnet(
     space = SearchSpace.from_dict(folder.config["space"])
     texts = [[b] for b in budgets.split(",")] if budgets else [budget or []]
     parsed = [_parse_budget(text, space) for text in texts]  # all are checked before anything is spent
-    with folder.lock(), Screen() as screen:
-        scorer = open_scorer(folder, _open_audio(folder.config["audio"]), utterances, device, _note, objective)
+    with folder.lock(_warn), Screen() as screen:
+        scorer = open_scorer(folder, _open_audio_of(folder, audio), utterances, device, _note, objective)
         results = [_search(folder, scorer, b, trials, sampler, seed or 0, screen) for b in parsed]
     if form == "json":
         print(json.dumps(results if budgets else results[0], indent=2))
@@ -563,7 +582,7 @@ def _sample_speech(run: RunFolder) -> list[Tensor]:
     from search_spaces.errors import NestlingError
 
     try:
-        return sample_speech(_open_audio(run.config["audio"]), 8)
+        return sample_speech(_open_audio_of(run), 8)
     except NestlingError as error:
         _warn(f"the error of int8 is measured on noise: {error}")
         return []

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from checkpoints.formats.hugging_face import TeacherError
 from checkpoints.run_folder import RunError, RunFolder, SupernetRecord
-from checkpoints.teachers import Teacher, load_teacher
+from checkpoints.teachers import DEMO, Teacher, load_teacher, locate
 from distillation.factory import SourceFactory, check_teacher
 from distillation.stages import CHANGEABLE, Recipe, Stage, change_recipe, find_changes, is_changeable, load_recipe
 from distillation.trainer import Step, Trainer, generator
@@ -21,6 +22,7 @@ from search_spaces.space import SearchSpace
 from search_spaces.strict_yaml import parse_config
 from speech_data.batching import Batch, batch_at, evaluation_batches, prefetch
 from speech_data.corpus import Corpus, SpeechCorpus
+from speech_data.synthesis import BY_NAME
 from speech_tasks.phone_probe import PhoneProbe
 from speech_tasks.proxy import DEFAULT_MIX, NUM_SEARCH, PROBES, Proxy, find_probe_materials
 from speech_tasks.task import Material
@@ -55,8 +57,8 @@ def describe_job(
     recipe = load_recipe(config, [*(changes or ()), *([] if seed is None else [f"seed={seed}"])])
     return {
         "command": command,
-        "teacher": teacher,
-        "audio": audio,
+        "teacher": teacher and locate(teacher, (DEMO,)),
+        "audio": locate(audio, BY_NAME),
         "device": device,
         "precision": _choose_precision(precision, device),
         "space": SearchSpace.load(space).to_dict(),
@@ -104,7 +106,8 @@ def resume_job(kept: Job, asked: Mapping[str, Any], step: int) -> tuple[Job, dic
             f"run. What may change: --device, --precision, and by --set {', '.join(CHANGEABLE)}"
         )
     job = {**kept, "recipe": after.model_dump(mode="json")}
-    job |= {name: asked[name] for name in ("audio", "device") if name in asked}
+    job |= {"audio": locate(asked["audio"], BY_NAME)} if "audio" in asked else {}
+    job |= {"device": asked["device"]} if "device" in asked else {}
     if "precision" in asked:
         job["precision"] = _choose_precision(asked["precision"], job["device"])
     changes |= {name: (kept[name], job[name]) for name in ("audio", "device", "precision") if kept[name] != job[name]}
@@ -149,7 +152,7 @@ def build_trainer(
     """
     recipe = parse_config(Recipe, job["recipe"], source=str(run.config_path))
     supernet = Supernet(SearchSpace.from_dict(job["space"]), generator(recipe.seed, "weights"))
-    teacher = load_teacher(job["teacher"]) if job["teacher"] else None
+    teacher = _load_teacher(run, job["teacher"]) if job["teacher"] else None
     if teacher:
         _recognize(teacher, run, job, say)
         check_teacher(recipe, teacher.network, supernet.container.config)
@@ -208,6 +211,16 @@ def _recognize(teacher: Teacher, run: RunFolder, job: Job, say: Callable[[str], 
         say(
             f"{run.path} is older than the hash of its teacher: whether {job['teacher']} is still the same is not known"
         )
+
+
+def _load_teacher(run: RunFolder, source: str) -> Teacher:
+    """A run's teacher."""
+    try:
+        return load_teacher(source)
+    except TeacherError as error:
+        if not run.config_path.exists():
+            raise
+        raise TeacherError(f"{error}; `teacher` in {run.config_path} names it: correct that if it has moved") from error
 
 
 def _compare_gates(teacher: Encoder, supernet: Supernet, say: Callable[[str], None]) -> None:

@@ -140,13 +140,16 @@ class RunFolder:
         write_file(self.config_path, dump_yaml({**kept, **config, HISTORY: history}))
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
         """Lets one process at a time write the run.
 
         The operating system frees the lock of a process that dies, so a stale one is simply taken over.
 
+        Args:
+            say: Told who held the lock last, if that was killed.
+
         Raises:
-            RunError: Another process holds it, or one on another machine never gave it back.
+            RunError: Another process holds it.
             FailedError: The run was deleted meanwhile, and all that was written with it.
         """
         with open(self.lock_path, "a+", encoding="utf-8") as file:  # noqa: PTH123 - flock wants a descriptor
@@ -154,12 +157,8 @@ class RunFolder:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RunError(f"{self.path} is being written by {_read_owner(file)}; wait for it or stop it") from None
-            owner = _read_owner(file)
-            if owner and not owner.endswith(f" on {socket.gethostname()}"):  # no lock crosses machines reliably
-                raise RunError(
-                    f"{self.path} was being written by {owner}, which never gave it back; "
-                    f"if it is gone, delete {self.lock_path}"
-                )
+            if owner := _read_owner(file):
+                say(f"{self.path} was last written by {owner}, which was killed at it")
             _write_owner(file, f"process {os.getpid()} on {socket.gethostname()}")
             try:
                 yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
@@ -42,6 +42,7 @@ from search_spaces.files import write_file
 from supernet.encoder import SAMPLE_RATE_HZ, Encoder, EncoderConfig
 from supernet.model import shape_of
 
+DEMO = "demo"
 DEMO_TEACHER = Path(__file__).parent / "demo_teacher"
 NESTLING_TYPE = "nestling"
 """`model_type` of an exported encoder whose shape no model of `transformers` has."""
@@ -313,13 +314,26 @@ class Found:
     """On the hub: the commit that a name or a revision stood for. None for what is on this disk."""
 
 
+def locate(source: str, shipped: Container[str]) -> str:
+    """What finds a teacher or audio from any folder: a path is made absolute, a name stays what it is.
+
+    Args:
+        source: As somebody gave it.
+        shipped: Names that mean no path, even if there is one.
+    """
+    path = Path(source).expanduser()
+    if source in shipped or not path.exists():
+        return source
+    return str(path.parent.resolve() / path.name)  # a link stays one: its name may tell what it leads to
+
+
 def find_model(source: str) -> Found:
     """What a source names: `demo`, a folder, a file, or a name on the hub with or without `@REVISION`.
 
     Raises:
         TeacherError: There is nothing of that name.
     """
-    if source == "demo":
+    if source == DEMO:
         if not (DEMO_TEACHER / "config.json").is_file():
             raise TeacherError("this installation has no demo teacher; name a folder or a model on the hub")
         return Found(DEMO_TEACHER, source)

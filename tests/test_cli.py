@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
 
 import huggingface_hub
@@ -16,6 +17,7 @@ import typer
 import yaml
 
 import cli
+from checkpoints.jobs import describe_job
 from checkpoints.model_card import _origin
 from checkpoints.results import find_subnet
 from checkpoints.run_folder import RunFolder
@@ -422,6 +424,72 @@ def test_a_run_keeps_the_commit_of_its_teacher(empty, options, monkeypatch, tmp_
     record = collect_record(run, SPACE.container, "nestling export subnet")
     assert (record.teacher, record.revision) == ("some/teacher", commits[0])
     assert f"| teacher | `some/teacher@{commits[0]}`, licence unknown |" in _origin(record)
+
+
+def test_a_run_made_with_relative_paths_goes_on_from_anywhere(empty, options):
+    case = Path(options[options.index("--audio") + 1]).parent
+    run, few = empty.folder / "a", "--set stage-1.steps=2 --set stage-2.steps=2 --precision fp32"
+    relative = "--space handful.yaml --config recipe.yaml --teacher teacher --audio ./audio"
+    Shell(case).done(f"train supernet {relative} {few} --run {run}")
+    config = RunFolder(run).config
+    assert (config["audio"], config["teacher"]) == (str(case.resolve() / "audio"), str(case.resolve() / "teacher"))
+    empty.done("train supernet --resume --run a")
+    empty.done("search subnet --run a --budget 8k --trials 2 --utterances 2")
+    empty.done("report --run a")
+
+
+def test_names_that_are_shipped_are_no_paths(empty):
+    for name in ("demo", "demo-small"):
+        (empty.folder / name).mkdir()
+    with chdir(empty.folder):
+        job = describe_job("", "tiny", "demo", "demo-small", "two-stage", (), "cpu", "fp32", None)
+        assert (job["teacher"], job["audio"]) == ("demo", "demo-small")
+        job = describe_job("", "tiny", "facebook/hubert-base-ls960", "gone", "two-stage", (), "cpu", "fp32", None)
+        assert (job["teacher"], job["audio"]) == ("facebook/hubert-base-ls960", "gone")
+
+
+def test_audio_that_moved_is_found_again(nestling, options):
+    run = nestling.folder / "runs/a"
+    audio = Path(options[options.index("--audio") + 1])
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace(f"audio: {audio}", f"audio: {audio}-gone"))
+    for command in ("search subnet --budget 8k --trials 2", "train supernet --run runs/a --resume"):
+        said = nestling(command)
+        assert said.code == 2
+        assert f"{audio}-gone" in said.err
+        assert "; `audio` in runs/a/config.yaml names it: give --audio if it has moved" in said.err
+    nestling.done("search subnet --budget 8k --trials 2 --utterances 2 --audio", str(audio))
+    nestling.done("train supernet --run runs/a --resume --audio", os.path.relpath(audio, nestling.folder))
+    assert RunFolder(run).config["audio"] == str(audio)
+    other = write_audio(nestling.folder / "other", count=4)
+    said = nestling("search subnet --budget 8k --trials 2 --audio other")
+    assert said.code == 2
+    assert f"--audio other is not the audio of runs/a, {audio}, moved: it differs" in said.err
+    assert other.is_dir()
+
+
+def test_a_teacher_that_moved_is_named_by_its_key(nestling, options):
+    run = nestling.folder / "runs/a"
+    teacher = options[options.index("--teacher") + 1]
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace(f"teacher: {teacher}\n", f"teacher: {teacher}-gone\n"))
+    said = nestling("search subnet --budget 8k --trials 2")
+    assert said.code == 2
+    assert f"there is no folder {teacher}-gone; `teacher` in runs/a/config.yaml names it" in said.err
+
+
+def test_a_run_whose_writer_was_killed_elsewhere_is_taken_over(nestling):
+    (nestling.folder / "runs/a/lock").write_text("process 12 on a-container")
+    said = nestling("search subnet --budget 8k --trials 2 --utterances 2")
+    assert said.code == 0, said.err
+    assert "runs/a was last written by process 12 on a-container, which was killed at it" in said.err
+
+
+def test_cleaning_up_keeps_what_was_trained():
+    makefile = Path(cli.__file__).parent / "Makefile"
+    said = subprocess.run(["make", "-n", "-f", makefile, "clean"], capture_output=True, text=True, check=True).stdout
+    assert "rm -rf .venv build dist" in said
+    assert "runs" not in said.split()
 
 
 def test_seed_and_changes_reach_the_run(empty, options):

@@ -15,9 +15,11 @@ from checkpoints.formats.hugging_face import TeacherError, unfold_weight_norm, u
 from checkpoints.formats.stand_ins import plain
 from checkpoints.formats.weight_files import read_checkpoint
 from checkpoints.run_folder import RunFolder, SupernetRecord
+from checkpoints.teachers import DEMO, locate
 from distillation.stages import load_recipe
 from search_spaces.quoting import shell_command
 from search_spaces.space import SearchSpace
+from speech_data.synthesis import BY_NAME
 from supernet.model import Supernet
 
 PRUNED, STAGE_1 = "hubert_pruner", "student_hubert"
@@ -125,8 +127,8 @@ def import_supernet(path: str | Path, run: str | Path, audio: str, teacher: str 
         "command": shell_command(
             ["import", "supernet", Path(path).name, "--run", run, "--audio", audio, "--teacher", teacher]
         ),
-        "teacher": teacher,
-        "audio": audio,
+        "teacher": locate(teacher, (DEMO,)),
+        "audio": locate(audio, BY_NAME),
         "device": "cpu",
         "precision": "fp32",
         "space": supernet.space.to_dict(),
