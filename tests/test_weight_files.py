@@ -231,6 +231,85 @@ def test_plain_state_dicts(save: Callable[[Any], Path]) -> None:
     assert_equal_weights(read_checkpoint(save(weights)), weights)
 
 
+ARRAYS = {
+    "0-d": np.array(1.5),
+    "1-d": np.array([1.0, -2.0], np.float32),
+    "by column": np.asfortranarray(np.arange(6, dtype=np.int16).reshape(2, 3)),
+    "big-endian": np.arange(3, dtype=">i4"),
+    "truth": np.array([[True, False]]),
+    "halves": np.array([0.5, np.inf], np.float16),
+    "none": np.zeros((3, 0, 2)),
+    "cut": np.arange(10)[::3],
+    "state of a generator": np.random.RandomState(0).get_state(legacy=False)["state"]["key"],
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+@pytest.mark.parametrize("core", ["core", "_core"])
+def test_arrays_of_numpy_are_numbers(save: Callable[[Any], Path], name: str, core: str) -> None:
+    """As fairseq's meters and everybody's random states have them, of numpy 1 and 2."""
+    array = ARRAYS[name]
+    state = {"x": [array, np.float64(0.5), {"y": array}], "w": torch.ones(2)}
+    path = save(state)
+    data = path.read_bytes()
+    if core == "core" and b"numpy._core" in data:  # of a zip archive the checksum would not fit any more
+        path = write_zip(path, zip_pickle(path, state).replace(b"numpy._core", b"numpy.core"))
+    try:
+        found = plain(read_checkpoint(path))["x"]
+    except WeightFileError as error:
+        found = str(error)
+    wanted = [] if not array.size else array.tolist()
+    assert found == [wanted, 0.5, {"y": wanted}]
+
+
+def zip_pickle(path: Path, state: Any) -> bytes:
+    """The pickle alone, of plain values."""
+    del state["w"]
+    torch.save(state, path, _use_new_zipfile_serialization=True)
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
+
+
+def test_other_arrays_of_numpy_are_named(save: Callable[[Any], Path]) -> None:
+    for array in (np.array(["a", "bc"]), np.array([1 + 2j]), np.array([1, None], object), np.zeros(2, "i4,f8")):
+        try:
+            found = plain(read_checkpoint(save({"x": array})))
+        except WeightFileError as error:
+            found = str(error)
+        assert found == {"x": "numpy.ndarray"}
+
+
+def test_arrays_that_are_not_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shapes that bytes do not fill, that would have endless empty lists, and bytes that are used over and over."""
+
+    def write(shape: bytes, data: bytes = b"U\x08" + 8 * b"a", times: int = 1) -> Path:
+        make = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\ntR"
+        kind = b"cnumpy\ndtype\n(X\x02\x00\x00\x00f8tR"
+        raw = b"c_codecs\nencode\n(X\x08\x00\x00\x00aaaaaaaaX\x06\x00\x00\x00latin1tRq\x01" if data else b""
+        first = make + b"(K\x01" + shape + kind + b"\x89" + (raw or b"c_codecs\nencode\n(X\x00\x00\x00\x00tR") + b"tb"
+        again = make + b"(K\x01" + shape + kind + b"\x89h\x01tb"
+        return write_zip(tmp_path / "x.pt", b"\x80\x02](" + first + (times - 1) * again + b"e.", **{"data/0": b"1234"})
+
+    one = np.frombuffer(b"a" * 8, "f8")[0].item()
+    huge = b"\x8a\x06" + (2**40).to_bytes(6, "little")  # LONG1
+
+    def said_of(path: Path) -> Any:
+        try:
+            return plain(read_checkpoint(path))
+        except WeightFileError as error:
+            return str(error)
+
+    assert said_of(write(b"K\x01\x85")) == [[one]]
+    assert said_of(write(b"K\x02\x85")) == ["numpy.ndarray"]
+    assert said_of(write(huge + b"\x85")) == ["numpy.ndarray"]
+    assert said_of(write(huge + b"K\x00\x86", b"")) == [[]]
+    assert said_of(write(b"(" + 40 * b"K\x01" + b"t")) == ["numpy.ndarray"]
+    assert said_of(write(b"X\x01\x00\x00\x00a\x85")) == ["numpy.ndarray"]
+    monkeypatch.setattr(checkpoints.formats.stand_ins, "MAX_VALUES", 1000)
+    assert said_of(write(b"K\x01\x85", times=300)) == [[one]] * 300
+    assert "nested too deeply, or without end" in said_of(write(b"K\x01\x85", times=600))
+
+
 def test_what_is_no_configuration_is_named(save: Callable[[Any], Path]) -> None:
     with warnings.catch_warnings(action="ignore"):  # these storages are on their way out
         path = save({"storage": torch.FloatStorage([1, 2]), "device": torch.device("cpu"), "kind": torch.int8})

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from functools import partial
 from itertools import count
+from math import prod
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
@@ -22,6 +23,8 @@ from search_spaces.errors import NestlingError
 
 MAX_NESTING = 100
 """Tuples within tuples, and values within values. Python itself crashes on the hash of a tuple nested 500,000 deep."""
+MAX_DIMS = 32
+"""Of an array of numpy."""
 MAX_VALUES = 10_000_000
 """Values that `plain` writes out: lists that hold one another twice would double without end."""
 
@@ -45,7 +48,8 @@ INERT_NAMES = frozenset(
         *("argparse.Namespace", "collections.defaultdict", "_operator.getitem"),  # the last one as in Optional[int]
         *(f"typing.{name}" for name in ("Any", "Dict", "List", "Optional", "Tuple", "Union")),
         *(f"builtins.{name}" for name in ("bool", "bytes", "dict", "float", "int", "list", "object", "str", "tuple")),
-        *("builtins.type", "numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
+        *("builtins.type", "numpy.dtype", "numpy.ndarray"),
+        *(f"numpy.{core}.multiarray.{made}" for core in ("core", "_core") for made in ("scalar", "_reconstruct")),
     )
 )
 INERT_PACKAGES = ("fairseq.", "omegaconf.")
@@ -168,7 +172,7 @@ def plain(value: Any, source: str = "a checkpoint") -> Any:
     """A value of a checkpoint with every stand-in written out: dictionaries, lists, words, numbers and tensors.
 
     Configurations of omegaconf become what they hold, objects their attributes, enumerations their value, numpy's
-    scalars numbers, and a class its name.
+    scalars numbers and its arrays lists of them, and a class its name.
 
     Args:
         value: What `read_checkpoint` returned.
@@ -201,7 +205,12 @@ def plain(value: Any, source: str = "a checkpoint") -> Any:
 
 def _write_stand_in(value: StandIn, write: Any) -> Any:
     if value.name.endswith("multiarray.scalar"):
-        return _read_number(value)
+        kind, data = value.args if len(value.args) == 2 else (None, None)
+        return _read_numbers(kind, data, (), value.name)
+    if value.name.endswith("multiarray._reconstruct"):
+        state = value.state if isinstance(value.state, tuple) and len(value.state) == 5 else (None,) * 5
+        _, shape, kind, by_column, data = state
+        return write(_read_numbers(kind, data, shape, "numpy.ndarray", by_column is True))  # which counts them
     if isinstance(value.state, dict):
         for key in ("_content", "_val"):  # of omegaconf's containers, and of its nodes
             if key in value.state and value.name.startswith("omegaconf."):
@@ -212,12 +221,17 @@ def _write_stand_in(value: StandIn, write: Any) -> Any:
     return value.name
 
 
-def _read_number(scalar: StandIn) -> float | int | bool | str:
-    """The number that a scalar of numpy is, from its type and its bytes."""
-    kind, data = scalar.args if len(scalar.args) == 2 else (None, None)
-    if isinstance(kind, StandIn) and isinstance(data, bytes) and isinstance(kind.args[0], str):
-        order = kind.state[1] if isinstance(kind.state, tuple) and kind.state[1:2] in (("<",), (">",)) else ""
-        if re.fullmatch(r"[fiu][1248]|b1", kind.args[0]) and len(data) == int(kind.args[0][1]):
-            number: float | int | bool = np.frombuffer(data, order + kind.args[0])[0].item()
-            return number
-    return scalar.name
+def _read_numbers(kind: Any, data: Any, shape: Any, name: str, by_column: bool = False) -> Any:
+    """A scalar of numpy as a number, an array as lists of them, from type, bytes and shape; else what it is called."""
+    code = kind.args[0] if isinstance(kind, StandIn) and kind.args else None
+    if isinstance(data, StandIn) and data.name == "builtins.bytes" and not data.args:
+        data = b""  # as pickles of protocol 2 have it
+    sizes = shape if isinstance(shape, tuple) and len(shape) <= MAX_DIMS else (None,)
+    if not (isinstance(code, str) and re.fullmatch(r"[fiu][1248]|b1", code) and isinstance(data, bytes)):
+        return name
+    if not all(type(size) is int and size >= 0 for size in sizes) or len(data) != int(code[1]) * prod(sizes):
+        return name
+    if not data:
+        return []  # of a shape that could still be endless
+    order = kind.state[1] if isinstance(kind.state, tuple) and kind.state[1:2] in (("<",), (">",)) else ""
+    return np.frombuffer(data, order + code).reshape(sizes, order="F" if by_column else "C").tolist()
