@@ -137,8 +137,8 @@ def train_supernet(
         str,
         typer.Option(
             "--teacher",
-            help="demo; a Hugging Face folder or hub name (HuBERT, wav2vec 2.0, WavLM, or any network of transformers "
-            "that makes 50 hidden states a second); or a .pt file of fairseq, unilm or s3prl.",
+            help="demo; a Hugging Face folder, NAME or NAME@REVISION of the hub (HuBERT, wav2vec 2.0, WavLM, or any "
+            "network of transformers that makes 50 hidden states a second); or a .pt file of fairseq, unilm or s3prl.",
         ),
     ] = "demo",
     audio: AudioOption = "demo",
@@ -621,7 +621,9 @@ def _write_report(folder: RunFolder) -> Path:
 def evaluate(
     sources: Annotated[
         list[str],
-        typer.Argument(help="Exports, Hugging Face folders or hub names, demo, log-mel, mfcc, untrained:NAME."),
+        typer.Argument(
+            help="Exports, Hugging Face folders, NAME or NAME@REVISION of the hub, demo, log-mel, mfcc, untrained:NAME."
+        ),
     ],
     task: Annotated[
         list[str] | None, typer.Option("--task", help="phones, keywords, intent, …; first (default) or all; repeat.")
@@ -755,7 +757,10 @@ def _show_cell(cell: Cell | None) -> str:
 @app.command()
 def measure(
     sources: Annotated[
-        list[str], typer.Argument(help="Exports, Hugging Face folders or hub names, demo; the first is the reference.")
+        list[str],
+        typer.Argument(
+            help="Exports, Hugging Face folders, NAME or NAME@REVISION of the hub, demo; the first is the reference."
+        ),
     ],
     runtime: Annotated[
         str | None,

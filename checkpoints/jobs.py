@@ -11,7 +11,7 @@ import torch
 
 from checkpoints.formats.hugging_face import TeacherError
 from checkpoints.run_folder import RunError, RunFolder, SupernetRecord
-from checkpoints.teachers import DEMO, Teacher, load_teacher, locate
+from checkpoints.teachers import DEMO, Teacher, find_model, load_teacher, locate
 from distillation.factory import SourceFactory, check_teacher
 from distillation.stages import CHANGEABLE, Recipe, Stage, change_recipe, find_changes, is_changeable, load_recipe
 from distillation.trainer import Step, Trainer, generator
@@ -115,10 +115,12 @@ def resume_job(kept: Job, asked: Mapping[str, Any], step: int) -> tuple[Job, dic
 
 
 def _is_same(name: str, other: str | None) -> bool:
-    """Whether a name is that of the run's teacher, which may have a revision, or may be written from another folder."""
-    return other is not None and (
-        name in (other, other.partition("@")[0]) or Path(name).resolve() == Path(other).resolve()
-    )
+    """Whether a name is that of the run's teacher, which may have a commit, or may be written from another folder."""
+    if other is None or name in (other, other.partition("@")[0]):
+        return other is not None
+    if "@" in name and name.partition("@")[0] == other.partition("@")[0]:
+        return other == f"{name.partition('@')[0]}@{find_model(name).revision}"
+    return Path(name).resolve() == Path(other).resolve()
 
 
 def _choose_precision(precision: str, device: str) -> str:
@@ -208,9 +210,7 @@ def _recognize(teacher: Teacher, run: RunFolder, job: Job, say: Callable[[str], 
             f"{teacher.hash}, not {wanted}; put that one back, or start a new run"
         )
     if job.get("data") and not wanted:
-        say(
-            f"{run.path} is older than the hash of its teacher: whether {job['teacher']} is still the same is not known"
-        )
+        say(f"{run.path} did not keep what its teacher was; whether {job['teacher']} is still the same is not known")
 
 
 def _load_teacher(run: RunFolder, source: str) -> Teacher:

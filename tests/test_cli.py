@@ -404,6 +404,16 @@ def test_another_teacher_at_the_same_place_is_refused(nestling, options, command
     assert "put that one back, or start a new run" in said.err
 
 
+def test_a_run_that_did_not_keep_its_teacher_says_so(nestling):
+    config = nestling.folder / "runs/a/config.yaml"
+    said = nestling.done("train supernet --run runs/a --resume")
+    assert "whether" not in said.err
+    kept = config.read_text().splitlines(keepends=True)
+    config.write_text("".join(line for line in kept if not line.startswith("teacher_hash:")))
+    said = nestling.done("train supernet --run runs/a --resume")
+    assert "runs/a did not keep what its teacher was; whether" in " ".join(said.err.split())
+
+
 def test_a_run_keeps_the_commit_of_its_teacher(empty, options, monkeypatch, tmp_path):
     commits = [letter * 40 for letter in "ab"]
     for seed, commit in enumerate(commits):
@@ -411,7 +421,7 @@ def test_a_run_keeps_the_commit_of_its_teacher(empty, options, monkeypatch, tmp_
 
     def snapshot_download(name, revision=commits[0], **_):
         assert name == "some/teacher"
-        return str(tmp_path / "snapshots" / revision)
+        return str(tmp_path / "snapshots" / {"v1": commits[0], "v2": commits[1]}.get(revision, revision))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     place = options.index("--teacher") + 1
@@ -421,6 +431,9 @@ def test_a_run_keeps_the_commit_of_its_teacher(empty, options, monkeypatch, tmp_
     assert run.config["teacher"] == f"some/teacher@{commits[0]}"
     monkeypatch.setattr(snapshot_download, "__defaults__", (commits[1],))  # the branch moves
     empty.done("train supernet --run runs/a --resume")
+    empty.done("train supernet --run runs/a --resume --teacher some/teacher@v1")
+    said = empty("train supernet --run runs/a --resume --teacher some/teacher@v2")
+    assert f"rules out --teacher some/teacher@v2 (the run has some/teacher@{commits[0]})" in said.err
     record = collect_record(run, SPACE.container, "nestling export subnet")
     assert (record.teacher, record.revision) == ("some/teacher", commits[0])
     assert f"| teacher | `some/teacher@{commits[0]}`, licence unknown |" in _origin(record)
