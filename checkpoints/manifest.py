@@ -14,6 +14,8 @@ from search_spaces.errors import NestlingError
 from search_spaces.files import hash_file, write_file
 
 MANIFEST = "SHA256SUMS"
+MAX_BYTES = 1 << 20
+"""Of a manifest: ten thousand files."""
 CARD, KEPT_CARD = "README.md", "README.md.previous"
 """The model card, and where one goes that somebody has edited when the folder is written again."""
 
@@ -66,10 +68,10 @@ def check_manifest(folder: Path) -> None:
     path = folder / MANIFEST
     if not path.is_file():
         return
-    found, text = _hash_files(folder), path.read_bytes()
+    listed, text = _read(path), path.read_bytes()
+    found = _hash_files(folder)
     if text == _format(found):
         return
-    listed = _read(path)
     problems = [f"{name} differs" for name in found if name in listed and listed[name] != found[name]]
     problems += [f"{ascii(name)[1:-1][:80]} is missing" for name in listed if name not in found]
     problems += [f"{name} is not listed" for name in found if name not in listed]
@@ -82,7 +84,16 @@ def check_manifest(folder: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, str]:
-    """File -> SHA-256, of the lines that have both."""
+    """File -> SHA-256, of the lines that have both.
+
+    Raises:
+        ManifestError: It is too large to be one.
+    """
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise ManifestError(
+            f"{path} is no manifest: {size:,} bytes, and at most {MAX_BYTES:,} are read. Get the folder again, or "
+            "delete that file"
+        )
     lines = [line.split("  ", 1) for line in path.read_text("utf-8", errors="replace").splitlines()]
     return {name: digest for digest, name in (line for line in lines if len(line) == 2)}
 

@@ -46,6 +46,8 @@ DEMO = "demo"
 DEMO_TEACHER = Path(__file__).parent / "demo_teacher"
 NESTLING_TYPE = "nestling"
 """`model_type` of an exported encoder whose shape no model of `transformers` has."""
+MAX_HEAD_BYTES = 1 << 20
+"""Read of a model card: its YAML head is at the start."""
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 ACCEPTED = (
     "what can teach: demo, a folder or a name on the Hugging Face hub (HuBERT, wav2vec 2.0, WavLM, or another network "
@@ -413,6 +415,8 @@ def _read_license(folder: Path) -> str | None:
     card = folder / "README.md"
     if not card.is_file():
         return None
-    head = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    with card.open("rb") as file:
+        start = file.read(MAX_HEAD_BYTES).decode(errors="replace").replace("\r\n", "\n")
+    head = re.match(r"---\n(.*?)\n---", start, re.DOTALL)
     line = re.search(r"^license: *([\w.-]+) *$", head[1], re.MULTILINE) if head else None
     return line[1] if line else None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -111,6 +114,47 @@ def test_halves_are_stored_and_read_back_as_fp32(tmp_path: Path) -> None:
     assert HubertModel.from_pretrained(tmp_path).dtype == torch.float16
     loaded = load_teacher(tmp_path).encoder
     assert_same(loaded, encoder.half().float())
+
+
+def make_sparse(path: Path, start: bytes = b"") -> None:
+    """A file of 2 GB that takes no room on disk."""
+    with path.open("wb") as file:
+        file.write(start)
+        file.truncate(2 << 30)
+
+
+@contextmanager
+def memory_limit() -> Iterator[None]:
+    """Lets the process grow by 1 GB and no further."""
+    kept = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 30), kept[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, kept)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the size of the process from Linux")
+def test_files_of_gigabytes_beside_a_teacher_are_not_read_whole(folder: Path) -> None:
+    def said() -> str | None:
+        try:
+            with memory_limit():
+                return load_teacher(folder).license
+        except MemoryError:
+            return "out of memory"
+        except TeacherError as error:
+            return str(error)
+
+    make_sparse(folder / "README.md", b"---\nlicense: mit\n---\n")
+    assert said() == "mit"
+    make_sparse(folder / "README.md", b"---\nlicense: mit\n")  # a head without an end
+    assert said() is None
+    make_sparse(folder / MANIFEST)
+    assert f"{MANIFEST} is no manifest: 2,147,483,648 bytes, and at most 1,048,576 are read" in str(said())
+    (folder / MANIFEST).unlink()
+    make_sparse(folder / "model.safetensors", ((2 << 30) - 8).to_bytes(8, "little") + b"{")
+    assert "model.safetensors is damaged" in str(said())
 
 
 def opened(path: Path) -> Encoder | str:

@@ -30,6 +30,8 @@ MAX_SHARING = 64
 """All tensors of a file together, in multiples of the file: layers can share their numbers."""
 MAX_SHARDS = 256
 """Files that an index may name."""
+MAX_HEADER_BYTES = 100_000_000
+"""Of a safetensors file, as its own reader has it."""
 MAX_INDEX_BYTES = 16 << 20
 MAX_NAME = 300
 """Letters of a tensor's name."""
@@ -104,7 +106,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _count_wanted_bytes(path: Path, header: int) -> int:
-    """The size that the header of a safetensors file speaks of; 0 if it cannot be read."""
+    """The size that the header of a safetensors file speaks of; 0 if it cannot be read, or is no header's size."""
+    if header > MAX_HEADER_BYTES:
+        return 0
     with path.open("rb") as file:
         text = file.read(header)[8:]
     try:
