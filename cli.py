@@ -552,6 +552,7 @@ def _export(run: RunFolder, name: str, folder: Path, targets: Sequence[str] = ("
     supernet = run.load_supernet()
     subnet = find_subnet(run.search_path, name, supernet.space)
     text = load_result(run.search_path, supernet.space).budget if name == "best" else ""
+    _note(f"exporting {subnet.id} of {run.path}; what is written is opened again and compared")
     report = export_subnet(
         supernet,
         subnet,

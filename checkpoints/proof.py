@@ -5,9 +5,13 @@ from __future__ import annotations
 import importlib.util
 import math
 import shutil
+import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -176,7 +180,7 @@ def _read_with_transformers(folder: Path, device: torch.device) -> Reader:
     """Opens the folder as its users will, preprocessor included."""
     import transformers.dynamic_module_utils  # noqa: PLC0415 - slow to import
 
-    with silence(transformers):
+    with silence(transformers), _temporary_modules(transformers.dynamic_module_utils):
         try:
             prepare = transformers.AutoFeatureExtractor.from_pretrained(folder)  # type: ignore[no-untyped-call]
             opener: Any = transformers.AutoModel
@@ -200,6 +204,35 @@ def _read_with_transformers(folder: Path, device: torch.device) -> Reader:
         return torch.stack([*outputs.hidden_states, outputs.last_hidden_state])
 
     return read
+
+
+@contextmanager
+def _temporary_modules(loader: ModuleType) -> Iterator[None]:
+    """Lets `transformers` keep a folder's code in a place of ours: HOME, where it would, may be missing or read-only.
+
+    What it has in its own place, and has imported from there, is left as it is.
+    """
+
+    def imported() -> dict[str, ModuleType]:
+        package = loader.TRANSFORMERS_DYNAMIC_MODULE_NAME
+        return {name: module for name, module in sys.modules.items() if name.split(".")[0] == package}
+
+    def forget() -> None:
+        for name in imported():
+            del sys.modules[name]
+
+    usual, before = loader.HF_MODULES_CACHE, imported()
+    forget()
+    with tempfile.TemporaryDirectory(prefix="nestling-") as place:
+        loader.HF_MODULES_CACHE = place  # type: ignore[attr-defined]
+        sys.path.insert(0, place)  # before the usual one, which has a package of the same name
+        try:
+            yield
+        finally:
+            loader.HF_MODULES_CACHE = usual  # type: ignore[attr-defined]
+            sys.path.remove(place)
+            forget()
+            sys.modules.update(before)
 
 
 def _read_with_expert(folder: Path, device: torch.device) -> Reader:

@@ -638,3 +638,53 @@ def test_fifty_random_subnets_each_equal_the_supernet_in_transformers(tmp_path: 
             outside = model(wave, attention_mask=mask, output_hidden_states=True)
         got = [*outside.hidden_states, outside.last_hidden_state]
         assert error_of(got, [*inside.hidden, inside.last], inside.valid) <= TOLERANCE
+
+
+NO_HOME = """
+import sys
+from pathlib import Path
+from random import Random
+import torch
+from checkpoints.export import export_subnet
+from checkpoints.model_card import ExportRecord
+from search_spaces.budget import Budget
+from supernet.model import Supernet
+from tests.spaces import small
+
+supernet = Supernet(small("tiny"), torch.Generator().manual_seed(0))
+try:
+    report = export_subnet(
+        supernet, supernet.space.sample(Random(5)), Path("x"), budget=Budget(), card=ExportRecord(), to=["hf", "s3prl"]
+    )
+    print(sorted(report.errors), report.plain)
+except Exception as error:
+    print(error)
+"""
+
+
+def test_the_proof_needs_no_home(tmp_path: Path) -> None:
+    """As in containers with a user of their own, and on read-only systems."""
+    homes = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "TORCH_HOME"), "/proc/none")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | homes
+    environment |= {"PYTHONPATH": str(Path(__file__).parent.parent), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", NO_HOME], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "['nestling', 'torch.hub', 'transformers'] False\n", done.stderr
+
+
+def test_the_proof_leaves_transformers_own_modules_alone(tmp_path: Path) -> None:
+    loader = transformers.dynamic_module_utils
+    supernet = make_supernet()
+    subnet = uneven(supernet)
+    for name in "xy":
+        export_subnet(supernet, subnet, tmp_path / name, budget=NO_BUDGET, card=RECORD)
+    model = AutoModel.from_pretrained(tmp_path / "x", trust_remote_code=True)
+    before = (loader.HF_MODULES_CACHE, list(sys.path), {n for n in sys.modules if n.startswith("transformers_modules")})
+    kept = sorted(Path(loader.HF_MODULES_CACHE).rglob("*.py"))
+    export_subnet(supernet, subnet, tmp_path / "z", budget=NO_BUDGET, card=RECORD)
+    after = (loader.HF_MODULES_CACHE, list(sys.path), {n for n in sys.modules if n.startswith("transformers_modules")})
+    assert after == before
+    assert sorted(Path(loader.HF_MODULES_CACHE).rglob("*.py")) == kept
+    again = AutoModel.from_pretrained(tmp_path / "x", trust_remote_code=True)
+    assert type(again) is type(model)

@@ -155,9 +155,8 @@ def test_an_edited_model_card_is_kept(tmp_path: Path) -> None:
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     """With a run, runs/a, and the smallest of its subnets, s.json."""
-    run = RunFolder.create(
-        tmp_path / "runs" / "a", {"audio": "demo", "teacher": "demo", "command": "x", "hours": 0.0}, seed=0
-    )
+    config = {"audio": "demo", "teacher": "demo", "command": "x", "hours": 0.0, "space": SUPERNET.space.to_dict()}
+    run = RunFolder.create(tmp_path / "runs" / "a", config, seed=0)
     run.save_supernet(SUPERNET, SupernetRecord())
     (tmp_path / "s.json").write_text(json.dumps(ONE.to_dict()))
     (tmp_path / "empty").mkdir()
@@ -191,7 +190,8 @@ def test_folders_that_are_not_for_exports(shell: Shell, out: str, message: str) 
 
 def test_the_command_says_that_a_card_was_kept(shell: Shell) -> None:
     command = "export subnet --run runs/a --subnet s.json --out x"
-    assert "model card" not in shell.done(command).err
+    said = shell.done(command)
+    assert said.err == f"exporting {ONE.id} of runs/a; what is written is opened again and compared\n"
     (shell.folder / "x" / "README.md").write_text("by hand")
     said = shell.done(command)
     assert "the model card in x was not as an export had left it; it is kept as README.md.previous" in said.err
