@@ -189,7 +189,7 @@ def _train(path: Path, job: Row) -> tuple[Supernet, RunFolder]:
 
 def _resume(command: str, path: Path, context: typer.Context) -> tuple[Supernet, RunFolder]:
     """Goes on with a run as its config.yaml says, but for what was typed and may change."""
-    from checkpoints.jobs import build_trainer, resume_job
+    from checkpoints.jobs import build_trainer, resume_job, resume_trainer
     from checkpoints.run_folder import RunFolder
     from search_spaces.errors import NestlingError
 
@@ -213,7 +213,7 @@ def _resume(command: str, path: Path, context: typer.Context) -> tuple[Supernet,
             raise NestlingError(f"the audio in {job['audio']} changed since the run began; start a new run")
         trainer, record = build_trainer(run, job, corpus, screen.advance, _warn)
         if state:
-            trainer.resume(state)
+            resume_trainer(trainer, run, state)
         run.cut_metrics(step)
         _note(f"resuming {path} after step {step}, as its config.yaml says")
         if changes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,24 @@ def _load_teacher(run: RunFolder, source: str) -> Teacher:
         raise TeacherError(f"{error}; `teacher` in {run.config_path} names it: correct that if it has moved") from error
 
 
+def resume_trainer(trainer: Trainer, run: RunFolder, state: dict[str, Any]) -> None:
+    """Lets a trainer go on from a checkpoint of a run.
+
+    Raises:
+        RunError: It is of another recipe or space; names its folder.
+    """
+    with _blame(run.state_path):
+        trainer.resume(state)
+
+
+@contextmanager
+def _blame(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except NestlingError as error:
+        raise RunError(f"{folder}: {error}") from error
+
+
 def _compare_gates(teacher: Encoder, supernet: Supernet, say: Callable[[str], None]) -> None:
     """Tells of a position bias that only one of them has."""
     theirs, ours = teacher.config.gate_width > 0, supernet.space.backbone.gate_width > 0
@@ -322,13 +341,16 @@ def _open_loss(
             f"{corpus.name} has no audio to compare subnets on; three files or more have some"
         ) from error
     job = {**run.config, "device": device}
-    weights = run.load_supernet().state_dict()
+    supernet = run.load_supernet()
+    if supernet.space.hash != SearchSpace.from_dict(job["space"]).hash:
+        raise RunError(f"{run.config_path}: `space` is not that of {run.supernet_record_path}, which was trained")
     state = run.load_state(say)
     if state is None:
         raise RunError(f"{run.path} has no checkpoint, and its heads are needed to score subnets; train it first")
     trainer, _ = build_trainer(run, job, corpus, lambda _: None, say)
-    trainer.supernet.load_state_dict(weights)
-    stage, sources, objective = trainer.restore(state)
+    trainer.supernet.load_state_dict(supernet.state_dict())
+    with _blame(run.state_path):
+        stage, sources, objective = trainer.restore(state)
     batches = evaluation_batches(
         corpus, "search", batch_size=8, augment=corpus.synthesised, max_utterances=num_utterances
     )

@@ -17,7 +17,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,15 +26,17 @@ import safetensors.torch
 import torch
 import yaml
 
+from checkpoints.run_config import FORMAT, MADE_WITH, RunConfig, check_format
+from distillation.trainer import STATE
 from search_spaces.errors import FailedError, NestlingError
 from search_spaces.files import PREFIX, write_file
 from search_spaces.space import SearchSpace
-from search_spaces.strict_yaml import load_yaml
+from search_spaces.strict_json import MAX_BYTES, MOST, load_json
+from search_spaces.strict_yaml import load_yaml, parse_config, read_bytes, read_text
 from supernet.model import Supernet
 
 SCHEMA_VERSION = 1
 KEPT_STATES = 2
-MADE_WITH = "made_with"
 HISTORY = "history"
 """In a configuration: what was changed when the run was resumed."""
 
@@ -57,6 +59,57 @@ class SupernetRecord:
     """The teacher's commit, if it is of the hub."""
     teacher_hash: str | None = None
     """Of the teacher's shape and weights."""
+
+
+@dataclass(frozen=True)
+class _MetricsRow:
+    """A line of metrics.jsonl: a step, or a probe before a stage."""
+
+    step: int
+    stage: str | None = None
+    losses: dict[str, float] | None = None
+    learning_rate: float | None = None
+    before: str | None = None
+    phone_error: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.before is not None and self.phone_error is None:
+            raise NestlingError("missing key `phone_error` beside `before`")
+        if self.before is None and (self.stage is None or self.learning_rate is None):
+            raise NestlingError("a step needs `stage` and `learning_rate`, a probe `before` and `phone_error`")
+        if self.before is None and "largest" not in (self.losses or {}):
+            raise NestlingError("missing key `losses.largest`")
+
+
+@dataclass(frozen=True)
+class _SupernetEntry:
+    """What supernet.json says of the weights beside it."""
+
+    schema_version: int
+    sha256: str
+    space: SearchSpace
+    space_hash: str
+    teacher: str | None
+    license: str | None
+    data: str | None
+    revision: str | None = None
+    teacher_hash: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.space.hash != self.space_hash:
+            raise NestlingError("space is not the one that space_hash names")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {f.name: getattr(self, f.name) for f in fields(_SupernetEntry)} | {"space": self.space.to_dict()}
+
+
+@dataclass(frozen=True)
+class _SupernetFile(_SupernetEntry):
+    """All of supernet.json."""
+
+    replaces: _SupernetEntry | None = None
+    """Described are both, until the weights that this one is of are renamed into place."""
 
 
 class RunFolder:
@@ -95,7 +148,7 @@ class RunFolder:
         run.path.mkdir(parents=True, exist_ok=True)
         if strays := [p.name for p in run.path.iterdir() if p.name != "lock" and not p.name.startswith(PREFIX)]:
             raise RunError(f"{path} is not empty ({strays[0]} …) and not a run; name another folder")
-        text = dump_yaml({"seed": seed, **config, MADE_WITH: made_with()})
+        text = dump_yaml({"format": FORMAT, "seed": seed, **config, MADE_WITH: made_with()})
         write_file(run.config_path, text)
         return cls.open(run.path)
 
@@ -113,20 +166,39 @@ class RunFolder:
             raise RunError(f"there is no run at {path}; train one first, or check the name")
         if not run.config_path.is_file():
             raise RunError(f"{path} is not a run: it has no config.yaml")
+        run._check_format()
         run.state_path.mkdir(exist_ok=True)
         run.search_path.mkdir(exist_ok=True)
         return run
+
+    def _check_format(self) -> dict[str, Any]:
+        """What config.yaml holds, of whatever run."""
+        values = load_yaml(self.config_path)
+        try:
+            check_format(values, FORMAT)
+        except NestlingError as error:
+            raise RunError(f"{self.config_path}: {error}") from error
+        return values
+
+    def _read_config(self) -> tuple[dict[str, Any], RunConfig]:
+        values = self._check_format()
+        return values, parse_config(RunConfig, values, str(self.config_path), most=MOST)
 
     @property
     def config(self) -> dict[str, Any]:
         """The configuration the run was started with, seed included; `made_with` is left out.
 
         Raises:
-            NestlingError: The file was edited into something that is not strict YAML.
+            NestlingError: The file was edited into something else, or is of a newer Nestling; names the keys at fault.
         """
-        values = load_yaml(self.config_path)
-        values.pop(MADE_WITH, None)
+        values, _ = self._read_config()
+        del values[MADE_WITH]
         return values
+
+    @property
+    def made_with(self) -> Mapping[str, str | None]:
+        """The versions that made the run; raises as `config` does."""
+        return self._read_config()[1].made_with
 
     def amend(self, config: Mapping[str, Any], change: Mapping[str, Any]) -> None:
         """Writes a changed configuration, and under `history` what changed.
@@ -197,17 +269,20 @@ class RunFolder:
     def _metrics_lines(self) -> list[tuple[bytes, dict[str, Any]]]:
         if not self.metrics_path.exists():
             return []
-        lines = self.metrics_path.read_bytes().splitlines(keepends=True)
+        lines = read_bytes(self.metrics_path, MAX_BYTES).splitlines(keepends=True)
         rows = []
         for number, line in enumerate(lines, start=1):
+            where = f"{self.metrics_path}, line {number}"
             try:
-                row = json.loads(line)
-                if not line.endswith(b"\n") or not isinstance(row["step"], int):
-                    raise ValueError(line)
-                rows.append((line, row))
-            except (ValueError, KeyError, TypeError) as error:
+                row = load_json(line, where)
+            except NestlingError:
+                row = None
                 if number < len(lines):
-                    raise RunError(f"{self.metrics_path}, line {number}: not a row of the record") from error
+                    raise
+            if number == len(lines) and not (line.endswith(b"\n") and isinstance(row, dict)):
+                break  # torn
+            parse_config(_MetricsRow, row, where, most=MOST)
+            rows.append((line, row))
         return rows
 
     def save_state(self, state: Mapping[str, Any]) -> None:
@@ -239,23 +314,21 @@ class RunFolder:
         Raises:
             RunError: There are checkpoints, but none is whole.
         """
-        damaged: list[str] = []
+        damaged: dict[str, str] = {}
         for path in reversed(self._states()):
             manifest = path.with_suffix(".sha256")
             if not manifest.exists():
                 continue  # killed before the checkpoint was finished
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                if manifest.read_bytes() == _manifest_line(path, digest):
-                    for name in damaged:
-                        say(f"checkpoint {name} is damaged; going back to {path.name}")
-                    file.seek(0)
-                    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-                    return state
-            damaged.append(path.name)
+            state, problem = _load_state(path, manifest.read_bytes())
+            if state is not None:
+                for name, reason in damaged.items():
+                    say(f"checkpoint {name} is damaged ({reason}); going back to {path.name}")
+                return state
+            damaged[path.name] = problem
         if damaged:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in damaged.items())
             raise RunError(
-                f"no checkpoint in {self.state_path} is whole ({', '.join(damaged)} fail their SHA-256); "
+                f"no checkpoint in {self.state_path} is whole ({reasons}); "
                 f"start again, or delete {self.state_path} to train from step 0"
             )
         return None
@@ -281,9 +354,9 @@ class RunFolder:
         # Until the weights are renamed, the record describes both the old ones and the new ones.
         try:
             old = self._supernet_entry()
-        except RunError:  # there is none, or none worth keeping
+        except NestlingError:  # there is none, or none worth keeping
             old = None
-        self._write_supernet_entry({**entry, "replaces": old})
+        self._write_supernet_entry({**entry, "replaces": old and old.to_dict()})
         write_file(self.supernet_path, data)
         self._write_supernet_entry(entry)
 
@@ -294,36 +367,38 @@ class RunFolder:
             RunError: There is none, it is damaged, or another version wrote it.
         """
         entry = self._supernet_entry()
-        supernet = Supernet(SearchSpace.from_dict(entry["space"]), torch.Generator())
-        supernet.load_state_dict(safetensors.torch.load(self.supernet_path.read_bytes()))
+        supernet = Supernet(entry.space, torch.Generator())
+        try:
+            supernet.load_state_dict(safetensors.torch.load(self.supernet_path.read_bytes()))
+        except (RuntimeError, safetensors.SafetensorError) as error:
+            raise RunError(
+                f"{self.supernet_path} does not hold the weights of `space` in {self.supernet_record_path}"
+            ) from error
         return supernet
 
     @property
     def supernet_record(self) -> SupernetRecord:
         """Where the run's supernet comes from; raises as `load_supernet` does."""
         entry = self._supernet_entry()
-        return SupernetRecord(
-            entry["teacher"], entry["license"], entry["data"], entry.get("revision"), entry.get("teacher_hash")
-        )
+        return SupernetRecord(entry.teacher, entry.license, entry.data, entry.revision, entry.teacher_hash)
 
-    def _supernet_entry(self) -> dict[str, Any]:
+    def _supernet_entry(self) -> _SupernetEntry:
         """The part of supernet.json that describes the weights that are there."""
         if not self.supernet_path.exists():
             raise RunError(f"{self.path} has no supernet yet; finish its training, or name another run")
         with self.supernet_path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         path = self.supernet_record_path
+        values = load_json(read_text(path, MAX_BYTES), str(path))
         try:
-            newest = json.loads(path.read_bytes())
-            version = newest["schema_version"]
-            entries = {entry["sha256"]: entry for entry in (newest, newest.pop("replaces", None)) if entry}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunError(f"{path} is missing or not the record of a supernet") from error
-        if version != SCHEMA_VERSION:
-            raise RunError(f"{path} has schema version {version}; this Nestling reads version {SCHEMA_VERSION}")
-        if digest not in entries:
-            raise RunError(f"{self.supernet_path} is damaged: it fails the SHA-256 of supernet.json")
-        return dict(entries[digest])
+            check_format(values if isinstance(values, dict) else {}, SCHEMA_VERSION, "schema_version")
+        except NestlingError as error:
+            raise RunError(f"{path}: {error}") from error
+        newest = parse_config(_SupernetFile, values, str(path), most=MOST)
+        for entry in (newest, newest.replaces):
+            if entry and entry.sha256 == digest:
+                return entry
+        raise RunError(f"{self.supernet_path} is damaged: it fails the SHA-256 of supernet.json")
 
     def _write_supernet_entry(self, entry: Mapping[str, Any]) -> None:
         write_file(self.supernet_record_path, json.dumps(entry, indent=2) + "\n")
@@ -384,6 +459,26 @@ class _Dumper(yaml.SafeDumper):
 
 _NUMBER_LIKE = re.compile(r"[-+.]*[0-9][-+.eE0-9]*$")
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER_LIKE, list("-+.0123456789"))
+
+
+def _load_state(path: Path, manifest: bytes) -> tuple[dict[str, Any] | None, str]:
+    """A checkpoint, or None and what is wrong with it."""
+    with path.open("rb") as file:
+        if manifest != _manifest_line(path, hashlib.file_digest(file, "sha256").hexdigest()):
+            return None, "it fails its SHA-256"
+        file.seek(0)
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # what torch.save did not write fails in a dozen ways
+            return None, f"it is no checkpoint, {type(error).__name__}"
+    if not isinstance(state, dict):
+        return None, f"it holds a {type(state).__name__}"
+    for key, kind in STATE.items():
+        if key not in state:
+            return None, f"it has no `{key}`"
+        if not isinstance(state[key], kind) or isinstance(state[key], bool):
+            return None, f"`{key}` is a {type(state[key]).__name__}, not a {kind.__name__}"
+    return state, ""
 
 
 def _read_owner(file: TextIO) -> str:

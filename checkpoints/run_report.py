@@ -10,7 +10,7 @@ from typing import Any, Literal
 from checkpoints.formats.hugging_face import TeacherError
 from checkpoints.model_card import ExportRecord
 from checkpoints.results import RECORD, RESULT, SavedFinalist, SavedResult, load_result
-from checkpoints.run_folder import HISTORY, MADE_WITH, RunFolder
+from checkpoints.run_folder import HISTORY, RunFolder
 from checkpoints.teachers import load_teacher
 from nas.objective import DistillationObjective
 from nas.record import RecordFile, ScoreRow
@@ -38,7 +38,6 @@ from search_spaces.budget import Budget
 from search_spaces.costs import breakdown, count_macs, count_params
 from search_spaces.quoting import python_literal, shell_command
 from search_spaces.space import SearchSpace
-from search_spaces.strict_yaml import load_yaml
 from search_spaces.subnet import Subnet
 from speech_data.synthesis import BY_NAME
 from speech_tasks.curve import Point, describe_spread, load_curve
@@ -62,7 +61,7 @@ def collect_report(run: RunFolder) -> Report:
     Raises:
         NestlingError: The run's own files cannot be read.
     """
-    config = load_yaml(run.config_path)
+    config = run.config
     space = SearchSpace.from_dict(config["space"])
     points = load_curve(run.path)
     result = _load_result(run, space)
@@ -70,7 +69,7 @@ def collect_report(run: RunFolder) -> Report:
     candidates = _candidates(record, space, result) if result else ()
     return Report(
         title=f"Nestling: {space.name} from {config['teacher'] or 'scratch'}",
-        facts=_facts(config, result),
+        facts=_facts(run, config, result),
         container=space.container,
         chosen=_chosen(result, space, points) if result else None,
         budget=_budget_uses(result, space) if result else (),
@@ -101,7 +100,7 @@ def summarize_stages(rows: Sequence[Row]) -> list[StageSummary]:
     stages = []
     for name, following in zip(names, [*names[1:], "done"], strict=False):
         steps = [row for row in rows if row.get("stage") == name]
-        roles = [role for role in NAMES if role in steps[0]["losses"]]
+        roles = [role for role in NAMES if all(role in row["losses"] for row in steps)]
         largest = [row["losses"]["largest"] for row in steps]
         last = largest[-SMOOTHED_STEPS:]
         stages.append(
@@ -172,8 +171,8 @@ def _scores(subnet: Subnet, result: SavedResult | None, points: Sequence[Point])
     return scores
 
 
-def _facts(config: Row, result: SavedResult | None) -> Facts:
-    versions = tuple((k, str(v)) for k, v in config[MADE_WITH].items() if v)
+def _facts(run: RunFolder, config: Row, result: SavedResult | None) -> Facts:
+    versions = tuple((k, str(v)) for k, v in run.made_with.items() if v)
     return Facts(
         teacher=config["teacher"] or "none",
         data=str(config.get("trained_on", config["audio"])),  # an imported supernet was trained elsewhere

@@ -34,6 +34,17 @@ SourceFactory = Callable[[Stage, Supernet, Mapping[str, Any]], dict[str, Source]
 """(stage, supernet at the start of the stage, saved states of sources or nothing) -> the stage's sources by name."""
 
 
+STATE: Mapping[str, type] = {
+    "recipe": dict,
+    "step": int,
+    "supernet": dict,
+    "heads": dict,
+    "optimizer": dict,
+    "sources": dict,
+}
+"""What a state of `Trainer` holds: `step` is the number of steps that are done."""
+
+
 class TrainingError(NestlingError):
     """Training cannot go on."""
 
@@ -107,7 +118,7 @@ class Trainer:
         """Goes on from what `on_checkpoint` was given.
 
         Raises:
-            TrainingError: The state is of a recipe that differs in more than `CHANGEABLE`.
+            TrainingError: The state is of a recipe that differs in more than `CHANGEABLE`, or of another space.
         """
         changes = find_changes(parse_config(Recipe, state["recipe"], "the checkpoint"), self.recipe)
         if fixed := [key for key in changes if not is_changeable(key)]:
@@ -115,7 +126,13 @@ class Trainer:
                 f"the checkpoint was made by another recipe ({', '.join(fixed)}); "
                 "resume with the recipe of the run folder"
             )
-        self.supernet.load_state_dict(state["supernet"])
+        self._stage_of(state)
+        if not {"state", "param_groups"} <= state["optimizer"].keys():
+            raise TrainingError("the checkpoint's optimizer is none of PyTorch's")
+        try:
+            self.supernet.load_state_dict(state["supernet"])
+        except (RuntimeError, AttributeError) as error:
+            raise TrainingError("the checkpoint's supernet does not have the weights of this space") from error
         self._saved = state
         self._heads = state["heads"]
 
@@ -140,9 +157,10 @@ class Trainer:
         if saved is None:
             self.on_stage(stage.name, self.supernet)
         sources, objective = self._open(stage, saved["sources"] if saved else {})
-        own = objective.state_dict()
-        if {k: v.shape for k, v in self._heads.items()} == {k: v.shape for k, v in own.items()}:
+        if _shapes(self._heads) == _shapes(objective.state_dict()):
             objective.load_state_dict(self._heads)  # the stage before predicted the same things
+        elif saved is not None:
+            raise TrainingError(f"the checkpoint's heads are not those of {stage.name}")
         if saved is None and stage.reorder:
             self._sort_by_importance(stage, sources, objective)
         optimizer = torch.optim.AdamW(
@@ -158,7 +176,10 @@ class Trainer:
             eps=1e-6,
         )
         if saved is not None:
-            optimizer.load_state_dict(saved["optimizer"])
+            try:
+                optimizer.load_state_dict(saved["optimizer"])
+            except (KeyError, ValueError, TypeError, AttributeError) as error:
+                raise TrainingError(f"the checkpoint's optimizer is not that of {stage.name}") from error
             optimizer.param_groups[0]["weight_decay"] = stage.weight_decay  # may have changed since
         end = stage_start + stage.steps
         for step, batch in enumerate(self.batches(stage, first - stage_start, stage.steps), start=first):
@@ -179,14 +200,9 @@ class Trainer:
         Raises:
             TrainingError: The heads were trained on targets of another shape.
         """
-        start = 0
-        for stage in self.recipe.stages:
-            start += stage.steps
-            if state["step"] <= start:
-                break
+        stage = self._stage_of(state)
         sources, objective = self._open(stage, state["sources"])
-        heads = objective.state_dict(), state["heads"]
-        wanted, saved = ({name: list(weight.shape) for name, weight in some.items()} for some in heads)
+        wanted, saved = _shapes(objective.state_dict()), _shapes(state["heads"])
         if wanted != saved:
             raise TrainingError(
                 f"the heads of this run predict the targets of another teacher: {_describe_heads(saved)}, not "
@@ -195,6 +211,24 @@ class Trainer:
             )
         objective.load_state_dict(state["heads"])
         return stage, sources, objective
+
+    def _stage_of(self, state: Mapping[str, Any]) -> Stage:
+        """The last stage that a state was in.
+
+        Raises:
+            TrainingError: No stage has that step, or its sources.
+        """
+        start = 0
+        for stage in self.recipe.stages:
+            start += stage.steps
+            if 0 <= state["step"] <= start:
+                break
+        else:
+            raise TrainingError(f"the checkpoint's step is {state['step']}; the recipe has 0 to {start}")
+        saved = state["sources"]
+        if saved.keys() != stage.sources.keys() or not all(isinstance(values, dict) for values in saved.values()):
+            raise TrainingError(f"the checkpoint's sources are not those of {stage.name}: {', '.join(stage.sources)}")
+        return stage
 
     def _open(self, stage: Stage, saved: Mapping[str, Any]) -> tuple[dict[str, Source], Objective]:
         """A stage's sources, calibrated, and its objective with fresh heads."""
@@ -313,6 +347,11 @@ def _diverged(stage: Stage, step: int, what: str, values: str = "") -> DivergedE
         f"{what} of step {step} ({stage.name}) is not a finite number{values}; resume with a lower learning rate "
         f"(--resume --set {stage.name}.learning_rate={stage.learning_rate / 10:.1g}), or look at the audio of that step"
     )
+
+
+def _shapes(weights: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Name -> shape of what is a tensor; of anything else, none."""
+    return {name: list(weight.shape) if isinstance(weight, Tensor) else [] for name, weight in weights.items()}
 
 
 def _describe_heads(shapes: Mapping[str, list[int]]) -> str:

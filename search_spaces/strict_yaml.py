@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
@@ -91,15 +92,22 @@ def read_text(path: Path, max_bytes: int) -> str:
         NestlingError: There is no such file, it cannot be read, is over `max_bytes`, or is not UTF-8; names it.
     """
     try:
-        if path.stat().st_size > max_bytes:
-            raise NestlingError(f"{path}: {path.stat().st_size:,} bytes; a file may have at most {max_bytes:,}")
-        if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would wait for ever
-            raise NestlingError(f"{path}: not a file")
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise NestlingError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+        return read_bytes(path, max_bytes).decode("utf-8")
     except UnicodeDecodeError as error:
         raise NestlingError(f"{path}: not UTF-8 text") from error
+
+
+def read_bytes(path: Path, max_bytes: int) -> bytes:
+    """The bytes of a file; raises as `read_text` does."""
+    try:
+        found = path.stat()
+        if found.st_size > max_bytes:
+            raise NestlingError(f"{path}: {found.st_size:,} bytes; a file may have at most {max_bytes:,}")
+        if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):  # a pipe would wait for ever
+            raise NestlingError(f"{path}: not a file")
+        return path.read_bytes()
+    except OSError as error:
+        raise NestlingError(f"{path}: {(error.strerror or str(error)).lower()}") from error
 
 
 def parse_yaml(text: str, source: str = "YAML") -> Any:

@@ -71,7 +71,8 @@ def die_at(call: int, log: Path) -> None:
 
 
 def state_at(step: int) -> dict[str, Any]:
-    return {"step": step, "supernet": {"weight": torch.full((257,), float(step))}, "recipe": {"name": "x"}}
+    weights = {"weight": torch.full((257,), float(step))}
+    return {"step": step, "supernet": weights, "recipe": {"name": "x"}, "heads": {}, "optimizer": {}, "sources": {}}
 
 
 @cache

@@ -505,6 +505,16 @@ def test_cleaning_up_keeps_what_was_trained():
     assert "runs" not in said.split()
 
 
+def test_a_run_of_the_first_format_is_read_as_it_is(nestling):
+    config = nestling.folder / "runs/a/config.yaml"
+    text = config.read_text()
+    assert text.startswith("format: 2\n")
+    config.write_text(text.removeprefix("format: 2\n"))
+    nestling.done("search subnet --budget 8k --trials 2")
+    nestling.done("report")
+    nestling.done("train supernet --run runs/a --resume")
+
+
 def test_seed_and_changes_reach_the_run(empty, options):
     few = ["--set", "stage-1.steps=1", "--set", "stage-2.steps=1"]
     empty.done("train supernet --run runs/a --seed 1", *options, *few)

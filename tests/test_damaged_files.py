@@ -162,6 +162,10 @@ def read_corpus(folder):
 
 
 FILES = {
+    "runs/a/config.yaml": (YAML, [REPORT, SEARCH, EXPORT, RUN]),
+    "runs/a/metrics.jsonl": (LINES, [REPORT, RUN]),
+    "runs/a/supernet.json": (JSON, [EXPORT, SEARCH]),
+    "runs/a/state/step-00000010.pt": ((load_state, dump_state), [RUN, SEARCH]),
     "runs/a/search/candidates.jsonl": ((load_lines, dump_record), [REPORT, SEARCH, EXPORT + " --subnet ID"]),
     "runs/a/search/result.json": (JSON, [REPORT, EXPORT]),
     "runs/a/curve.json": (JSON, [REPORT, EXPORT]),

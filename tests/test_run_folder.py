@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import socket
@@ -21,7 +22,7 @@ import torch
 
 import checkpoints.run_folder
 from checkpoints.run_folder import RunError, RunFolder, SupernetRecord, dump_yaml, newest_run
-from search_spaces.errors import FailedError
+from search_spaces.errors import FailedError, NestlingError
 from search_spaces.strict_yaml import load_yaml, parse_yaml
 from supernet.model import Supernet
 from tests.kill_driver import SAVES, state_at
@@ -41,7 +42,7 @@ def never(text: str) -> None:
 
 
 def test_config_is_resolved_and_says_what_it_was_made_with(run: RunFolder) -> None:
-    assert run.config == {"seed": 3, "space": "tiny"}
+    assert load_yaml(run.config_path).items() >= {"format": 2, "seed": 3, "space": "tiny"}.items()
     made_with = load_yaml(run.config_path)["made_with"]
     assert made_with["torch"] == torch.__version__
     assert made_with.keys() == {"nestling", "python", "torch", "numpy", "commit"}
@@ -76,6 +77,21 @@ TRAPS = [
 )
 def test_yaml_is_read_back_unchanged(values: dict[str, Any]) -> None:
     assert parse_yaml(dump_yaml(values)) == json.loads(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        ("format: 3", "`format` is 3, of a newer Nestling; this one reads up to 2: update it, or start anew"),
+        ("format: 0", "`format` should be a number from 1 to 2, got 0"),
+        ("format: two", "`format` should be a number from 1 to 2, got 'two'"),
+        ("format: true", "`format` should be a number from 1 to 2, got True"),
+    ],
+)
+def test_a_folder_of_another_format_is_refused_by_name(run: RunFolder, number: str, message: str) -> None:
+    run.config_path.write_text(run.config_path.read_text().replace("format: 2", number))
+    with pytest.raises(RunError, match=rf"config\.yaml: {re.escape(message)}"):
+        RunFolder.open(run.path)
 
 
 def test_create_keeps_its_hands_off_other_folders(run: RunFolder, tmp_path: Path) -> None:
@@ -133,9 +149,13 @@ def test_commit_is_that_of_this_code_alone(monkeypatch: pytest.MonkeyPatch, tmp_
 # The record
 
 
+def row_of(step: int) -> dict[str, Any]:
+    return {"step": step, "stage": "one", "learning_rate": 1e-3, "losses": {"largest": 0.1 * step}}
+
+
 def test_record_grows_by_rows(run: RunFolder) -> None:
     assert run.metrics() == []
-    rows = [{"step": step, "loss": 0.1 * step} for step in range(5)]
+    rows = [row_of(step) for step in range(5)]
     for row in rows:
         run.append_metrics(row)
     assert run.metrics() == rows
@@ -143,28 +163,35 @@ def test_record_grows_by_rows(run: RunFolder) -> None:
         with pytest.raises(ValueError, match="needs a whole number under `step`"):
             run.append_metrics(row)
     with pytest.raises(ValueError, match="Out of range float"):
-        run.append_metrics({"step": 5, "loss": float("nan")})
+        run.append_metrics(row_of(5) | {"learning_rate": float("nan")})
     assert run.metrics() == rows
 
 
 @pytest.mark.parametrize("torn", ["", '{"step": 5, "lo', '{"step": 5}', "null\n", "\0\0\0"])
 def test_resuming_cuts_the_record(run: RunFolder, torn: str) -> None:
-    lines = [f'{{"step": {step},  "odd":"spacing"}}\n' for step in range(5)]
+    lines = [json.dumps(row_of(step)).replace(",", "  ,") + "\n" for step in range(5)]
     run.metrics_path.write_text("".join(lines) + torn)
     assert [row["step"] for row in run.metrics()] == [0, 1, 2, 3, 4]
     run.cut_metrics(3)
     assert run.metrics_path.read_text() == "".join(lines[:3])
-    run.append_metrics({"step": 3})
+    run.append_metrics(row_of(3))
     assert [row["step"] for row in run.metrics()] == [0, 1, 2, 3]
     run.cut_metrics(0)
     assert run.metrics() == []
 
 
 def test_a_bad_line_inside_the_record_is_named(run: RunFolder) -> None:
-    run.metrics_path.write_text('{"step": 0}\n{"step":\n{"step": 2}\n')
-    with pytest.raises(RunError, match=r"metrics\.jsonl, line 2: not a row of the record"):
-        run.cut_metrics(1)
-    assert len(run.metrics_path.read_text().splitlines()) == 3
+    whole = json.dumps(row_of(0))
+    for damaged, message in {
+        '{"step":': "not JSON (Expecting value",
+        "null": "should be an object, got None",
+        whole.replace("largest", "greatest"): "missing key `losses.largest`",
+        whole.replace("0.001", "NaN"): "`learning_rate` is NaN, which is no finite number",
+    }.items():
+        run.metrics_path.write_text(f"{whole}\n{damaged}\n{whole}\n")
+        with pytest.raises(NestlingError, match=rf"metrics\.jsonl, line 2: {re.escape(message)}"):
+            run.cut_metrics(1)
+        assert len(run.metrics_path.read_text().splitlines()) == 3
 
 
 # Checkpoints
@@ -223,7 +250,7 @@ def test_every_damage_is_found_and_the_last_good_state_loads(run: RunFolder, suf
         state = run.load_state(said.append)
         assert state is not None
         assert state["step"] == 1
-        assert said == ["checkpoint step-00000002.pt is damaged; going back to step-00000001.pt"]
+        assert said == ["checkpoint step-00000002.pt is damaged (it fails its SHA-256); going back to step-00000001.pt"]
         path.write_bytes(before)
     assert (run.load_state(never) or {})["step"] == 2
 
@@ -235,7 +262,9 @@ def test_no_good_state_is_an_error(run: RunFolder) -> None:
     with pytest.raises(RunError) as caught:
         run.load_state(never)
     assert "no checkpoint in " in str(caught.value)
-    assert "(step-00000002.pt, step-00000001.pt fail their SHA-256); start again" in str(caught.value)
+    assert "(step-00000002.pt: it fails its SHA-256; step-00000001.pt: it fails its SHA-256); start again" in str(
+        caught.value
+    )
 
 
 def test_going_on_after_damage_drops_the_damaged_state(run: RunFolder) -> None:
@@ -314,12 +343,20 @@ def test_a_damaged_supernet_is_refused(run: RunFolder) -> None:
     run.save_supernet(Supernet(small("tiny"), torch.Generator()), SupernetRecord())  # and can be replaced
     run.load_supernet()
     record = json.loads(run.supernet_record_path.read_text())
-    for text in ("", "[]", "{", '{"schema_version": 1, "replaces": 3}'):
+    for text, message in (
+        ("", "not JSON"),
+        ("[]", r"should be an object, got \[\]"),
+        ("{", "not JSON"),
+        ('{"schema_version": 1, "replaces": 3}', "missing key `sha256`"),
+        (json.dumps(record | {"space_hash": "0"}), "space is not the one that space_hash names"),
+    ):
         run.supernet_record_path.write_text(text)
-        with pytest.raises(RunError, match=r"supernet\.json is missing or not the record of a supernet"):
+        with pytest.raises(NestlingError, match=rf"(?s)supernet\.json:.*{message}"):
             run.load_supernet()
     run.supernet_record_path.write_text(json.dumps(record | {"schema_version": 2}))
-    with pytest.raises(RunError, match="has schema version 2; this Nestling reads version 1"):
+    with pytest.raises(
+        RunError, match=r"supernet\.json: `schema_version` is 2, of a newer Nestling; this one reads up to 1"
+    ):
         run.load_supernet()
 
 
