@@ -21,6 +21,10 @@ DONE = "done"
 """What comes after the last stage."""
 
 
+MAX_CODES = 1 << 15
+"""Of a code book: codes are kept in 16 bits."""
+
+
 class SourceSpec(BaseModel):
     """How to make one source of targets."""
 
@@ -31,7 +35,7 @@ class SourceSpec(BaseModel):
     """teacher: outputs of layers, or feed-forward outputs before the residual sum."""
     normalization: Literal["channel", "instance", "none"] = "channel"
     """teacher: how targets are standardised."""
-    num_codes: int = Field(100, ge=2)
+    num_codes: int = Field(100, ge=2, le=MAX_CODES)
     """codes: clusters."""
     layer: int | None = None
     """codes: cluster this layer of the network as it stands when the stage starts; MFCC when absent."""
@@ -45,12 +49,12 @@ class Stage(BaseModel):
     name: str
     subnets: Which = "container"
     """`container`: the largest alone. `sandwich`: the largest, the smallest and `num_random` drawn uniformly."""
-    num_random: int = Field(1, ge=0)
+    num_random: int = Field(1, ge=0, le=1000)
     reorder: bool = False
     """Sort heads, inner units and channels by importance before the stage, so that prefixes are the best part."""
-    steps: int = Field(ge=1)
-    batch_size: int = Field(16, ge=1)
-    crop_seconds: float = Field(2.0, gt=0.1)
+    steps: int = Field(ge=1, le=100_000_000)
+    batch_size: int = Field(16, ge=1, le=65_536)
+    crop_seconds: float = Field(2.0, gt=0.1, le=3600)
     view: View = View()
     sources: dict[str, SourceSpec]
     objective: tuple[Term, ...] = Field(min_length=1)

@@ -28,6 +28,13 @@ MAX_STATES = 1_000_000
 """Most distinct (embed_dim, depth, Σ heads, Σ FFN) of a space: exact counting tabulates them."""
 MAX_WIDTH = 8192
 MAX_DEPTH = 256
+"""Of Transformer layers, and of convolutions; the largest speech encoders have 48 and 7."""
+MAX_KERNEL = 4096
+"""Of kernels and strides, in samples or frames."""
+MAX_BUCKETS = 65_536
+MAX_DISTANCE = 10_000_000
+MAX_PARAMS = 4_000_000_000
+"""The largest HuBERT has one billion."""
 
 _FOLDER = Path(__file__).parent
 
@@ -381,11 +388,13 @@ def _find_problems(space: SearchSpace) -> Iterator[str]:
 
 
 def _find_backbone_problems(backbone: Backbone) -> Iterator[str]:
-    for name in ("head_dim", "pos_conv_kernel", "pos_conv_groups"):
-        if (value := getattr(backbone, name)) < 1:
-            yield f"backbone.{name} must be positive, got {value}"
-    if backbone.gate_width < 0:
-        yield f"backbone.gate_width must be 0 (no position bias) or a width, got {backbone.gate_width}"
+    limits = {"head_dim": MAX_WIDTH, "pos_conv_kernel": MAX_KERNEL, "pos_conv_groups": MAX_WIDTH}
+    limits |= {"num_buckets": MAX_BUCKETS, "max_distance": MAX_DISTANCE}
+    for name, limit in limits.items():
+        if not 1 <= (value := getattr(backbone, name)) <= limit:
+            yield f"backbone.{name} must be in 1..{limit}, got {value}"
+    if not 0 <= backbone.gate_width <= MAX_WIDTH:
+        yield f"backbone.gate_width must be 0 (no position bias) or up to {MAX_WIDTH}, got {backbone.gate_width}"
     near = backbone.num_buckets // 4
     if backbone.num_buckets % 4 or not 0 < near < backbone.max_distance:
         yield (
@@ -393,8 +402,13 @@ def _find_backbone_problems(backbone: Backbone) -> Iterator[str]:
             f"got {backbone.num_buckets} and {backbone.max_distance}"
         )
     kernels, strides = list(backbone.conv_kernels), list(backbone.conv_strides)
-    if not kernels or len(kernels) != len(strides) or min(kernels + strides) < 1:
-        yield f"backbone.conv_kernels, .conv_strides must pair up and be positive, got {kernels}, {strides}"
+    if not 1 <= len(kernels) == len(strides) <= MAX_DEPTH:
+        yield (
+            f"backbone.conv_kernels, .conv_strides must pair up, 1 to {MAX_DEPTH} of each, "
+            f"got {len(kernels)} and {len(strides)}"
+        )
+    elif not 1 <= min(kernels + strides) <= max(kernels + strides) <= MAX_KERNEL:
+        yield f"backbone.conv_kernels, .conv_strides must be in 1..{MAX_KERNEL}, got {kernels}, {strides}"
 
 
 def _find_gate_problems(space: SearchSpace) -> Iterator[str]:
@@ -443,7 +457,9 @@ def _find_depth_problems(depth: Mapping[int, tuple[tuple[int, ...], ...]]) -> It
 
 
 def _find_excesses(space: SearchSpace) -> Iterator[str]:
-    """What would make a valid space too big to count exactly."""
+    """What would make a valid space too big to hold, or to count exactly."""
+    if (num_params := PARAMS.count(space.backbone, space.container)) > MAX_PARAMS:
+        yield f"the largest subnet has {num_params:,} parameters; at most {MAX_PARAMS:,} are allowed"
     if (num_chains := prod(map(len, space.conv_dims))) > MAX_CHAINS:
         yield f"conv_dims gives {num_chains:,} front-ends; at most {MAX_CHAINS:,} can be counted exactly"
     num_states = sum(

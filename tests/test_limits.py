@@ -79,6 +79,33 @@ def test_exports_of_ours(tmp_path: Path, values: dict[str, Any], message: str) -
     assert all(message in each for each in found), found
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model_type": "data2vec-audio", "conv_pos_kernel_size": 10**9}, "parameters are too many"),
+        ({"model_type": "wav2vec2-conformer", "output_hidden_size": 10**6, "add_adapter": True}, "are too many"),
+        (
+            {"model_type": "whisper", "encoder_layers": 300, "d_model": 6},
+            "encoder_layers=300 is too large; at most 256",
+        ),
+        ({"model_type": "whisper", "d_model": 600_000}, "parameters are too many"),
+        (
+            {"model_type": "speech-encoder-decoder", "encoder": {"model_type": "hubert", "num_hidden_layers": 300}},
+            "num_hidden_layers=300 is too large; at most 256 is allowed",
+        ),
+    ],
+)
+def test_networks_that_transformers_builds(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    """By sizes that are not HuBERT's, or inside another configuration, before memory is asked for."""
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    for source in (str(tmp_path), f"untrained:{tmp_path}"):
+        try:
+            said = f"opened {open_representation(source)}"
+        except ValueError as error:
+            said = str(error)
+        assert message in said
+
+
 def test_the_largest_speech_encoders_are_allowed() -> None:
     values = {"model_type": "hubert", "num_hidden_layers": 48, "hidden_size": 1280, "intermediate_size": 5120}
     config = read_config(values | {"num_attention_heads": 16}, True, "hubert-xlarge")

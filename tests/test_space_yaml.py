@@ -227,12 +227,38 @@ def test_a_space_loads_from_a_file(tmp_path):
         (
             "conv_strides: [4, 2]",
             "conv_strides: [4]",
-            ["conv_kernels, .conv_strides must pair up and be positive"],
+            ["conv_kernels, .conv_strides must pair up, 1 to 256 of each, got 2 and 1"],
         ),
         (
             "head_dim: 8, conv_kernels: [4, 2], conv_strides: [4, 2], pos_conv_kernel: 4",
             "head_dim: 0, conv_kernels: [4, 2], conv_strides: [4, 0], pos_conv_groups: 0",
-            ["backbone.head_dim must be positive, got 0", "pos_conv_groups must be positive", "must pair up"],
+            [
+                "backbone.head_dim must be in 1..8192, got 0",
+                "backbone.pos_conv_groups must be in 1..8192, got 0",
+                "conv_kernels, .conv_strides must be in 1..4096, got [4, 2], [4, 0]",
+            ],
+        ),
+        ("head_dim: 8", "head_dim: 100000000", ["backbone.head_dim must be in 1..8192, got 100000000"]),
+        ("pos_conv_kernel: 4", "pos_conv_kernel: 1000000000", ["backbone.pos_conv_kernel must be in 1..4096, got 10"]),
+        ("pos_conv_kernel: 4", "pos_conv_groups: 1000000000", ["backbone.pos_conv_groups must be in 1..8192, got 10"]),
+        (
+            "pos_conv_kernel: 4",
+            "gate_width: 1000000000",
+            ["gate_width must be 0 (no position bias) or up to 8192"],
+        ),
+        ("pos_conv_kernel: 4", "num_buckets: 4000000000", ["backbone.num_buckets must be in 1..65536, got 4000000000"]),
+        ("pos_conv_kernel: 4", "max_distance: 100000000", ["backbone.max_distance must be in 1..10000000, got 1000"]),
+        ("conv_kernels: [4, 2]", "conv_kernels: [4, 10000000]", ["must be in 1..4096, got [4, 10000000], [4, 2]"]),
+        ("conv_strides: [4, 2]", "conv_strides: [4, 5000]", ["must be in 1..4096, got [4, 2], [4, 5000]"]),
+        (
+            "head_dim: 8, conv_kernels: [4, 2], conv_strides: [4, 2]",
+            f"conv_kernels: {[2] * 300}, conv_strides: {[1] * 300}",
+            ["must pair up, 1 to 256 of each, got 300 and 300"],
+        ),
+        (  # each number is allowed, and together they are too many
+            "embed_dim: [16, 32]\nheads: [1, 2]",
+            "embed_dim: [16, 8192]\nheads: [1, 8000]",
+            ["the largest subnet has 4,2", " parameters; at most 4,000,000,000 are allowed"],
         ),
         (
             "pos_conv_kernel: 4",

@@ -139,3 +139,23 @@ def test_all_problems_are_listed_at_once(recipe):
 def test_unknown_recipes(name, message):
     with pytest.raises(ValueError, match=message):
         load_recipe(name)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "limit"),
+    [
+        ("sources.codes.num_codes", "40000", "32768"),  # codes are kept in 16 bits
+        ("num_random", "100000", "1000"),
+        ("steps", "1000000000000", "100000000"),
+        ("batch_size", "10000000", "65536"),
+        ("crop_seconds", "1e9", "3600"),
+    ],
+)
+def test_absurd_sizes_are_refused(key, value, limit):
+    recipe = "hubert" if "codes" in key else "demo"
+    stage = load_recipe(recipe).stages[-1]
+    try:
+        said = str(load_recipe(recipe, [f"{stage.name}.{key}={value}"]))
+    except ValueError as error:
+        said = str(error)
+    assert f"should be less than or equal to {limit}, got " in said

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-MAX_LAYERS = 256
-"""Transformer layers, and convolutions; the largest speech encoders have 48 and 7."""
-MAX_PARAMS = 4_000_000_000
-"""The largest HuBERT has one billion."""
+from search_spaces.space import MAX_BUCKETS, MAX_DEPTH, MAX_DISTANCE, MAX_KERNEL, MAX_PARAMS
+
+MAX_LAYERS = MAX_DEPTH
 MAX_JSON_BYTES = 4 << 20
 
 LIMITS: Mapping[str, int] = {
@@ -20,11 +19,11 @@ LIMITS: Mapping[str, int] = {
     "num_attention_heads": 1_024,
     "intermediate_size": 65_536,
     "conv_dim": 16_384,
-    "conv_kernel": 4_096,
-    "conv_stride": 4_096,
-    "num_conv_pos_embeddings": 4_096,
+    "conv_kernel": MAX_KERNEL,
+    "conv_stride": MAX_KERNEL,
+    "num_conv_pos_embeddings": MAX_KERNEL,
     "num_conv_pos_embedding_groups": 16_384,
-    "num_buckets": 65_536,
+    "num_buckets": MAX_BUCKETS,
     "vocab_size": 10_000_000,
     "max_position_embeddings": 10_000_000,
     # an export of ours
@@ -33,12 +32,12 @@ LIMITS: Mapping[str, int] = {
     "head_dim": 16_384,
     "ffn_dims": 65_536,
     "conv_dims": 16_384,
-    "conv_kernels": 4_096,
-    "conv_strides": 4_096,
-    "pos_conv_kernel": 4_096,
+    "conv_kernels": MAX_KERNEL,
+    "conv_strides": MAX_KERNEL,
+    "pos_conv_kernel": MAX_KERNEL,
     "pos_conv_groups": 16_384,
     "gate_width": 16_384,
-    "max_distance": 10_000_000,
+    "max_distance": MAX_DISTANCE,
 }
 """Key of a config.json -> the largest value, or the largest entry of a list; no list has over `MAX_LAYERS` entries."""
 
@@ -49,13 +48,18 @@ def find_excess(values: Mapping[str, Any]) -> str | None:
     Args:
         values: Its content, of any model type and not checked otherwise.
     """
-    for key, limit in LIMITS.items():
-        value = values.get(key)
-        if isinstance(value, list) and len(value) > MAX_LAYERS:
-            return f"{key} has {len(value):,} entries; at most {MAX_LAYERS} are allowed"
-        for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, int | float) and not number <= limit:
-                return f"{key}={shorten(number)} is too large; at most {limit:,} is allowed"
+    waiting = [values]  # configurations can hold others
+    while waiting:
+        part = waiting.pop()
+        waiting += [value for value in part.values() if isinstance(value, dict)]
+        for key, value in part.items():
+            if (limit := LIMITS.get(key, MAX_LAYERS if key.endswith("layers") else None)) is None:
+                continue
+            if isinstance(value, list) and len(value) > MAX_LAYERS:
+                return f"{key} has {len(value):,} entries; at most {MAX_LAYERS} are allowed"
+            for number in value if isinstance(value, list) else [value]:
+                if isinstance(number, int | float) and not number <= limit:
+                    return f"{key}={shorten(number)} is too large; at most {limit:,} is allowed"
     return explain_params(_estimate_params(values))
 
 

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from checkpoints.formats.hugging_face import TeacherError, refuse_weights
-from checkpoints.formats.limits import find_excess
+from checkpoints.formats.limits import explain_params, find_excess
 from distillation.sources import FrozenNetwork
 from search_spaces.errors import NestlingError
 from supernet.encoder import SAMPLE_RATE_HZ, EncoderConfig, normalize_waveform
@@ -97,6 +97,11 @@ def load_model(folder: Path, values: Mapping[str, Any], accepted: str, trained: 
     faults: dict[str, Any] = {}
     with silence(transformers):
         try:
+            config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            with torch.device("meta"):
+                shell = transformers.AutoModel.from_config(config, **options)  # type: ignore[no-untyped-call]
+            if excess := explain_params(sum(x.numel() for x in (*shell.parameters(), *shell.buffers()))):
+                raise TeacherError(f"{folder}: {excess}")
             if trained:
                 model, faults = transformers.AutoModel.from_pretrained(
                     folder,
@@ -106,8 +111,9 @@ def load_model(folder: Path, values: Mapping[str, Any], accepted: str, trained: 
                     **options,
                 )
             else:
-                config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
                 model = transformers.AutoModel.from_config(config, **options)  # type: ignore[no-untyped-call]
+        except TeacherError:
+            raise
         except Exception as error:  # a damaged folder fails in a dozen ways
             reason = " ".join(str(error).split())[:300]
             raise TeacherError(f"{folder}: transformers cannot open it ({type(error).__name__}): {reason}") from error
