@@ -6,20 +6,25 @@ import fcntl
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from nas.latency import Latency
 from nas.score import Score
 from search_spaces.costs import count_params
 from search_spaces.errors import FailedError, NestlingError
 from search_spaces.strict_json import load_json
 from search_spaces.strict_yaml import parse_config
 from search_spaces.subnet import Backbone, Subnet
+
+Times = dict[Subnet, tuple[Latency, ...]]
+"""Subnet -> its latency under each latency bound of a budget."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,12 +68,25 @@ class ScoreRow:
 
 
 @dataclass(frozen=True)
+class Timed:
+    """A subnet's latency under each latency bound of a budget."""
+
+    subnet: Subnet
+    latencies: tuple[Latency, ...]
+
+
+@dataclass(frozen=True)
 class SearchRow:
-    """A line of the file that says when a search first started."""
+    """A line of the file that says when a search first started, what it timed, or that it came to its end."""
 
     fingerprint: str
     search: str
     """Names it."""
+    machine: str = ""
+    timed: tuple[Timed, ...] = ()
+    """On that machine."""
+    done: bool = False
+    """What it timed is history: the next time it is timed anew."""
 
 
 Row = ScoreRow | SearchRow
@@ -202,6 +220,7 @@ class Record:
         self.path, self.fingerprint, self.backbone = path, fingerprint, backbone
         self._candidates: dict[Subnet, Candidate] = {}
         self._starts: dict[str, int] = {}  # search -> candidates there were when it first started
+        self._times: dict[str, Times] = {}  # search that is under way -> what it timed on this machine
         self._file = RecordFile(path) if path else None
         self._take(self._file.read() if self._file else [])
 
@@ -243,6 +262,21 @@ class Record:
             self._starts.setdefault(search, len(self._candidates))
         return self.candidates[: self._starts[search]]
 
+    def times(self, search: str) -> Times:
+        """What a search that never came to its end timed on this machine."""
+        return self._times.get(search, {})
+
+    def add_times(self, search: str, times: Times) -> None:
+        """Keeps what a search timed, on which its further proposals depend, until it is done."""
+        timed = [{"subnet": s.to_dict(), "latencies": [asdict(x) for x in row]} for s, row in times.items()]
+        self._append({"search": search, "machine": platform.node(), "timed": timed})
+        self._times.setdefault(search, {}).update(times)
+
+    def finish(self, search: str) -> None:
+        """The search came to its end: what it timed is not used again."""
+        if self._times.pop(search, None):
+            self._append({"search": search, "done": True})
+
     def _append(self, row: Mapping[str, Any]) -> None:
         if self._file:
             self._take(self._file.append({"fingerprint": self.fingerprint, **row}))
@@ -253,5 +287,9 @@ class Record:
                 continue
             if isinstance(row, ScoreRow):
                 self._candidates.setdefault(row.subnet, Candidate(row.subnet, row.score))
-            else:
-                self._starts.setdefault(row.search, len(self._candidates))
+                continue
+            self._starts.setdefault(row.search, len(self._candidates))
+            if row.done:
+                self._times.pop(row.search, None)
+            elif row.timed and row.machine == platform.node():
+                self._times.setdefault(row.search, {}).update({timed.subnet: timed.latencies for timed in row.timed})

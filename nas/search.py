@@ -11,7 +11,7 @@ import numpy as np
 
 from nas.latency import Latency
 from nas.proposals import Proposer, propose_first
-from nas.record import Candidate, Record
+from nas.record import Candidate, Record, Times
 from nas.score import Score
 from search_spaces.budget import UNBOUNDED, Bound, Budget, InfeasibleBudget
 from search_spaces.costs import Cost
@@ -23,8 +23,6 @@ Objective = Callable[[Subnet], Score]
 """What is minimised. It must give a subnet the same score every time."""
 TimeSubnets = Callable[[list[Subnet], float], list[Latency]]
 """Subnets and seconds of audio -> the latency of each, measured side by side."""
-Measured = dict[Subnet, tuple[Latency, ...]]
-"""One latency for each latency bound."""
 
 NUM_FIRST = 16
 """Subnets that are scored before the proposer is asked."""
@@ -108,8 +106,9 @@ def search(
     """Finds a good subnet that holds a budget.
 
     What is proposed depends on the space, the budget, the proposer, the seed and what the record held when
-    this search first started. So a killed search that is called again makes the same proposals, takes their
-    scores from the record, and goes on. A search with another budget starts from all that the record holds.
+    this search first started; under latency bounds on what was timed, too. So a killed search that is called again
+    on the same machine makes the same proposals, takes their scores and times from the record, and goes on. One that
+    came to its end is timed anew. A search with another budget starts from all that the record holds.
 
     Args:
         space: Where to search.
@@ -132,13 +131,19 @@ def search(
     if budget.latency and time_subnets is None:
         raise ValueError(f"{budget.text}: latency is measured, and there is nothing to measure it with")
     space.largest(budget)  # an impossible budget fails here
-    known = record.start(f"{budget.text or 'no budget'}; {proposer.name}; seed {seed}")
+    name = f"{budget.text or 'no budget'}; {proposer.name}; seed {seed}"
+    known = record.start(name)
     loop = _Loop(space, objective, proposer, record, seed, known, on_trial)
     loop.run(budget, trials, NUM_FIRST)
     best = loop.rank(budget)[:NUM_FINALISTS]
-    measured: Measured = {}
+    measured: Times = {}
     if best and budget.latency and time_subnets:
-        best, measured = _keep_fast(loop, budget, best, trials, time_subnets)
+        try:
+            best, measured = _keep_fast(loop, budget, trials, _Clock(budget, time_subnets, record, name))
+        except InfeasibleBudget:
+            record.finish(name)
+            raise
+        record.finish(name)
     if not best:
         raise NestlingError("no subnet has a finite loss; look at the supernet's losses in training, or at the audio")
     return _judge(loop, budget, best, measured)
@@ -170,7 +175,7 @@ class _Loop:
         while len(self.tried) < end:
             rng = Random(f"{self.seed}/{len(self.tried)}")
             # Scores that came into the record since this search first started would change its course.
-            history = self.holding(budget, dict.fromkeys((*self.known, *self.tried)))
+            history = self.holding(budget, self.own)
             proposed = propose(rng, history, budget, size)
             if not proposed:
                 return  # all that hold the budget are scored
@@ -190,9 +195,15 @@ class _Loop:
             self.on_trial(Trial(len(self.tried), candidate, reused=known is not None))
         return candidate
 
-    def rank(self, budget: Budget) -> list[Candidate]:
-        """All in the record with a finite score that hold the exact bounds, best first."""
-        scored = [c for c in self.holding(budget, self.record.candidates) if not c.score.failed]
+    @property
+    def own(self) -> list[Candidate]:
+        """What was known when this search first started, and what it has tried since."""
+        return list(dict.fromkeys((*self.known, *self.tried)))
+
+    def rank(self, budget: Budget, candidates: Iterable[Candidate] | None = None) -> list[Candidate]:
+        """Those with a finite score that hold the exact bounds, best first; by default of all in the record."""
+        among = self.record.candidates if candidates is None else candidates
+        scored = [c for c in self.holding(budget, among) if not c.score.failed]
         return sorted(scored, key=lambda candidate: candidate.rank)
 
     def holding(self, budget: Budget, candidates: Iterable[Candidate]) -> list[Candidate]:
@@ -200,46 +211,62 @@ class _Loop:
         return [c for c in candidates if budget.holds(self.space.backbone, c.subnet)]
 
 
-def _keep_fast(
-    loop: _Loop, budget: Budget, finalists: list[Candidate], trials: int, time_subnets: TimeSubnets
-) -> tuple[list[Candidate], Measured]:
+class _Clock:
+    """Times subnets for one search, each once, even if it is killed in between."""
+
+    def __init__(self, budget: Budget, time_subnets: TimeSubnets, record: Record, search: str) -> None:
+        self.budget, self.time_subnets, self.record, self.search = budget, time_subnets, record, search
+        self.measured = dict(record.times(search))
+
+    def keep(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Those that are measured to hold the latency bounds."""
+        subnets = [candidate.subnet for candidate in candidates if candidate.subnet not in self.measured]
+        if subnets:
+            columns = [self.time_subnets(subnets, bound.seconds) for bound in self.budget.latency]
+            times = dict(zip(subnets, zip(*columns, strict=True), strict=True))
+            self.record.add_times(self.search, times)
+            self.measured.update(times)
+        return [candidate for candidate in candidates if _is_fast(self.budget, self.measured[candidate.subnet])]
+
+
+def _keep_fast(loop: _Loop, budget: Budget, trials: int, clock: _Clock) -> tuple[list[Candidate], Times]:
     """The finalists that are measured to hold the latency bounds, best first, and all that was measured.
 
-    If there are none, the search goes on under other bounds on MACs, by bisection.
+    If there are none, the search goes on under other bounds on MACs, by bisection. Its course depends on this search's
+    own candidates alone; at last, whatever else is in the record may win, too.
     """
-    measured: Measured = {}
+    finalists = loop.rank(budget, loop.own)[:NUM_FINALISTS]
+    kept = clock.keep(finalists) or _search_smaller(loop, budget, finalists, trials, clock)
+    kept += clock.keep(loop.rank(budget)[:NUM_FINALISTS])
+    unique = [candidate for candidate in dict.fromkeys(kept) if not candidate.score.failed]
+    return sorted(unique, key=lambda candidate: candidate.rank), clock.measured
 
-    def keep(candidates: list[Candidate]) -> list[Candidate]:
-        subnets = [candidate.subnet for candidate in candidates if candidate.subnet not in measured]
-        if subnets:
-            columns = [time_subnets(subnets, bound.seconds) for bound in budget.latency]
-            measured.update(zip(subnets, zip(*columns, strict=True), strict=True))
-        return [candidate for candidate in candidates if _is_fast(budget, measured[candidate.subnet])]
 
-    if fast := keep(finalists):
-        return fast, measured
+def _search_smaller(
+    loop: _Loop, budget: Budget, finalists: list[Candidate], trials: int, clock: _Clock
+) -> list[Candidate]:
+    """Candidates that are fast enough where none of the finalists is."""
     cost = Cost("macs", max(bound.seconds for bound in budget.latency))
     macs = partial(cost.count, loop.space.backbone)
     smallest = loop.space.smallest(replace(budget, bounds=(Bound(cost), *budget.bounds)))
-    if not (kept := keep([loop.score(smallest)])):
-        raise InfeasibleBudget(_explain_too_slow(budget, measured))
+    if not (kept := clock.keep([loop.score(smallest)])):
+        raise InfeasibleBudget(_explain_too_slow(budget, clock.measured))
     low, high = macs(smallest), min(macs(candidate.subnet) for candidate in finalists)
     for _ in range(LATENCY_ROUNDS):
         middle = (low + high) // 2
         narrowed = replace(budget, bounds=(*budget.bounds, Bound(cost, high=middle)))
         loop.run(narrowed, max(BATCH, trials // (2 * LATENCY_ROUNDS)), BATCH)
-        fast = keep(loop.rank(narrowed)[:NUM_FINALISTS])
+        fast = clock.keep(loop.rank(narrowed, loop.own)[:NUM_FINALISTS])
         kept += fast
         low, high = (middle, high) if fast else (low, middle)
-    unique = [candidate for candidate in dict.fromkeys(kept) if not candidate.score.failed]
-    return sorted(unique, key=lambda candidate: candidate.rank), measured
+    return kept
 
 
 def _is_fast(budget: Budget, latencies: tuple[Latency, ...]) -> bool:
     return all(latency.median_ms <= bound.high_ms for bound, latency in zip(budget.latency, latencies, strict=True))
 
 
-def _explain_too_slow(budget: Budget, measured: Measured) -> str:
+def _explain_too_slow(budget: Budget, measured: Times) -> str:
     lines = []
     for bound, *latencies in zip(budget.latency, *measured.values(), strict=True):
         fastest = min(latencies, key=lambda latency: latency.median_ms)
@@ -250,7 +277,7 @@ def _explain_too_slow(budget: Budget, measured: Measured) -> str:
     return "\n".join(("no subnet was found that holds the budget on this device", *lines))
 
 
-def _judge(loop: _Loop, budget: Budget, best: list[Candidate], measured: Measured) -> SearchResult:
+def _judge(loop: _Loop, budget: Budget, best: list[Candidate], measured: Times) -> SearchResult:
     """Compares the best, all of which hold the budget, with the first of them."""
     scored = loop.rank(budget)
     winner = best[0]

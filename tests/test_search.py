@@ -528,6 +528,78 @@ def test_when_no_finalist_is_fast_enough_smaller_ones_are_searched():
     assert len(timed) == len(set(timed))
 
 
+class NoisyClock:
+    """Reads MACs, give or take a third; a killed one stops before its last reading is known."""
+
+    def __init__(self, seed, readings=10**6):
+        self.rng, self.readings = random.Random(seed), readings
+        self.read = {}
+
+    def __call__(self, subnets, seconds):
+        if len(self.read) + len(subnets) > self.readings:
+            raise KilledError
+        for subnet in subnets:
+            ms = self.rng.uniform(0.67, 1.33) * count_macs(SPACE.backbone, subnet, seconds) / 1e6
+            self.read[subnet] = Latency((ms,) * 3, ms, ms)
+        return [self.read[subnet] for subnet in subnets]
+
+
+@pytest.mark.parametrize(("readings", "scores"), [(9, 99), (10, 99), (11, 66), (11, 70), (20, 99), (30, 78), (99, 90)])
+def test_a_search_under_latency_that_was_killed_goes_on_as_if_it_never_was(path, tmp_path, readings, scores):
+    smallest, largest = (count_macs(SPACE.backbone, s, 1.0) / 1e6 for s in (SPACE.smallest(), SPACE.container))
+    budget = Budget.parse(f"latency<={smallest + 0.3 * (largest - smallest):.3f}ms@1s", SPACE)
+    first, second = NoisyClock(0, readings), NoisyClock(1)
+    killed, resumed = KilledObjective(scores), MadeUpObjective()
+    with pytest.raises(KilledError):
+        run(open_record(path), budget=budget, objective=killed, time_subnets=first, trials=64)
+    result = run(open_record(path), budget=budget, objective=resumed, time_subnets=second, trials=64)
+
+    never_killed, timed = MadeUpObjective(), []
+
+    def read_the_same(subnets, _):
+        timed.extend(subnets)
+        return [first.read.get(subnet) or second.read.get(subnet) or Latency((1e9,), 1e9, 1e9) for subnet in subnets]
+
+    whole = open_record(tmp_path / "whole.jsonl")
+    expected = run(whole, budget=budget, objective=never_killed, time_subnets=read_the_same, trials=64)
+    assert killed.scored + resumed.scored == never_killed.scored
+    assert [*first.read, *second.read] == timed
+    assert summary(result) == summary(expected)
+    assert [f.latencies for f in result.finalists] == [f.latencies for f in expected.finalists]
+    assert path.read_bytes() == whole.path.read_bytes()
+
+
+def test_a_search_under_latency_that_came_to_its_end_is_timed_anew(path):
+    largest = count_macs(SPACE.backbone, SPACE.container, 1.0) / 1e6
+    budget = Budget.parse(f"latency<={largest:.3f}ms@1s", SPACE)
+    for expected in ([10], [10]):
+        calls = []
+        run(open_record(path), budget=budget, time_subnets=fake_timer(calls), trials=20)
+        assert [len(subnets) for subnets, _ in calls] == expected
+    hopeless = Budget.parse("latency<=0.1ms@1s", SPACE)
+    for _ in range(2):
+        calls = []
+        with pytest.raises(InfeasibleBudget):
+            run(open_record(path), budget=hopeless, time_subnets=fake_timer(calls), trials=20)
+        assert [len(subnets) for subnets, _ in calls] == [10, 1]
+
+
+def test_times_of_another_machine_are_not_taken(path, monkeypatch):
+    budget = Budget.parse("latency<=1000ms@1s", SPACE)
+    record, search_name = open_record(path), "latency<=1000ms@1s; evolution; seed 0"
+    run(record, budget=budget, time_subnets=fake_timer([]), trials=20)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:-1], ""]))  # killed before it was done
+    for machine, expected in (("", []), ("another machine", [10])):
+        calls = []
+        if machine:
+            monkeypatch.setattr("platform.node", lambda name=machine: name)
+            path.write_text("\n".join([*lines[:-1], ""]))
+        run(open_record(path), budget=budget, time_subnets=fake_timer(calls), trials=20)
+        assert [len(subnets) for subnets, _ in calls] == expected
+    assert json.loads(lines[-1])["search"] == search_name
+
+
 def test_latency_no_subnet_can_hold_names_the_fastest():
     smallest = count_macs(SPACE.backbone, SPACE.smallest(), 1.0) / 1e6
     with pytest.raises(InfeasibleBudget) as caught:
