@@ -116,7 +116,10 @@ def train_teacher(
     """
     from checkpoints.jobs import describe_job
     from checkpoints.teachers import save_encoder
+    from search_spaces.files import check_writable
 
+    if to and not dry_run:
+        check_writable(to, "--out", folder=True)
     if resume:
         supernet, folder = _resume("train teacher", run, context)
     else:
@@ -173,6 +176,7 @@ def _train(path: Path, job: Row) -> tuple[Supernet, RunFolder]:
     from checkpoints.jobs import build_trainer
     from checkpoints.run_folder import RunFolder
 
+    RunFolder(path).check_free()
     corpus = _open_audio(job["audio"])
     screen = Screen()
     # What is wrong with the job leaves no run behind.
@@ -658,11 +662,13 @@ def evaluate(
     """
     from checkpoints.evaluation import Ledger, evaluate_encoders, name_apart, view_layers, write_evaluation_page
     from checkpoints.representations import open_representation
+    from search_spaces.files import check_writable
     from speech_tasks.comparison import Comparison, find_reference
     from speech_tasks.layer_view import LayerProbe
     from speech_tasks.materials import open_materials
     from speech_tasks.suite import COMMANDS, SENTENCES, build_tasks, find_materials, find_tasks
 
+    check_writable(to, "--out", folder=True)
     tasks = find_tasks([name for names in task or ["first"] for name in names.split(",")])
     encoders = [open_representation(source) for source in dict.fromkeys(sources)]
     names = name_apart(encoders)
@@ -785,17 +791,16 @@ def measure(
     from nas.latency import MIN_REPEATS, describe_load
     from nas.measurement import PAUSE_S, QUICK_S, TOTAL_S, count_cores, measure_encoders, parse_seconds, parse_threads
     from search_spaces.errors import NestlingError
-    from search_spaces.files import write_file
+    from search_spaces.files import check_writable, write_file
 
+    if to:
+        check_writable(to, "--out", folder=False)
     if quick and repeats is not None:
         raise NestlingError("--quick and --repeats both say how many rounds; give one of them")
     if repeats is not None and repeats < MIN_REPEATS:
         raise NestlingError(f"--repeats must be at least {MIN_REPEATS}, got {repeats}")
     counts, durations = parse_threads(threads, count_cores()), parse_seconds(seconds)
     subjects = find_subjects(list(dict.fromkeys(sources)), parse_runtimes(runtime) if runtime else None, _warn)
-    if to:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        to.open("a").close()  # what cannot be written is told before anything is measured
     _warn(before := describe_load())
     with Screen() as screen:
         contestants = [contestant for subject in subjects for contestant in subject.open()]
@@ -804,14 +809,18 @@ def measure(
         _warn(after := describe_load(own=max(counts)))
         memories = _measure_memory(subjects, durations[-1], max(counts), screen) if memory else []
     values = _describe_measurement(timings, memories, [text for text in (before, after) if text])
-    if to:
-        write_file(to, json.dumps(values, indent=2) + "\n")
+    text = json.dumps(values, indent=2)
     if form == "json":
-        print(json.dumps(values, indent=2))
-        return
-    _show_timings(timings, durations)
-    _show_memory(memories)
-    _tell(values["made_on"], *([f"All of it is in {to}."] if to else []))
+        print(text)
+    else:
+        _show_timings(timings, durations)
+        _show_memory(memories)
+        _tell(values["made_on"])
+    if to:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        write_file(to, text + "\n")
+        if form == "text":
+            _tell(f"All of it is in {to}.")
 
 
 def _measure_memory(subjects: Sequence[Subject], seconds: float, threads: int, screen: Screen) -> list[Row]:

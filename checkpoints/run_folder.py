@@ -29,7 +29,7 @@ import yaml
 from checkpoints.run_config import FORMAT, MADE_WITH, RunConfig, check_format
 from distillation.trainer import STATE
 from search_spaces.errors import FailedError, NestlingError
-from search_spaces.files import PREFIX, write_file
+from search_spaces.files import PREFIX, check_writable, write_file
 from search_spaces.space import SearchSpace
 from search_spaces.strict_json import MAX_BYTES, MOST, load_json
 from search_spaces.strict_yaml import load_yaml, parse_config, read_bytes, read_text
@@ -140,17 +140,27 @@ class RunFolder:
             seed: Written beside them.
 
         Raises:
-            RunError: The folder already holds a run, or anything else.
+            NestlingError: As `check_free`.
         """
         run = cls(Path(path))
-        if run.config_path.exists():
-            raise RunError(f"{path} already holds a run; resume it, or name another folder")
+        run.check_free()
         run.path.mkdir(parents=True, exist_ok=True)
-        if strays := [p.name for p in run.path.iterdir() if p.name != "lock" and not p.name.startswith(PREFIX)]:
-            raise RunError(f"{path} is not empty ({strays[0]} …) and not a run; name another folder")
         text = dump_yaml({"format": FORMAT, "seed": seed, **config, MADE_WITH: made_with()})
         write_file(run.config_path, text)
         return cls.open(run.path)
+
+    def check_free(self) -> None:
+        """Tells of a place where no run can begin, before any work is done.
+
+        Raises:
+            NestlingError: It already holds a run or anything else, is no folder, or cannot be written.
+        """
+        if self.config_path.exists():
+            raise RunError(f"{self.path} already holds a run; resume it, or name another folder")
+        check_writable(self.path, "--run", folder=True)
+        names = [path.name for path in self.path.glob("*")]
+        if strays := [name for name in names if name != "lock" and not name.startswith(PREFIX)]:
+            raise RunError(f"{self.path} is not empty ({strays[0]} …) and not a run; name another folder")
 
     @classmethod
     def open(cls, path: str | Path | None, root: str | Path = "runs") -> RunFolder:

@@ -26,6 +26,7 @@ from checkpoints.teachers import load_encoder, load_teacher, save_encoder
 from nas.objective import DistillationObjective
 from search_spaces.costs import count_macs, count_params
 from tests.shell import Shell
+from tests.test_whole_files import full_disk
 from tests.training_cases import SPACE, make_teacher, make_wave, write_audio, write_case
 
 BROKEN = "broken [live].wav"
@@ -233,11 +234,42 @@ def test_a_job_that_cannot_start_leaves_no_run(empty, options, wrong, message):
     assert not (empty.folder / "runs").exists()
 
 
-def test_a_system_that_refuses_is_told_from_a_mistake(empty, options):
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train supernet --run file/a", "--run file/a cannot be written: Not a directory; name another place"),
+        ("train supernet --run file", "--run file is a file, and a folder is to be written; name another place"),
+        ("train supernet --run /proc/none", "--run /proc/none cannot be written: "),
+        ("train supernet --run thesis", "thesis is not empty (chapter.tex …) and not a run; name another folder"),
+        ("train teacher --out /proc/none/x", "--out /proc/none/x cannot be written: "),
+        ("train teacher --out file", "--out file is a file, and a folder is to be written; name another place"),
+        ("import supernet no.pt --run thesis", "thesis is not empty (chapter.tex …) and not a run"),
+        ("evaluate mfcc --task keywords --out /proc/none", "--out /proc/none cannot be written: "),
+        ("measure demo --out thesis", "--out thesis is a folder, and a file is to be written; name another place"),
+        ("measure demo --out /proc/none", "--out /proc/none cannot be written: "),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_the_work(empty, options, command, message):
     (empty.folder / "file").touch()
-    said = empty("train supernet --run file/a", *options)
+    (empty.folder / "thesis").mkdir()
+    (empty.folder / "thesis/chapter.tex").touch()
+    if command.startswith("train"):
+        given = dict(zip(options[::2], options[1::2], strict=True))
+        named = ("--space", "--audio", "--precision") if "teacher" in command else tuple(given)
+        command += "".join(f" {name} {given[name]}" for name in named)
+    said = empty(command)
+    assert said.code == 2
+    assert said.out == ""
+    assert said.err.startswith(f"error: {message}")  # and nothing was said of any work
+    assert len(said.err.splitlines()) == 1
+    assert sorted(path.name for path in empty.folder.rglob("*")) == ["chapter.tex", "file", "thesis"]
+
+
+def test_a_system_that_refuses_is_told_from_a_mistake(empty, options):
+    with full_disk(1000):
+        said = empty("train supernet --run runs/a", *options)
     assert said.code == 1
-    assert said.err.splitlines()[-1].startswith("error: [Errno ")
+    assert said.err.splitlines()[-1].startswith("error: could not write runs/a/config.yaml: File too large; free space")
 
 
 # Training

@@ -17,6 +17,7 @@ import torch
 
 import checkpoints.export
 from checkpoints.export import export_subnet
+from checkpoints.jobs import describe_job
 from checkpoints.manifest import check_manifest
 from checkpoints.model_card import ExportRecord
 from checkpoints.run_folder import RunFolder, SupernetRecord
@@ -155,8 +156,9 @@ def test_an_edited_model_card_is_kept(tmp_path: Path) -> None:
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     """With a run, runs/a, and the smallest of its subnets, s.json."""
-    config = {"audio": "demo", "teacher": "demo", "command": "x", "hours": 0.0, "space": SUPERNET.space.to_dict()}
-    run = RunFolder.create(tmp_path / "runs" / "a", config, seed=0)
+    job = describe_job("x", "tiny", "demo", "demo", "two-stage", (), "cpu", "fp32", None)
+    job |= {"space": SUPERNET.space.to_dict(), "data": "", "hours": 0.0}
+    run = RunFolder.create(tmp_path / "runs" / "a", job, seed=0)
     run.save_supernet(SUPERNET, SupernetRecord())
     (tmp_path / "s.json").write_text(json.dumps(ONE.to_dict()))
     (tmp_path / "empty").mkdir()

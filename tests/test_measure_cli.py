@@ -11,6 +11,7 @@ import cli
 from checkpoints.export import write_encoder
 from nas import latency
 from nas.latency import Ratio
+from search_spaces.errors import FailedError
 from tests.onnx_cases import write_onnx
 from tests.shell import Shell
 from tests.test_representations import OURS, SHAPE, make_encoder_like, write_model
@@ -146,8 +147,20 @@ def test_mistakes_end_in_one_short_message(nestling, words, message):
 
 def test_what_cannot_be_written_is_told_first(nestling):
     said = nestling("measure ours --out ours")
+    assert said.code == 2
+    assert said.err == "error: --out ours is a folder, and a file is to be written; name another place\n"
+
+
+def test_what_cannot_be_written_at_last_is_shown_all_the_same(nestling, monkeypatch):
+    def refuse(path, _):
+        raise FailedError(f"could not write {path}: the disk is full")
+
+    monkeypatch.setattr("search_spaces.files.write_file", refuse)
+    said = nestling("measure ours --seconds 0.05 --repeats 3 --threads 1 --no-memory --out all.json")
     assert said.code == 1
-    assert "Is a directory" in said.err
+    assert "ours" in said.out
+    assert "could not write all.json: the disk is full" in said.err
+    assert "All of it is in" not in said.out
 
 
 def test_a_folder_whose_encoder_wants_no_waveform(nestling, tmp_path):

@@ -121,6 +121,7 @@ def import_supernet(path: str | Path, run: str | Path, audio: str, teacher: str 
     Raises:
         NestlingError: The file is no supernet, or the folder holds something.
     """
+    RunFolder(Path(run)).check_free()
     released = read_supernet(path)
     supernet, recipe = released.supernet, load_recipe(RECIPE, [])
     config = {
