@@ -716,6 +716,8 @@ def _show_comparison(comparison: Comparison) -> None:
     if len(set(over.values())) > 1:
         said += [f"{MEAN} {condition}: over {', '.join(metrics)}" for condition, metrics in over.items()]
     _tell("; ".join(said) + ".")
+    for remark in comparison.remarks:
+        _tell(remark)
 
 
 def _comparison_table(comparison: Comparison, metrics: Sequence[str], costs: bool, scored: bool) -> Table:

@@ -29,12 +29,12 @@ from speech_tasks.task import Task
 
 EVALUATIONS = "evaluation.json"
 PAGE = "evaluation.html"
-FORMAT = 1
+FORMAT = 2
 NOTES = (
     "The encoders are frozen. Each task reads a learnt weighted sum of all hidden states with a small head, fitted on "
     "train by three seeds at the learning rate that is best on search.",
-    "Intervals are by bootstrap over utterances (over queries for MTWV) and seeds. They say nothing about other "
-    "corpora, nor about another training of the encoder.",
+    "Intervals are over speakers, whose utterances go wrong together, and over the seeds of heads: Student's t, each "
+    "speaker left out in turn. They say nothing about other corpora, nor about another training of the encoder.",
 )
 DEV_NOTES = ("Scores of dev serve to compare recipes; what is reported at last is of test.",)
 
@@ -236,7 +236,7 @@ def write_evaluation_page(
         command=command,
         versions=tuple((name, str(version)) for name, version in made_with().items() if version),
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
-        notes=(comparison.caveat, *NOTES, *(DEV_NOTES if split == "dev" else ())),
+        notes=(comparison.caveat, *comparison.remarks, *NOTES, *(DEV_NOTES if split == "dev" else ())),
     )
     path = folder / PAGE
     write_evaluation(comparison, views, made, path)

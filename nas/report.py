@@ -6,6 +6,7 @@ values are plain. All strings are taken as hostile: whoever draws or writes a re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -30,8 +31,8 @@ class Measure:
 
     @classmethod
     def around(cls, value: float, half_interval: float) -> Measure:
-        """`value` ± `half_interval`."""
-        return cls(value, value - half_interval, value + half_interval)
+        """`value` ± `half_interval`; without an interval if that has no bound."""
+        return cls(value, value - half_interval, value + half_interval) if math.isfinite(half_interval) else cls(value)
 
     @property
     def margin(self) -> float | None:

@@ -89,6 +89,12 @@ def mean_of_tasks(values: Mapping[str, float]) -> float:
     return sum(points.values()) / len(points)
 
 
+def points_of_one(metric: str) -> float:
+    """How many points one more of a metric is: -1 for an error rate in percent, 100 for MTWV. All are proportional."""
+    to_points = METRICS[metric].to_points
+    return to_points(1.0) - to_points(0.0)
+
+
 def score_between(values: Mapping[str, float], bottom: Mapping[str, float], top: Mapping[str, float]) -> float:
     """SUPERB's score: 0 at the bottom line, 1000 at the top line, the mean over tasks.
 

@@ -57,13 +57,14 @@ class Characters:
         writer = fit_writer(store, self.train, self.search, RecurrentHead, PLAN, masks=True)
         scores = []
         for condition, part in self.scored.items():
-            heard = writer.write(store, [spoken.clip for spoken in part])
+            clips = [spoken.clip for spoken in part]
+            heard = writer.write(store, clips)
             tallies = np.stack([count_word_edits(part, one) for one in heard])
             settings = {
                 "learning rate": writer.fitted.learning_rate,
                 **compare_decoders(writer, store, part, tallies[0]),
             }
-            scores.append(score_ratio(self.metrics[0], condition, tallies, settings=settings))
+            scores.append(score_ratio(self.metrics[0], condition, tallies, clips, settings=settings))
         return scores
 
 

@@ -114,7 +114,7 @@ def score_classification(store: FeatureStore, labelled: LabelledClips, metric: s
         states, targets = load(clips)
         right = 1 - np.stack([_wrong(head, states, targets) for head in fitted.heads])
         tallies = np.stack([right, np.ones_like(right)], axis=2)
-        scores.append(score_ratio(metric, condition, tallies, settings={"learning rate": fitted.learning_rate}))
+        scores.append(score_ratio(metric, condition, tallies, clips, settings={"learning rate": fitted.learning_rate}))
     return scores
 
 

@@ -1,22 +1,21 @@
 """Several encoders side by side: which differences are real, and one number for each.
 
-A difference is real if it exceeds half of the 95 % interval of the paired difference: all encoders are scored on the
-same resampled utterances.
+A difference is real if the 95 % interval of the paired difference does not hold 0: the same speakers, and heads of the
+same seeds, judge all encoders (`intervals.py`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Literal
 
-import numpy as np
-
 from search_spaces.errors import NestlingError
-from speech_tasks.aggregates import METRICS, Metric, mean_of_tasks, score_between
+from speech_tasks.aggregates import METRICS, Metric, mean_of_tasks, points_of_one, score_between
+from speech_tasks.intervals import SPEAKERS, combine
 from speech_tasks.suite import TASKS, Evaluation
 from speech_tasks.task import IN_DOMAIN, ON_DEV, OUT_OF_DOMAIN, Score
 
@@ -25,6 +24,9 @@ MEAN_OF_TASKS = Metric(MEAN, "all", "points", True, lambda points: points)
 CONDITIONS = (IN_DOMAIN, OUT_OF_DOMAIN, ON_DEV)
 BOTTOM_LINE = "log-mel"
 """The encoder that scores 0; the reference scores 1000."""
+
+MANY_CELLS = 10
+"""Differences beside each other, from which on it is said what chance alone marks."""
 
 Verdict = Literal["", "better", "worse"]
 
@@ -54,7 +56,7 @@ class Cell:
     half_interval: float | None = None
     """Of the paired difference, 95 %."""
     verdict: Verdict = ""
-    """Whether the difference is real, and which way; empty if it is not."""
+    """Whether the difference is real, and which way; empty if it is not, or if there is but one utterance."""
 
 
 class Comparison:
@@ -98,13 +100,33 @@ class Comparison:
             return "Synthesised speech: never SUPERB."
         return "Splits, sizes and heads of our own: never SUPERB."
 
+    @cached_property
+    def remarks(self) -> tuple[str, ...]:
+        """What must be said of the intervals: who is judged by, where it is one reader, and what chance marks."""
+        scores = [score for entry in self.entries for score in entry.evaluation.scores]
+        said = dict.fromkeys(describe_voices(score) for score in scores if score.errors)
+        remarks = [text for text in said if text]
+        num_cells = sum(
+            cell is not None and cell.difference is not None
+            for entry in self.entries
+            for metric in self.metrics
+            for condition in self.conditions
+            for cell in [self.cell(entry, metric, condition)]
+        )
+        if num_cells >= MANY_CELLS:
+            remarks.append(
+                f"Of {num_cells} differences, about {num_cells / 20:.0f} (5 %) are marked by chance alone "
+                "where nothing differs."
+            )
+        return tuple(remarks)
+
     def cell(self, entry: Entry, metric: str, condition: str) -> Cell | None:
         """A score beside the reference's; `MEAN` is a metric too. None where it was not measured."""
         score, base = (self._find(e, metric, condition) for e in (entry, self.reference))
         if score is None or base is None or entry is self.reference:
             return Cell(score) if score else None
         difference, half = score.difference(base)
-        if abs(difference) <= half:
+        if difference - half <= 0 <= difference + half:
             return Cell(score, difference, half)
         better = (difference > 0) == describe_metric(metric).higher_is_better
         return Cell(score, difference, half, "better" if better else "worse")
@@ -132,7 +154,7 @@ class Comparison:
             return None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, without the resamples."""
+        """Plain JSON values, without errors by utterance."""
         return {
             "reference": self.reference.name,
             "metrics": {
@@ -159,11 +181,12 @@ class Comparison:
                     "metric": cell.score.metric,
                     "condition": cell.score.condition,
                     "value": cell.score.value,
-                    "half_interval": cell.score.half_interval,
+                    "half_interval": _finite(cell.score.half_interval),
+                    "speakers": cell.score.spread.count if is_over_speakers(cell.score) else None,
                     "seeds": list(cell.score.seeds),
                     "settings": dict(cell.score.settings),
                     "difference": cell.difference,
-                    "difference_half_interval": cell.half_interval,
+                    "difference_half_interval": _finite(cell.half_interval),
                     "verdict": cell.verdict,
                 }
                 for cell in cells
@@ -176,20 +199,36 @@ class Comparison:
         return self._mean(entry, condition) if metric == MEAN else entry.evaluation.find(metric, condition)
 
     def _mean(self, entry: Entry, condition: str) -> Score | None:
-        """The mean in points, of the scores and of each of their resamples."""
+        """The mean in points."""
         scores = [s for metric in self.counted(condition) if (s := entry.evaluation.find(metric, condition))]
         if not scores:
             return None
-
-        def mean(pick: Callable[[Score], float]) -> float:
-            return mean_of_tasks({s.metric: pick(s) for s in scores})
-
-        draws = np.array([mean(lambda s, i=i: float(s.draws[i])) for i in range(len(scores[0].draws))])  # type: ignore[misc]
-        return Score(MEAN, condition, mean(lambda s: s.value), (), draws)
+        # All metrics are points in proportion; what a speaker moves in several of them adds up.
+        parts = [(points_of_one(s.metric) / len(scores), s.spread) for s in scores]
+        return Score(MEAN, condition, mean_of_tasks({s.metric: s.value for s in scores}), (), combine(parts))
 
     def _values(self, entry: Entry, condition: str) -> dict[str, float]:
         scores = (entry.evaluation.find(metric, condition) for metric in self.counted(condition))
         return {score.metric: score.value for score in scores if score}
+
+
+def describe_voices(score: Score) -> str:
+    """A sentence where the interval of a score is not over several speakers; else nothing."""
+    if score.errors is None or is_over_speakers(score):
+        return ""
+    reader = score.errors.voices.reader
+    who = f"is of this reader alone, {reader}" if reader else "is of unknown speakers"
+    return f"{score.metric} {score.condition} {who}: its interval is over utterances, and says nothing of other voices."
+
+
+def is_over_speakers(score: Score) -> bool:
+    """Whether the interval of a score is over several speakers; that of a mean is if those of its parts are."""
+    return score.errors is None or score.errors.voices.over == SPEAKERS
+
+
+def _finite(number: float | None) -> float | None:
+    """A number as JSON has it; None for one without bound."""
+    return number if number is not None and math.isfinite(number) else None
 
 
 def describe_metric(name: str) -> Metric:
@@ -199,6 +238,8 @@ def describe_metric(name: str) -> Metric:
 
 def format_value(name: str, value: float, *, sign: bool = False) -> str:
     """A metric as tables show it: one digit after the point, three for a plain number."""
+    if math.isinf(value):
+        return "∞"
     digits = 1 if describe_metric(name).unit else 3
     return f"{value:{'+' if sign else ''}.{digits}f}"
 

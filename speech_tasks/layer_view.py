@@ -44,7 +44,7 @@ class ProbeErrors:
     errors: tuple[float, ...]
     """Of each hidden state, in percent; the first is the input of the first layer."""
     half_intervals: tuple[float, ...]
-    """Half of the 95 % interval of each, by bootstrap over utterances."""
+    """Half of the 95 % interval of each, over speakers."""
     chance: float
     """Error of always saying the most frequent label, in percent."""
 
@@ -160,6 +160,7 @@ class LayerProbe:
             ],
             np.concatenate(expected),
             owners,
+            self.scored,
         )
 
 
@@ -182,7 +183,7 @@ def _probe_labels(
         fit_linear(inputs[:, i], torch.from_numpy(targets), len(classes))(others[:, i]).argmax(1).numpy()
         for i in range(inputs.shape[1])
     ]
-    return _describe(name, found, expected, np.arange(len(expected)))
+    return _describe(name, found, expected, np.arange(len(expected)), scored)
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float:
@@ -220,12 +221,16 @@ def compare_layers(ours: Tensor, theirs: Tensor) -> NDArray[np.float64]:
 
 
 def _describe(
-    label: str, found: Sequence[NDArray[np.int64]], expected: NDArray[np.int64], owners: NDArray[np.int64]
+    label: str,
+    found: Sequence[NDArray[np.int64]],
+    expected: NDArray[np.int64],
+    owners: NDArray[np.int64],
+    clips: Sequence[Clip],
 ) -> ProbeErrors:
-    """Errors of each hidden state: labels found and expected, (N,), and the utterance each is of, (N,)."""
+    """Errors of each hidden state: labels found and expected, (N,), and which of the clips each is of, (N,)."""
     counts = np.bincount(owners).astype(np.float64)
     scores = [
-        score_ratio(label, "", np.stack([np.bincount(owners, labels != expected), counts], axis=1)[None])
+        score_ratio(label, "", np.stack([np.bincount(owners, labels != expected), counts], axis=1)[None], clips)
         for labels in found
     ]
     chance = 100 * (1 - float(np.bincount(expected[expected >= 0]).max(initial=0)) / len(expected))

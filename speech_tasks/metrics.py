@@ -1,7 +1,7 @@
 """Numbers that say how wrong an answer is: edits, equal error, term-weighted value, slots; and CTC decoding.
 
 Pure functions of numpy arrays and strings. Those called `tallies` give two numbers for each of N utterances, (N, 2),
-whose sums divided are the metric, so that utterances can be resampled. All are shares (1 is 100 %), never percent.
+whose sums divided are the metric, so that each speaker can be left out. All are shares (1 is 100 %), never percent.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ Slot = tuple[str, str]
 FALSE_ALARM_COST, MISS_COST, TARGET_PRIOR = 1.0, 100.0, 0.0008
 BETA = FALSE_ALARM_COST / MISS_COST * (1 / TARGET_PRIOR - 1)
 """What a false alarm weighs against a miss in QUESST 2014: 12.49."""
+
+BAND = 0.1
+"""Of the targets, on either side of the threshold of equal errors: what the slope of the errors is taken over."""
 
 
 def edit_tallies(references: Sequence[Sequence[str]], hypotheses: Sequence[Sequence[str]]) -> Floats:
@@ -89,6 +92,34 @@ def equal_error_rate(scores: ArrayLike, same: ArrayLike, weights: ArrayLike | No
     after = int(np.argmax(gap <= 0))
     share = gap[after - 1] / (gap[after - 1] - gap[after])
     return float(false_alarms[after - 1] + share * (false_alarms[after] - false_alarms[after - 1]))
+
+
+def find_equal_errors(scores: ArrayLike, same: ArrayLike) -> tuple[NDArray[np.bool_], float]:
+    """Which trials go wrong at the threshold of equal errors, and how much misses weigh beside false alarms there.
+
+    When a few trials are taken away, the threshold moves too. To first order the equal error rate then moves by the
+    weight times what misses move at the fixed threshold, plus the rest of 1 times what false alarms move. The weight is
+    the density of impostors over that of both kinds, here from a band of `BAND` of the targets on either side.
+
+    Args:
+        scores: Of each trial, (N,): the higher, the likelier the same speaker.
+        same: Whether the trial is of one speaker, (N,); some are and some are not.
+
+    Returns:
+        (N,), and a share, 0 to 1.
+    """
+    values, targets, _ = _require_trials(scores, same, None)
+    order, ends = _by_threshold(values)
+    missed, accepted = (
+        np.cumsum(kind[order])[ends] / np.count_nonzero(kind) for kind in (targets, ~targets)
+    )  # by falling threshold
+    missed = 1 - missed
+    best = int(np.argmin(np.abs(missed - accepted)))
+    band = min(BAND, missed[best], 1 - missed[best])
+    low, high = (int(np.argmin(np.abs(missed - (missed[best] + side * band)))) for side in (1, -1))
+    steps = accepted[high] - accepted[low], missed[low] - missed[high]
+    weight = steps[0] / sum(steps) if sum(steps) > 0 else 0.5
+    return (values >= values[order[ends[best]]]) != targets, float(weight)
 
 
 def normalize_scores(scores: ArrayLike, queries: ArrayLike) -> Floats:
@@ -163,6 +194,51 @@ def maximum_term_weighted_value(
     worth = counts[owners] / counts.sum() * np.where(hits, 1 / num_hits[owners], -beta / num_others[owners])
     order, ends = _by_threshold(values)
     return float(max(0.0, np.cumsum(worth[order])[ends].max()))
+
+
+def find_accepted(
+    scores: ArrayLike, relevant: ArrayLike, queries: ArrayLike, *, beta: float = BETA
+) -> NDArray[np.bool_]:
+    """Which trials are accepted at the threshold of the maximum term-weighted value, (N,); none if it is 0.
+
+    Args:
+        scores: As in `maximum_term_weighted_value`, of queries that each have relevant and other trials.
+        relevant: The same.
+        queries: The same.
+        beta: The same.
+    """
+    values, hits, _ = _require_trials(scores, relevant, None)
+    owners = _require_queries(values, queries)
+    worth = np.where(hits, 1 / np.bincount(owners, hits)[owners], -beta / np.bincount(owners, ~hits)[owners])
+    order, ends = _by_threshold(values)
+    total = np.cumsum(worth[order])[ends]
+    best = int(total.argmax())
+    return values >= values[order[ends[best]]] if total[best] > 0 else np.zeros(len(values), np.bool_)
+
+
+def worth_of_queries(
+    accepted: NDArray[np.bool_],
+    relevant: NDArray[np.bool_],
+    queries: Integers,
+    weights: Floats | None = None,
+    *,
+    beta: float = BETA,
+) -> Floats:
+    """1 - (misses + β false alarms) of each query, (Q,), both as shares.
+
+    Args:
+        accepted: Whether each trial is taken for one that holds the query, (N,).
+        relevant: Whether it does, (N,); of each query some do and some do not.
+        queries: Which query each trial is of, (N,), whole numbers 0 to Q - 1.
+        weights: How much each trial counts, (N,), > 0. Default once.
+        beta: What a false alarm weighs against a miss.
+    """
+    counts = np.ones(len(queries)) if weights is None else weights
+    found, false_alarms = (
+        np.bincount(queries, counts * (kind & accepted)) / np.bincount(queries, counts * kind)
+        for kind in (relevant, ~relevant)
+    )
+    return np.asarray(found - beta * false_alarms)
 
 
 def slot_tallies(references: Sequence[Sequence[Slot]], hypotheses: Sequence[Sequence[Slot]]) -> Floats:

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from search_spaces.costs import count_frames
 from search_spaces.subnet import Backbone
 from speech_data.batching import Batch, evaluation_batches
-from speech_data.corpus import Corpus
+from speech_data.corpus import Corpus, Utterance
 from speech_data.features import mfcc, phone_labels, stack_context
+from speech_tasks.intervals import Voices, spread_of_ratio
 from supernet.encoder import Encoder
 
 Encode = Callable[[Tensor, Tensor | None], Sequence[Tensor]]
@@ -39,6 +40,8 @@ class Frames:
     """Which utterance each frame is of, (N,)."""
     first_layer: int
     """Which hidden state `layers[0]` is."""
+    voices: Voices | None = None
+    """Who says the utterances; without it each is taken to be by a speaker of its own."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class ProbeScore:
     error: float
     """Share of wrong frames on the scored split."""
     half_interval: float
-    """Half of the 95 % interval of `error`, by bootstrap over utterances."""
+    """Half of the 95 % interval of `error`, over speakers, or over utterances where there are no two speakers."""
     layer: int
     """The layer it is of: the best on the tuning split. 0 is the input of the first Transformer layer."""
     tuning_errors: tuple[float, ...]
@@ -112,7 +115,8 @@ def collect_frames(
     """Runs an encoder over whole utterances and keeps its layers (the last few) beside the phone of each frame."""
     layers: list[list[Tensor]] = []
     labels, owners = [], []
-    num_utterances = first_layer = 0
+    said: list[Utterance] = []
+    first_layer = 0
     for batch in batches:
         padded = bool((batch.lengths < batch.wave.shape[1]).any())
         lengths = torch.from_numpy(batch.lengths) if padded else None
@@ -123,11 +127,12 @@ def collect_frames(
         for i, utterance in enumerate(batch.utterances):
             num_frames = count_frames(Backbone(), int(batch.lengths[i]))  # HuBERT's strides, as labels have
             labels.append(torch.from_numpy(phone_labels(utterance, num_frames, inventory)))
-            owners.append(np.full(num_frames, num_utterances))
-            num_utterances += 1
+            owners.append(np.full(num_frames, len(said)))
+            said.append(utterance)
             for kept, x in zip(layers, outputs, strict=True):
                 kept.append(x[i, :num_frames])
-    return Frames(tuple(torch.cat(x) for x in layers), torch.cat(labels), np.concatenate(owners), first_layer)
+    voices = Voices(tuple(u.speaker for u in said), tuple(u.id for u in said))
+    return Frames(tuple(torch.cat(x) for x in layers), torch.cat(labels), np.concatenate(owners), first_layer, voices)
 
 
 def fit_linear(features: Tensor, labels: Tensor, num_classes: int) -> Callable[[Tensor], Tensor]:
@@ -149,7 +154,7 @@ def fit_linear(features: Tensor, labels: Tensor, num_classes: int) -> Callable[[
     return lambda features: F.linear((features - mean) / std, weight.detach(), bias.detach())
 
 
-def probe_phones(train: Frames, tuning: Frames, scored: Frames, num_classes: int, seed: int = 0) -> ProbeScore:
+def probe_phones(train: Frames, tuning: Frames, scored: Frames, num_classes: int) -> ProbeScore:
     """Fits a probe to every layer on `train`, picks the layer on `tuning` and scores it on `scored`."""
     probes = [fit_linear(x, train.labels, num_classes) for x in train.layers]
     tuning_errors = tuple(
@@ -158,19 +163,8 @@ def probe_phones(train: Frames, tuning: Frames, scored: Frames, num_classes: int
     )
     best = int(np.argmin(tuning_errors))
     wrong = (probes[best](scored.layers[best]).argmax(1) != scored.labels).numpy()
-    return ProbeScore(
-        float(wrong.mean()),
-        _half_interval(wrong, scored.utterances, seed),
-        scored.first_layer + best,
-        tuning_errors,
-    )
-
-
-def _half_interval(wrong: NDArray[np.bool_], utterances: NDArray[np.int64], seed: int) -> float:
-    """Half of the 95 % interval of the mean of `wrong`, resampling whole utterances."""
-    errors = np.bincount(utterances, wrong)
-    counts = np.bincount(utterances)
-    draws = np.random.default_rng(seed).integers(len(counts), size=(1000, len(counts)))
-    means = errors[draws].sum(1) / counts[draws].sum(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(high - low) / 2
+    counts = np.bincount(scored.utterances).astype(np.float64)
+    tallies = np.stack([np.bincount(scored.utterances, wrong), counts], axis=1)
+    voices = scored.voices or Voices((None,) * len(tallies), tuple(map(str, range(len(tallies)))))
+    half_interval = spread_of_ratio("phones", tallies[None], voices).half_interval
+    return ProbeScore(float(wrong.mean()), half_interval, scored.first_layer + best, tuning_errors)

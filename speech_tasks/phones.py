@@ -52,10 +52,11 @@ class Phones:
         writer = fit_writer(store, self.train, self.search, LinearHead, PLAN)
         scores = []
         for condition, part in self.scored.items():
-            heard = writer.write(store, [spoken.clip for spoken in part])
+            clips = [spoken.clip for spoken in part]
+            heard = writer.write(store, clips)
             tallies = np.stack([edit_tallies([spoken.symbols for spoken in part], one) for one in heard])
             settings = {"learning rate": writer.fitted.learning_rate}
-            scores.append(score_ratio(self.metrics[0], condition, tallies, settings=settings))
+            scores.append(score_ratio(self.metrics[0], condition, tallies, clips, settings=settings))
         return scores
 
 

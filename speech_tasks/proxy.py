@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from search_spaces.errors import NestlingError
 from search_spaces.identity import fingerprint, hash_code
 from speech_data.corpus import SAMPLE_RATE_HZ, SpeechCorpus, Utterance, Waveform
-from speech_data.randomness import generator
 from speech_tasks.distance_probes import VoiceProbe, WordProbe
 from speech_tasks.label_probes import Errors, FrameProbe, LabelProbe, take_each
 from speech_tasks.store import Clip, Encode, FeatureStore, Rendition
-from speech_tasks.task import DRAWS, Material, half_width
+from speech_tasks.task import Material
 
 SENTENCES, KEYWORDS, COMMANDS, VOICES = "sentences", "keywords", "commands", "voices"
 READ = ("train", "search")
@@ -128,15 +127,6 @@ class ProxyScore:
         """The errors of all probes, (N,), scaled so that each probe has the same part in the mean, 1 - points / 100."""
         total = sum(map(len, self.errors.values()))
         return np.concatenate([total / len(self.errors) / len(x) * x for x in self.errors.values()])
-
-    def difference(self, other: ProxyScore) -> tuple[float, float]:
-        """Its points less another's, and half of the 95 % interval of that, by paired bootstrap over clips."""
-        draws = np.zeros(DRAWS)
-        for name, errors in self.errors.items():
-            gain = other.errors[name] - errors
-            counts = generator("clips of a probe", name).multinomial(len(gain), [1 / len(gain)] * len(gain), DRAWS)
-            draws += 100 * counts @ gain / len(gain) / len(self.errors)
-        return self.points - other.points, half_width(draws)
 
 
 class Proxy:

@@ -6,7 +6,7 @@ Q queries of M frames, N documents of T frames, L hidden states, D channels. A t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -18,9 +18,15 @@ from search_spaces.errors import NestlingError
 from speech_data.corpus import SAMPLE_RATE_HZ, Utterance
 from speech_data.espeak import SILENCE
 from speech_data.randomness import generator
-from speech_tasks.metrics import maximum_term_weighted_value, normalize_scores
+from speech_tasks.intervals import Voices
+from speech_tasks.metrics import (
+    find_accepted,
+    maximum_term_weighted_value,
+    normalize_scores,
+    worth_of_queries,
+)
 from speech_tasks.store import Clip, FeatureStore
-from speech_tasks.task import Material, Score, score_resampled
+from speech_tasks.task import Errors, Material, Score, score_of_trials
 
 MAX_WORDS = 2
 MIN_SECONDS, MIN_PHONES = 0.35, 5
@@ -37,8 +43,8 @@ Floats = NDArray[np.float32]
 class Queries:
     """Maximum term-weighted value of spoken words, one or two, looked for in sentences that others say.
 
-    Every hidden state is tried on `search`; the best alone is scored. Nothing is trained, so there is one seed, and
-    the interval is over queries.
+    Every hidden state is tried on `search`; the best alone is scored. Nothing is trained, so there is one seed. The
+    interval is over speakers, with both what they ask and what they say.
 
     Args:
         material: Sentences with speakers and timed words and phones.
@@ -69,22 +75,14 @@ class Queries:
 
     def score(self, store: FeatureStore) -> list[Score]:
         """The value in each condition."""
-        once = np.ones(len(self.search.queries))
         values = [
-            _value_of(self.search, scores)(0, once)
+            maximum_term_weighted_value(*flatten(self.search, scores))
             for scores in score_trials(store, self.search, range(store.num_layers))
         ]
         best = int(np.argmax(values))
         settings = {"hidden state": best, "MTWV on search": values[best]}
         return [
-            score_resampled(
-                self.metrics[0],
-                condition,
-                _value_of(trials, score_trials(store, trials, [best])[0]),
-                1,
-                len(trials.queries),
-                settings,
-            )
+            score_found(self.metrics[0], condition, trials, score_trials(store, trials, [best])[0], settings)
             for condition, trials in self.scored.items()
         ]
 
@@ -204,12 +202,31 @@ class Shelf:
         return np.asarray(np.minimum.reduceat(total, self.bounds)[::2] / len(query))
 
 
-def _value_of(trials: Trials, scores: Floats) -> Callable[[int, NDArray[np.float64]], float]:
-    """MTWV of scores, (Q, N), given a seed, which changes nothing, and how often each query counts, (Q,)."""
+def flatten(trials: Trials, scores: Floats) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.int64]]:
+    """What metrics want of scores, (Q, N): normalised scores, relevance and query of each trial that is asked."""
     owners, _ = np.nonzero(trials.asked)
-    normal, relevant = normalize_scores(scores[trials.asked], owners), trials.relevant[trials.asked]
-    order = np.argsort(-normal, kind="stable")  # once for all resamples
-    return lambda _, counts: maximum_term_weighted_value(normal[order], relevant[order], owners[order], weights=counts)
+    return normalize_scores(scores[trials.asked], owners), trials.relevant[trials.asked], owners
+
+
+def score_found(
+    metric: str, condition: str, trials: Trials, scores: Floats, settings: Mapping[str, float] | None = None
+) -> Score:
+    """The value of some scores, (Q, N), and what speakers move, as who asks and as who says."""
+    values, relevant, owners = flatten(trials, scores)
+    accepted = find_accepted(values, relevant, owners)
+    names = [[str(clip.utterance.speaker) for clip in clips] for clips in (trials.queries, trials.documents)]
+    speakers = sorted({*names[0], *names[1]})
+    asks, says = (np.array([speakers.index(name) for name in one]) for one in names)
+    sides = asks[owners], says[np.nonzero(trials.asked)[1]]
+
+    def measure(_: int, weights: NDArray[np.float64], counts: NDArray[np.float64]) -> float:
+        worth = worth_of_queries(accepted, relevant, owners, counts * weights[sides[1]])
+        return float(np.average(worth, weights=weights[asks]))
+
+    found = worth_of_queries(accepted, relevant, owners)
+    errors = Errors(Voices.of(trials.queries), np.stack([found, np.ones_like(found)], axis=1)[None])
+    value = maximum_term_weighted_value(values, relevant, owners)
+    return score_of_trials(metric, condition, [value], measure, sides, speakers, errors, settings)
 
 
 def _shuffled_cuts(clip: Clip, rare: set[str]) -> Iterator[tuple[str, Clip]]:

@@ -61,11 +61,12 @@ class Slots:
         settings = {"learning rate": writer.fitted.learning_rate}
         scores = []
         for condition, part in self.scored.items():
-            said = [spoken.clip.utterance.slots for spoken in part]
-            heard = [[find_slots(x) for x in one] for one in writer.write(store, [spoken.clip for spoken in part])]
+            clips = [spoken.clip for spoken in part]
+            said = [clip.utterance.slots for clip in clips]
+            heard = [[find_slots(x) for x in one] for one in writer.write(store, clips)]
             for metric, tally in zip(self.metrics, (slot_tallies, slot_value_tallies), strict=True):
                 tallies = np.stack([tally(said, one) for one in heard])
-                scores.append(score_ratio(metric, condition, tallies, settings=settings))
+                scores.append(score_ratio(metric, condition, tallies, clips, settings=settings))
         return scores
 
 

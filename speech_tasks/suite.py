@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 from search_spaces.errors import NestlingError
 from speech_tasks.characters import Characters
 from speech_tasks.intent import Intent
+from speech_tasks.intervals import Voices, spread_of_moves
 from speech_tasks.keywords import Keywords
 from speech_tasks.phones import Phones
 from speech_tasks.provenance import fingerprint_task, name_audio
@@ -20,7 +22,7 @@ from speech_tasks.queries import Queries
 from speech_tasks.slots import Slots
 from speech_tasks.speakers import Speakers
 from speech_tasks.store import Encode, FeatureStore
-from speech_tasks.task import Material, Score, Task
+from speech_tasks.task import Errors, Material, Score, Task
 from speech_tasks.verification import Verification
 
 SENTENCES, KEYWORDS, COMMANDS, VOICES = "sentences", "keywords", "commands", "voices"
@@ -63,27 +65,13 @@ class TaskResult:
             "audio": list(self.audio),
             "synthesised": self.synthesised,
             "seconds": round(self.seconds, 2),
-            "scores": [
-                {
-                    "metric": s.metric,
-                    "condition": s.condition,
-                    "value": s.value,
-                    "half_interval": s.half_interval,
-                    "seeds": list(s.seeds),
-                    "settings": dict(s.settings),
-                    "draws": [round(x, 6) for x in s.draws.tolist()],
-                }
-                for s in self.scores
-            ],
+            "scores": [_write_score(score) for score in self.scores],
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TaskResult:
         """The result that `to_dict` wrote."""
-        scores = tuple(
-            Score(s["metric"], s["condition"], s["value"], tuple(s["seeds"]), np.array(s["draws"]), s["settings"])
-            for s in values["scores"]
-        )
+        scores = tuple(map(_read_score, values["scores"]))
         audio, synthesised = tuple(values["audio"]), values.get("synthesised", True)
         return cls(values["task"], values["fingerprint"], audio, scores, values["seconds"], synthesised)
 
@@ -186,3 +174,47 @@ def evaluate(
             results.append(TaskResult(*facts, scores, seconds, synthesised))
             on_result(results[-1])
     return Evaluation(name, tuple(results), encode_seconds)
+
+
+def _write_score(score: Score) -> dict[str, Any]:
+    """Plain JSON values of a score; its errors by utterance are rounded to four digits after the point."""
+    half, errors = score.half_interval, score.errors
+    values: dict[str, Any] = {
+        "metric": score.metric,
+        "condition": score.condition,
+        "value": score.value,
+        "half_interval": half if math.isfinite(half) else None,
+        "seeds": list(score.seeds),
+        "settings": dict(score.settings),
+        "count": score.spread.count,
+        "moves": {name: float(f"{move:.7g}") for name, move in score.spread.moves.items()},
+        "shared": {name: float(f"{move:.7g}") for name, move in score.spread.shared.items()},
+    }
+    if errors:
+        number = {name: i for i, name in enumerate(errors.voices.names)}
+        values["errors"] = {
+            "utterances": list(errors.voices.utterances),
+            "speakers": errors.voices.names,
+            "speaker_of": [-1 if name is None else number[name] for name in errors.voices.speakers],
+            "added": [list(map(_plain, one)) for one in errors.tallies[:, :, 0].tolist()],
+            "of": list(map(_plain, errors.tallies[0, :, 1].tolist())),
+        }
+    return values
+
+
+def _read_score(values: Mapping[str, Any]) -> Score:
+    """The score that `_write_score` wrote."""
+    seeds, kept = tuple(values["seeds"]), values.get("errors")
+    errors = None
+    if kept:
+        speakers = tuple(None if i < 0 else kept["speakers"][i] for i in kept["speaker_of"])
+        added = np.array(kept["added"], np.float64)
+        tallies = np.stack([added, np.broadcast_to(np.array(kept["of"], np.float64), added.shape)], axis=2)
+        errors = Errors(Voices(speakers, tuple(kept["utterances"])), tallies)
+    spread = spread_of_moves(values["metric"], seeds, values["moves"], values["count"], values["shared"])
+    return Score(values["metric"], values["condition"], values["value"], seeds, spread, values["settings"], errors)
+
+
+def _plain(number: float) -> float:
+    """A whole number as one, so that it takes one digit; any other to four digits after the point."""
+    return int(number) if number == int(number) else round(number, 4)

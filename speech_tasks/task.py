@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -12,12 +11,11 @@ from numpy.typing import NDArray
 
 from speech_data.batching import draw_utterances
 from speech_data.corpus import SpeechCorpus, Utterance
-from speech_data.randomness import generator
+from speech_tasks.intervals import Spread, Voices, combine, ratio, spread_of_ratio, spread_of_trials
 from speech_tasks.store import Clip, FeatureStore, Rendition
 
 Tallies = NDArray[np.float64]
 """(seeds, utterances, 2): what an utterance adds to a metric's numerator and to its denominator."""
-DRAWS = 400
 IN_DOMAIN, OUT_OF_DOMAIN, ON_DEV = "in domain", "out of domain", "on dev"
 
 
@@ -61,6 +59,16 @@ class Material:
 
 
 @dataclass(frozen=True)
+class Errors:
+    """What each scored utterance adds to a metric, so that intervals can be made anew without scoring again."""
+
+    voices: Voices
+    """Of the utterances, in the order of the task's clips."""
+    tallies: Tallies
+    """Sums over utterances, divided, are the metric; for one that is no ratio of sums, at its own threshold."""
+
+
+@dataclass(frozen=True)
 class Score:
     """One metric of one encoder."""
 
@@ -72,20 +80,21 @@ class Score:
     """Mean over seeds."""
     seeds: tuple[float, ...]
     """Of each seed."""
-    draws: NDArray[np.float64]
-    """(DRAWS,): the metric on resampled utterances and seeds. Every encoder gets the same resamples, so differences
-    of draws are draws of the difference."""
+    spread: Spread
+    """What chance does to it: other speakers, other seeds."""
     settings: Mapping[str, float] = field(default_factory=dict)
     """What the sweep chose, such as the learning rate."""
+    errors: Errors | None = None
+    """By utterance; None for a mean of metrics."""
 
-    @cached_property
+    @property
     def half_interval(self) -> float:
         """Half of the 95 % interval of `value`."""
-        return half_width(self.draws)
+        return self.spread.half_interval
 
     def difference(self, other: Score) -> tuple[float, float]:
-        """This score less another of the same metric, and half of the 95 % interval of that, by paired resampling."""
-        return self.value - other.value, half_width(self.draws - other.draws)
+        """This score less another of the same metric, and half of the 95 % interval, paired by speaker and seed."""
+        return self.value - other.value, combine([(1.0, self.spread), (-1.0, other.spread)]).half_interval
 
 
 class Task(Protocol):
@@ -107,14 +116,14 @@ class Task(Protocol):
         """Fits heads on `train`, chooses on `search` and scores: each metric in each condition."""
 
 
-def half_width(draws: NDArray[np.float64]) -> float:
-    """Half of the distance between the 2.5 % and the 97.5 % quantile."""
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return float(high - low) / 2
-
-
 def score_ratio(
-    metric: str, condition: str, tallies: Tallies, *, scale: float = 100.0, settings: Mapping[str, float] | None = None
+    metric: str,
+    condition: str,
+    tallies: Tallies,
+    clips: Sequence[Clip],
+    *,
+    scale: float = 100.0,
+    settings: Mapping[str, float] | None = None,
 ) -> Score:
     """A metric that is a ratio of sums over utterances, such as an error rate, an accuracy or F1.
 
@@ -122,46 +131,38 @@ def score_ratio(
         metric: Its name.
         condition: In or out of domain.
         tallies: (seeds, utterances, 2).
+        clips: The utterances.
         scale: 100 for percent.
         settings: What the sweep chose.
     """
-    seeds = scale * tallies[:, :, 0].sum(1) / tallies[:, :, 1].sum(1)
-    draws = np.empty(DRAWS)
-    for i, (chosen, counts) in enumerate(_resamples(len(tallies), tallies.shape[1])):
-        sums = counts @ tallies[chosen]  # (seeds, 2)
-        draws[i] = scale * np.mean(sums[:, 0] / np.maximum(sums[:, 1], 1e-12))
-    return Score(metric, condition, float(seeds.mean()), tuple(map(float, seeds)), draws, settings or {})
+    voices = Voices.of(clips)
+    seeds = scale * ratio(tallies.sum(1))
+    spread = spread_of_ratio(metric, tallies, voices, scale)
+    errors = Errors(voices, tallies)
+    return Score(metric, condition, float(seeds.mean()), tuple(seeds.tolist()), spread, settings or {}, errors)
 
 
-def score_resampled(
+def score_of_trials(
     metric: str,
     condition: str,
-    measure: Callable[[int, NDArray[np.float64]], float],
-    num_seeds: int,
-    num_units: int,
+    seeds: Sequence[float],
+    measure: Callable[[int, NDArray[np.float64], NDArray[np.float64]], float],
+    sides: tuple[NDArray[np.int64], NDArray[np.int64]],
+    speakers: Sequence[str],
+    errors: Errors,
     settings: Mapping[str, float] | None = None,
 ) -> Score:
-    """A metric that is no ratio of sums, such as an equal error rate.
+    """A metric over trials between two utterances, such as an equal error rate.
 
     Args:
         metric: Its name.
         condition: In or out of domain.
-        measure: A seed's number and how often each unit counts, (num_units,) -> the metric.
-        num_seeds: How many heads were fitted.
-        num_units: What is resampled: utterances, or queries.
+        seeds: The metric by each head.
+        measure: A seed, how much each speaker counts and how much each trial -> the metric at its threshold.
+        sides: The two speakers of each trial, as places in `speakers`.
+        speakers: All of them.
+        errors: By utterance.
         settings: What the sweep chose.
     """
-    seeds = tuple(measure(seed, np.ones(num_units)) for seed in range(num_seeds))
-    draws = [
-        float(np.mean([measure(int(seed), counts) for seed in chosen]))
-        for chosen, counts in _resamples(num_seeds, num_units)
-    ]
-    return Score(metric, condition, float(np.mean(seeds)), seeds, np.array(draws), settings or {})
-
-
-def _resamples(num_seeds: int, num_units: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
-    """Seeds drawn with replacement, and how often each unit was, (num_units,); the same for the same numbers."""
-    units, heads = generator("bootstrap of units", num_units), generator("bootstrap of seeds", num_seeds)
-    for _ in range(DRAWS):
-        counts = np.bincount(units.integers(num_units, size=num_units), minlength=num_units).astype(np.float64)
-        yield heads.integers(num_seeds, size=num_seeds), counts
+    spread = spread_of_trials(metric, seeds, measure, sides, speakers)
+    return Score(metric, condition, float(np.mean(seeds)), tuple(seeds), spread, settings or {}, errors)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from search_spaces.errors import NestlingError
+from speech_tasks.distance_probes import share_trial_errors
 from speech_tasks.heads import Plan, WeightedSum, shuffled, sweep
-from speech_tasks.metrics import equal_error_rate
+from speech_tasks.intervals import Voices
+from speech_tasks.metrics import equal_error_rate, find_equal_errors
 from speech_tasks.speakers import crop, speaker
 from speech_tasks.states import standardise_means
 from speech_tasks.store import Clip, FeatureStore
-from speech_tasks.task import Material, Score, score_resampled
+from speech_tasks.task import Errors, Material, Score, score_of_trials
 
 PLAN = Plan(epochs=10, learning_rates=(3e-4, 1e-3, 3e-3))
 BATCH = 32
@@ -32,8 +34,8 @@ class Verification:
 
     Speakers of `search` and of the scored split who also speak in `train` are left out. Departs from SUPERB in its
     data, in all pairs as trials, in hearing only the start of each clip and in its head: that of speaker
-    identification with AM-softmax, for an x-vector. The interval is over speakers, since the pairs of one speaker hang
-    together.
+    identification with AM-softmax, for an x-vector. The interval is over speakers, since the pairs of one speaker
+    hang together.
 
     Args:
         material: Utterances with speakers, some of whom do not speak in `train`.
@@ -83,11 +85,9 @@ class Verification:
         scores = []
         for condition, trials in self.scored.items():
             pooled = load(trials.clips)
-            heard = [trials.compare(head(pooled)) for head in fitted.heads]
+            embeddings = [head(pooled) for head in fitted.heads]
             settings = {"learning rate": fitted.learning_rate}
-            num_speakers = len(trials.speakers)
-            measure = partial(trials.error_of, heard)
-            scores.append(score_resampled("EER", condition, measure, len(heard), num_speakers, settings))
+            scores.append(score_verification(condition, trials, embeddings, settings))
         return scores
 
 
@@ -140,18 +140,27 @@ class Trials:
         """The equal error rate, a share."""
         return equal_error_rate(self.compare(embeddings), self.owners[0] == self.owners[1])
 
-    def error_of(self, heard: Sequence[NDArray[np.float64]], seed: int, counts: NDArray[np.float64]) -> float:
-        """The equal error rate in percent of a head's cosines, given how often each speaker counts, (speakers,).
 
-        A speaker drawn twice is two speakers, who are not compared with each other: they would be one voice. A draw
-        without trials of both kinds, as of one speaker alone, happens where they are few; it counts as all of them.
-        """
-        first, second = self.owners
-        same = first == second
-        weights = np.where(same, counts[first], counts[first] * counts[second])
-        if not (weights[same].any() and weights[~same].any()):
-            weights = np.ones_like(weights)
-        return 100 * equal_error_rate(heard[seed], same, weights)
+def score_verification(
+    condition: str, trials: Trials, embeddings: Sequence[Tensor], settings: Mapping[str, float] | None = None
+) -> Score:
+    """The equal error rate in percent of the embeddings of each head, (N, E), and what speakers move."""
+    first, second = trials.owners
+    same = first == second
+    heard = [trials.compare(x) for x in embeddings]
+    wrong, weights = zip(*(find_equal_errors(cosines, same) for cosines in heard), strict=True)
+
+    def measure(seed: int, speakers: NDArray[np.float64], counts: NDArray[np.float64]) -> float:
+        # A speaker who counts twice is two speakers, who are not compared with each other: they would be one voice.
+        counts = counts * np.where(same, speakers[first], speakers[first] * speakers[second])
+        misses, false_alarms = (float(np.average(wrong[seed][kind], weights=counts[kind])) for kind in (same, ~same))
+        return 100 * float(weights[seed] * misses + (1 - weights[seed]) * false_alarms)
+
+    owners = np.array([trials.speakers.index(speaker(clip.utterance)) for clip in trials.clips])
+    shares = [100 * share_trial_errors((x @ x.T).double().numpy(), owners) for x in embeddings]
+    errors = Errors(Voices.of(trials.clips), np.stack([np.stack([x, np.ones(len(x))], axis=1) for x in shares]))
+    seeds = [100 * equal_error_rate(cosines, same) for cosines in heard]
+    return score_of_trials("EER", condition, seeds, measure, trials.owners, trials.speakers, errors, settings)
 
 
 class VoiceHead(nn.Module):

@@ -110,14 +110,18 @@ class LoudnessTask:
 
     def score(self, store):
         self.calls += 1
-        loud = (store.pooled(self.clips).mean((0, 2)) > self.threshold).double().numpy()
-        return [score_ratio(self.metrics[0], IN_DOMAIN, np.stack([loud, np.ones_like(loud)], 1)[None])]
+        loud = (store.pooled(self.clips).mean((1, 2)) > self.threshold).double().numpy()
+        return [score_ratio(self.metrics[0], IN_DOMAIN, np.stack([loud, np.ones_like(loud)], 1)[None], self.clips)]
 
 
-def make_score(metric, value, draws=None, condition=IN_DOMAIN):
-    """A score without spread unless draws are given."""
-    draws = np.full(400, float(value)) if draws is None else draws
-    return Score(metric, condition, float(value), (float(value),), draws, {"learning rate": 1e-3})
+def make_score(metric, value, moves=None, condition=IN_DOMAIN, seeds=None, shared=None):
+    """A score that neither a speaker nor a seed moves, unless it is said how."""
+    from speech_tasks.intervals import spread_of_moves
+
+    seeds = (float(value),) if seeds is None else seeds
+    moves = dict.fromkeys(map(str, range(40)), 0.0) if moves is None else moves
+    spread = spread_of_moves(metric, seeds, moves, len(moves), shared)
+    return Score(metric, condition, float(value), seeds, spread, {"learning rate": 1e-3})
 
 
 TASK_OF = {

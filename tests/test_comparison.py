@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
+from scipy.stats import ttest_rel
 
 from speech_tasks.comparison import (
     MEAN,
@@ -19,16 +21,27 @@ from speech_tasks.comparison import (
 from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN
 from tests.evaluation_cases import make_entry, make_score
 
-SHARED = np.random.default_rng(0).normal(0, 5, 400)
-OWN = np.random.default_rng(1).normal(0, 0.1, 400)
-SHARED_HALF = float(np.diff(np.quantile(SHARED, [0.025, 0.975]))[0]) / 2
+
+def moved(seed, deviation, num_speakers=40):
+    """How far each of some speakers moves a number whose deviation is given."""
+    moves = np.random.default_rng(seed).normal(0, 1, num_speakers)
+    moves *= deviation / np.sqrt((moves**2).sum())
+    return {f"speaker {i}": move for i, move in enumerate(moves)}
 
 
-def cell(metric, value, draws, base=40.0):
-    """Of an encoder beside one whose resamples are `base` and what is shared."""
+def added(*parts):
+    return {name: sum(part[name] for part in parts) for name in parts[0]}
+
+
+SHARED, OWN = moved(0, 5.0), moved(1, 0.1)
+WIDTH = student.ppf(0.975, 39)
+
+
+def cell(metric, value, moves, base=40.0):
+    """Of an encoder beside one that the speakers move as `SHARED` says."""
     entries = [
-        make_entry("r", [make_score(metric, base, base + SHARED)]),
-        make_entry("e", [make_score(metric, value, draws)]),
+        make_entry("r", [make_score(metric, base, SHARED)]),
+        make_entry("e", [make_score(metric, value, moves)]),
     ]
     return Comparison(entries).cell(entries[1], metric, IN_DOMAIN)
 
@@ -37,27 +50,45 @@ def cell(metric, value, draws, base=40.0):
 
 
 @pytest.mark.parametrize(("metric", "verdict"), [("PER", "worse"), ("EER", "worse"), ("KS accuracy", "better")])
-def test_a_difference_that_resamples_share_is_real_and_has_the_metrics_direction(metric, verdict):
-    found = cell(metric, 41.0, 41.0 + SHARED + OWN)
+def test_a_difference_that_speakers_do_not_move_is_real_and_has_the_metrics_direction(metric, verdict):
+    found = cell(metric, 41.0, added(SHARED, OWN))
     assert found.verdict == verdict
     assert found.difference == pytest.approx(1.0)
-    assert found.half_interval == pytest.approx(0.2, abs=0.05)  # 1.96 deviations of what is not shared
+    assert found.half_interval == pytest.approx(0.1 * WIDTH)
     assert found.score.half_interval > 8  # far more than the difference: intervals of each alone would hide it
     other = {"better": "worse", "worse": "better"}[verdict]
-    assert cell(metric, 39.0, 39.0 + SHARED + OWN).verdict == other
+    assert cell(metric, 39.0, added(SHARED, OWN)).verdict == other
 
 
-def test_the_same_difference_is_not_real_when_resamples_do_not_share():
-    found = cell("PER", 41.0, 41.0 + np.random.default_rng(2).permutation(SHARED))
+def test_the_same_difference_is_not_real_when_other_speakers_move_it():
+    found = cell("PER", 41.0, dict(zip(SHARED, reversed(SHARED.values()), strict=True)))
     assert found.verdict == ""
-    assert found.half_interval == pytest.approx(math.sqrt(2) * SHARED_HALF, rel=0.15)
+    apart = np.subtract(list(SHARED.values()), list(reversed(SHARED.values())))
+    assert found.half_interval == pytest.approx(WIDTH * np.sqrt((apart**2).sum()))
 
 
 def test_a_difference_as_large_as_its_interval_is_not_real():
-    draws = 40 + SHARED + np.repeat([-1.0, 1.0], 200)
-    assert cell("PER", 41.0, draws).half_interval == pytest.approx(1.0)
-    assert cell("PER", 41.0, draws).verdict == ""
-    assert cell("PER", 41.01, draws).verdict == "worse"
+    moves = added(SHARED, moved(2, 1 / WIDTH))
+    assert cell("PER", 41.0, moves).half_interval == pytest.approx(1.0)
+    assert cell("PER", 40.999, moves).verdict == ""
+    assert cell("PER", 41.001, moves).verdict == "worse"
+
+
+def test_nothing_is_real_where_one_speaker_judges():
+    found = cell("PER", 90.0, {"speaker 0": 0.0})
+    assert (found.half_interval, found.verdict) == (math.inf, "")
+
+
+def test_heads_that_disagree_widen_the_difference():
+    """Students' t of the paired differences of three seeds, where speakers move nothing."""
+    still = dict.fromkeys(SHARED, 0.0)
+    entries = [
+        make_entry("r", [make_score("PER", 40.0, still, seeds=(39.0, 40.0, 41.0))]),
+        make_entry("e", [make_score("PER", 42.0, still, seeds=(40.0, 42.5, 43.5))]),
+    ]
+    found = Comparison(entries).cell(entries[1], "PER", IN_DOMAIN)
+    expected = ttest_rel((40.0, 42.5, 43.5), (39.0, 40.0, 41.0)).confidence_interval()
+    assert found.half_interval == pytest.approx((expected.high - expected.low) / 2)
 
 
 def test_the_reference_is_compared_with_nobody():
@@ -104,13 +135,34 @@ def test_the_mean_of_tasks_is_in_points():
     assert mine.verdict == "worse"  # more points are better
 
 
-def test_the_mean_is_resampled_as_a_whole():
-    errors, accuracies = 40 + SHARED, 70 + OWN
-    scores = [make_score("PER", 40, errors), make_score("KS accuracy", 70, accuracies)]
+def test_what_a_speaker_moves_in_two_metrics_adds_up_in_their_mean():
+    # Who makes more errors also makes fewer answers right: in points both go the same way.
+    opposite = {name: -move for name, move in SHARED.items()}
+    scores = [make_score("PER", 40, SHARED), make_score("KS accuracy", 70, opposite)]
     entry = make_entry("e", scores)
     found = Comparison([entry]).cell(entry, MEAN, IN_DOMAIN).score
     assert found.value == pytest.approx(65)
-    np.testing.assert_allclose(found.draws, (100 - errors + accuracies) / 2)
+    assert found.half_interval == pytest.approx(scores[0].half_interval)
+    entry = make_entry("e", [make_score("PER", 40, SHARED), make_score("KS accuracy", 70, SHARED)])
+    assert Comparison([entry]).cell(entry, MEAN, IN_DOMAIN).score.half_interval == pytest.approx(0, abs=1e-9)
+    others = {f"other {name}": move for name, move in SHARED.items()}
+    entry = make_entry("e", [make_score("PER", 40, SHARED), make_score("KS accuracy", 70, others)])
+    half = Comparison([entry]).cell(entry, MEAN, IN_DOMAIN).score.half_interval
+    assert half == pytest.approx(scores[0].half_interval / math.sqrt(2))
+
+
+def test_the_mean_is_in_points_of_a_hundred_for_mtwv_too():
+    entry = make_entry("e", [make_score("MTWV", 0.4, {name: move / 100 for name, move in SHARED.items()})])
+    assert Comparison([entry]).cell(entry, MEAN, IN_DOMAIN).score.half_interval == pytest.approx(5 * WIDTH)
+
+
+def test_it_is_said_what_chance_marks_where_differences_are_many():
+    few = [make_entry(name, {"PER": 1, "EER": 2}) for name in "ab"]
+    assert Comparison(few).remarks == ()
+    many = [make_entry(name, {"PER": 1, "EER": 2, "MTWV": 0.5, "WER": 3, "slot F1": 4}) for name in "abcde"]
+    assert Comparison(many).remarks == (
+        "Of 20 differences, about 1 (5 %) are marked by chance alone where nothing differs.",
+    )
 
 
 def test_the_score_is_between_log_mel_and_the_reference():
@@ -202,10 +254,10 @@ def test_the_caveat_names_synthesised_speech():
     assert Comparison([read]).caveat == "Splits, sizes and heads of our own: never SUPERB."
 
 
-def test_json_holds_all_but_resamples():
+def test_json_holds_all_but_errors_by_utterance():
     comparison, _ = compare()
     text = json.dumps(comparison.to_dict(), allow_nan=False)
-    assert "draws" not in text
+    assert "moves" not in text
     values = json.loads(text)
     assert values["reference"] == "top"
     assert values["metrics"]["MTWV"] == {"unit": "", "higher_is_better": True}

@@ -24,8 +24,9 @@ from checkpoints.evaluation import (
 )
 from checkpoints.representations import Representation
 from nas.layer_pictures import COLOURS, colour_of, draw_errors, draw_likeness
-from speech_tasks import provenance
+from speech_tasks import phones, provenance
 from speech_tasks.comparison import Comparison
+from speech_tasks.heads import Fitted
 from speech_tasks.layer_view import LayerProbe, LayerView, ProbeErrors
 from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN, Material
 from tests.evaluation_cases import LoudnessTask, make_entry, make_score
@@ -180,12 +181,12 @@ def test_writers_at_the_same_time_lose_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('{"format": 1, "encoders": [', "Expecting value"),
+        ('{"format": 2, "encoders": [', "Expecting value"),
         ("", "Expecting value"),
-        ('{"format": 2, "encoders": []}', "it has format 2, this Nestling writes 1"),
+        ('{"format": 1, "encoders": []}', "it has format 1, this Nestling writes 2"),
         ('{"encoders": []}', "'format'"),
         ("[]", "list indices"),
-        ('{"format": 1, "encoders": null}', "not iterable"),
+        ('{"format": 2, "encoders": null}', "not iterable"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_and_kept(tmp_path, text, reason):
@@ -518,3 +519,55 @@ def test_the_file_is_json_a_row_a_line(tmp_path):
     text = (tmp_path / EVALUATIONS).read_text()
     assert {"python", "torch"} <= set(json.loads(text)["made_with"])
     assert len(text.splitlines()) == 4
+
+
+# What the intervals are of
+
+
+class Deaf:
+    """A writer that hears one phone too few."""
+
+    fitted = Fitted((), 0.1, ())
+
+    def write(self, store, clips):
+        del store
+        return [[tuple(symbol for symbol, _, _ in clip.utterance.phones[1:]) for clip in clips]]
+
+
+def evaluate_phones(folder, speakers, monkeypatch, num_encoders=1):
+    """The page and the rows of encoders whose heads hear all but one of three phones of every utterance."""
+    spans = tuple((symbol, 0.1 * i, 0.1 * (i + 1)) for i, symbol in enumerate("aei"))
+    said = [utterance(f"u{i}", 4800, speaker=name, phones=spans) for i, name in enumerate(speakers)]
+    corpus = FakeCorpus(dict.fromkeys(("train", "search", "test"), said), name="some", hash=speakers)
+    monkeypatch.setattr(phones, "fit_writer", lambda *_, **__: Deaf())
+    encoders = [make_encoder(f"encoder {i}")[0] for i in range(num_encoders)]
+    ledger = Ledger(folder)
+    comparison = Comparison(evaluate_encoders(encoders, [phones.Phones(Material(corpus, "clean"))], "test", ledger))
+    return write_evaluation_page(comparison, {}, "test", "nestling", folder).read_text(), ledger.rows()
+
+
+def test_one_reader_alone_is_named_on_the_page(tmp_path, monkeypatch):
+    """A corpus of one voice says nothing of others, and utterances are then all that an interval can be over."""
+    said = (
+        "PER in domain is of this reader alone, a: its interval is over utterances, and says nothing of other voices."
+    )
+    assert said in evaluate_phones(tmp_path / "one", "aaaa", monkeypatch)[0]
+    assert "alone" not in evaluate_phones(tmp_path / "two", "abab", monkeypatch)[0]
+
+
+def test_a_comparison_of_many_says_what_chance_marks(tmp_path, monkeypatch):
+    page, _ = evaluate_phones(tmp_path / "many", "abab", monkeypatch, num_encoders=12)
+    assert "Of 11 differences, about 1 (5 %) are marked by chance alone where nothing differs." in page
+    assert "chance alone" not in evaluate_phones(tmp_path / "few", "abab", monkeypatch, num_encoders=3)[0]
+
+
+def test_errors_by_utterance_and_speaker_are_kept(tmp_path, monkeypatch):
+    _, (row,) = evaluate_phones(tmp_path, "abac", monkeypatch)
+    ((score,),) = [result["scores"] for result in row["tasks"]]
+    kept = score.get("errors")
+    assert kept, "a score without errors by utterance"
+    assert sorted(kept["utterances"]) == [f"some: u{i}" for i in range(4)]
+    speakers = {name: kept["speakers"][i] for name, i in zip(kept["utterances"], kept["speaker_of"], strict=True)}
+    assert speakers == {"some: u0": "a", "some: u1": "b", "some: u2": "a", "some: u3": "c"}
+    assert (kept["added"], kept["of"]) == ([[1, 1, 1, 1]], [3, 3, 3, 3])
+    assert score["value"] == pytest.approx(100 * sum(kept["added"][0]) / sum(kept["of"]))

@@ -93,20 +93,6 @@ def test_the_cost_of_hidden_states_is_divided_by_who_asks_for_them(given, scores
     assert set(shares) == {("verification",), ("speakers",), ("verification", "speakers")}
 
 
-def test_a_difference_comes_with_its_paired_interval(scores):
-    gain, half = scores[1.0].difference(scores[0.0])
-    assert gain == pytest.approx(scores[1.0].points - scores[0.0].points)
-    assert 0 < half < gain
-    assert scores[0.6].difference(scores[0.6]) == (0.0, 0.0)
-
-
-def test_the_interval_is_that_of_a_mean():
-    rng = np.random.default_rng(0)
-    first, second = (ProxyScore({"phones": rng.normal(0.5, 0.1, 400)}, {}) for _ in range(2))
-    spread = (first.errors["phones"] - second.errors["phones"]).std() / 400**0.5
-    assert first.difference(second)[1] == pytest.approx(100 * 1.96 * spread, rel=0.15)
-
-
 def test_the_fingerprint_names_probes_and_clips(given):
     def fingerprint(share=1, probes=("phones",), scale=1.0):
         return Proxy(materials(share), probes, scale=scale).fingerprint

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
-from itertools import pairwise, product
+from itertools import combinations, pairwise, product
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import t as student
 
 from search_spaces.costs import count_frames
 from search_spaces.subnet import Backbone
 from speech_data.corpus import Utterance
 from speech_tasks import queries
 from speech_tasks.aggregates import METRICS
+from speech_tasks.metrics import BETA
 from speech_tasks.queries import Queries, Shelf, choose_trials, score_trials
 from speech_tasks.store import Clip, FeatureStore
 from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN, Material
@@ -347,39 +349,49 @@ def test_search_chooses_the_hidden_state():
     assert found.value < 0.15
 
 
-def test_what_is_resampled_are_queries(monkeypatch):
-    seen = []
+def test_the_interval_is_that_of_what_each_speaker_moves():
+    """As who asks and as who says, trial by trial, at the best threshold by trying all."""
+    trials = Queries(Material(home(allow_test=False), "clean", scored="dev")).scored[IN_DOMAIN]
+    rng = np.random.default_rng(0)
+    scores = (rng.standard_normal(trials.asked.shape) + 2.5 * trials.relevant).astype(np.float32)
+    normal = np.full(scores.shape, -np.inf)
+    for row, (asked, one) in enumerate(zip(trials.asked, scores.astype(float), strict=True)):
+        normal[row, asked] = (one[asked] - one[asked].mean()) / one[asked].std()
+    hits, others = trials.relevant, trials.asked & ~trials.relevant
+    ones = [side.sum(1, keepdims=True) for side in (hits, others)]
 
-    def note(metric, condition, measure, num_seeds, num_units, settings):
-        seen.append((condition, measure, num_seeds, num_units))
-        return resampled(metric, condition, measure, num_seeds, num_units, settings)
+    def gains(threshold):  # what each trial adds to the worth of its query
+        return (normal >= threshold) * (hits / ones[0] - BETA * others / ones[1])
 
-    resampled = queries.score_resampled
-    monkeypatch.setattr(queries, "score_resampled", note)
-    task = Queries(Material(home(allow_test=False), "clean", scored="dev"))
-    # It hears the phones of some alone.
-    score(task, lambda clip: [1] if clip.utterance.id[0] == "s" or int(clip.utterance.id[1:]) % 20 < 10 else [])
-    ((condition, measure, num_seeds, num_units),) = seen
-    assert (condition, num_seeds, num_units) == (IN_DOMAIN, 1, len(task.scored[IN_DOMAIN].queries))
-    assert num_units != len(task.scored[IN_DOMAIN].documents)
-    alone = [measure(0, one) for one in np.eye(num_units)]
-    assert max(alone) > measure(0, np.ones(num_units)) > min(alone)
+    best = max(np.unique(normal[trials.asked]), key=lambda threshold: gains(threshold).sum())
+    worth = gains(best).sum(1)
+    found = queries.score_found("MTWV", IN_DOMAIN, trials, scores)
+    assert found.value == pytest.approx(worth.mean())
+    assert 0.1 < found.value < 1
+    np.testing.assert_allclose(found.errors.tallies[0, :, 0], worth, atol=1e-9)
+    assert [f"home: {clip.utterance.id}" for clip in trials.queries] == list(found.errors.voices.utterances)
 
+    accepted = normal >= best
+    asks, says = (np.array([c.utterance.speaker for c in clips]) for clips in (trials.queries, trials.documents))
+    names = sorted({*asks, *says})
 
-def test_a_query_that_counts_twice_is_two():
-    task = Queries(Material(home(allow_test=False), "clean", scored="dev"))
-    trials = task.scored[IN_DOMAIN]
-    scores = np.random.default_rng(0).standard_normal(trials.asked.shape) + 2.5 * trials.relevant
-    counts = np.random.default_rng(1).integers(0, 4, len(trials.queries))
-    repeated = queries.Trials(
-        tuple(np.repeat(np.arange(len(counts)), counts)),
-        trials.documents,
-        trials.asked.repeat(counts, 0),
-        trials.relevant.repeat(counts, 0),
-    )
-    value = queries._value_of(trials, scores)(0, counts)
-    assert value == pytest.approx(queries._value_of(repeated, scores.repeat(counts, 0))(0, np.ones(counts.sum())))
-    assert 0.1 < value < 1
+    def value(of_queries, of_trials):
+        shares = [np.average(accepted, axis=1, weights=side * of_trials) for side in (hits, others)]
+        return np.average(shares[0] - BETA * shares[1], weights=of_queries)
+
+    def move(of_queries, of_trials):
+        return 2 * (value(1 - of_queries / 2, 1 - of_trials / 2) - worth.mean())
+
+    moves = [move(asks == name, np.broadcast_to(says == name, hits.shape)) for name in names]
+    shared = [
+        move(np.zeros(len(asks)), np.outer(asks == a, says == b) | np.outer(asks == b, says == a))
+        for a, b in combinations(names, 2)
+    ]
+    variance = np.square(moves).sum() - np.square(shared).sum()
+    assert variance > np.square(moves).sum() / 2
+    variance *= len(names) / (len(names) - 1)
+    expected = student.ppf(0.975, len(names) - 1) * np.sqrt(variance)
+    assert found.half_interval == pytest.approx(expected)
 
 
 def test_documents_by_the_querys_own_speaker_and_the_scale_of_a_query_change_nothing():
@@ -389,10 +401,10 @@ def test_documents_by_the_querys_own_speaker_and_the_scale_of_a_query_change_not
     other = np.where(trials.asked, scores, 1e3) * rng.uniform(1, 9, (len(scores), 1)) + rng.standard_normal(
         (len(scores), 1)
     )
-    once = np.ones(len(scores))
-    value = queries._value_of(trials, scores)(0, once)
-    assert 0.1 < value < 1
-    assert queries._value_of(trials, other)(0, once) == pytest.approx(value)
+    one, two = (queries.score_found("MTWV", IN_DOMAIN, trials, x) for x in (scores, other))
+    assert 0.1 < one.value < 1
+    assert two.value == pytest.approx(one.value)
+    assert two.half_interval == pytest.approx(one.half_interval)
 
 
 def test_metrics_are_known_and_both_conditions_scored_beside_test():

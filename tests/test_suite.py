@@ -10,6 +10,7 @@ import pytest
 from speech_tasks import materials, suite
 from speech_tasks.comparison import Comparison, Entry
 from speech_tasks.provenance import fingerprint_task
+from speech_tasks.store import Clip
 from speech_tasks.suite import (
     FIRST,
     TASKS,
@@ -20,7 +21,7 @@ from speech_tasks.suite import (
     find_materials,
     find_tasks,
 )
-from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN, Material
+from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN, Material, score_ratio
 from tests.evaluation_cases import LoudnessTask, make_score
 from tests.speech_cases import FakeCorpus, spectral_states, utterance
 
@@ -128,8 +129,15 @@ def test_a_result_is_known_before_the_next_task_begins():
 
 
 def test_results_come_back_from_json_as_they_were():
-    draws = np.random.default_rng(0).normal(30, 2, 400)
-    scores = (make_score("PER", 30.25, draws), make_score("PER", 41.5, draws + 11, OUT_OF_DOMAIN))
+    moves = dict(zip("abcdefgh", np.random.default_rng(0).normal(0, 2, 8), strict=True))
+    seeds = (30.0, 30.5)
+    clips = [Clip(CORPUS, u, "clean") for u in CORPUS.utterances("test")]
+    tallies = np.random.default_rng(1).integers(1, 9, (2, len(clips), 2)).astype(float)
+    tallies[..., 1] = tallies[0, :, 1]
+    scores = (
+        make_score("PER", 30.25, moves, seeds=seeds, shared={"x": 0.5}),
+        score_ratio("PER", OUT_OF_DOMAIN, tallies, clips, settings={"learning rate": 0.1}),
+    )
     result = TaskResult("phones", "f0", ("some 1", "other 2"), scores, 12.5)
     first = Evaluation("mine", (result, TaskResult("keywords", "f1", (), (make_score("KS accuracy", 90),), 1.0)), 4.0)
     again = Evaluation.from_dict(json.loads(json.dumps(first.to_dict())))
@@ -142,8 +150,11 @@ def test_results_come_back_from_json_as_they_were():
     for one, other in zip(first.scores, again.scores, strict=True):
         assert (one.metric, one.condition, one.value) == (other.metric, other.condition, other.value)
         assert (one.seeds, one.settings) == (other.seeds, other.settings)
-        np.testing.assert_allclose(one.draws, other.draws, atol=1e-6)
-        assert one.half_interval == pytest.approx(other.half_interval, abs=1e-5)
+        assert one.half_interval == pytest.approx(other.half_interval, rel=1e-5)
+        assert one.difference(other)[1] == pytest.approx(0, abs=1e-5)
+    kept = again.scores[1].errors
+    assert kept.voices == scores[1].errors.voices
+    np.testing.assert_array_equal(kept.tallies, tallies)
 
 
 def test_a_score_is_found_by_metric_and_condition():

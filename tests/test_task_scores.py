@@ -1,11 +1,14 @@
-"""Intervals: against the textbook where there is one, and paired differences against differences of pairs."""
+"""Intervals: against the textbook where there is one, else against leaving each speaker out by hand."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
+from scipy.stats import ttest_1samp, ttest_rel
 
-from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN, Material, half_width, score_ratio, score_resampled
+from speech_tasks.store import Clip
+from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN, Material, score_ratio
 from tests.speech_cases import FakeCorpus, utterance
 
 
@@ -14,20 +17,51 @@ def tallies(right, seeds=1):
     return np.stack([numerators, np.ones_like(numerators)], 2)
 
 
+def clips_of(speakers):
+    """A clip of each of these speakers."""
+    said = [utterance(f"u{i}", speaker=name) for i, name in enumerate(speakers)]
+    corpus = FakeCorpus({"test": said})
+    return [Clip(corpus, u, "clean") for u in said]
+
+
+def score(right, speakers=None, seeds=1):
+    speakers = [f"s{i}" for i in range(len(right))] if speakers is None else speakers
+    return score_ratio("KS accuracy", IN_DOMAIN, tallies(right, seeds), clips_of(speakers))
+
+
 def test_a_ratio_is_of_sums_and_its_seeds_are_averaged():
     counts = np.array([[[1, 4], [3, 6]], [[2, 4], [4, 6]]], float)
-    score = score_ratio("PER", IN_DOMAIN, counts)
+    score = score_ratio("PER", IN_DOMAIN, counts, clips_of("ab"))
     assert score.seeds == pytest.approx((40.0, 60.0))
     assert score.value == pytest.approx(50.0)
 
 
-def test_the_interval_of_an_accuracy_is_the_binomial_one():
-    rng = np.random.default_rng(0)
-    right = rng.random(800) < 0.7
-    score = score_ratio("KS accuracy", IN_DOMAIN, tallies(right))
-    share = right.mean()
-    textbook = 100 * 1.96 * np.sqrt(share * (1 - share) / 800)
-    assert score.half_interval == pytest.approx(textbook, rel=0.15)  # 400 draws give a quantile to about a tenth
+def test_with_an_utterance_of_each_speaker_the_interval_is_students_of_the_mean():
+    right = np.random.default_rng(0).random(30) < 0.7
+    textbook = ttest_1samp(100.0 * right, 0).confidence_interval()
+    assert score(right).half_interval == pytest.approx((textbook.high - textbook.low) / 2)
+
+
+def test_what_is_counted_are_speakers():
+    """Four speakers who say one thing a hundred times over are no surer than if they said it once."""
+    right = np.array([1.0, 0.0, 1.0, 1.0])
+    once, often = score(right, "abcd"), score(np.repeat(right, 100), np.repeat(list("abcd"), 100).tolist())
+    assert once.value == often.value
+    assert often.half_interval == pytest.approx(once.half_interval)
+
+
+def test_a_ratio_without_each_speaker_is_that_of_the_others():
+    rng = np.random.default_rng(3)
+    speakers = rng.choice(list("abcdefg"), 60).tolist()
+    counts = np.stack([rng.integers(0, 9, (2, 60)), np.broadcast_to(rng.integers(9, 20, 60), (2, 60))], 2).astype(float)
+    found = score_ratio("WER", IN_DOMAIN, counts, clips_of(speakers))
+    left = []
+    for name in "abcdefg":
+        others = counts[:, [speaker != name for speaker in speakers]].sum(1)
+        left.append((100 * others[:, 0] / others[:, 1]).mean())
+    variance, of_seeds = 6 / 7 * np.square(left - np.mean(left)).sum(), np.var(found.seeds, ddof=1) / 2
+    degrees = (variance + of_seeds) ** 2 / (variance**2 / 6 + of_seeds**2 / 1)
+    assert found.half_interval == pytest.approx(student.ppf(0.975, degrees) * np.sqrt(variance + of_seeds))
 
 
 def test_seeds_that_disagree_widen_the_interval():
@@ -36,7 +70,8 @@ def test_seeds_that_disagree_widen_the_interval():
     disagreeing = agreeing.copy()
     disagreeing[1, :, 0] = 1
     disagreeing[2, :, 0] = 0
-    wide, narrow = (score_ratio("KS accuracy", IN_DOMAIN, t).half_interval for t in (disagreeing, agreeing))
+    clips = clips_of(f"s{i}" for i in range(400))
+    wide, narrow = (score_ratio("KS accuracy", IN_DOMAIN, t, clips).half_interval for t in (disagreeing, agreeing))
     assert wide > 3 * narrow
 
 
@@ -44,26 +79,39 @@ def test_a_paired_difference_knows_what_both_share():
     rng = np.random.default_rng(1)
     hard = rng.random(500) < 0.5
     worse = hard & (rng.random(500) < 0.9)  # right on a subset of what the better is right on
-    better, other = (score_ratio("KS accuracy", IN_DOMAIN, tallies(x)) for x in (hard, worse))
+    better, other = (score(x) for x in (hard, worse))
     gap, half = better.difference(other)
     assert gap == pytest.approx(100 * (hard.mean() - worse.mean()))
     assert half < 0.6 * np.hypot(better.half_interval, other.half_interval)
-    pairs = np.array([100 * (hard.astype(float) - worse)[rng.integers(500, size=500)].mean() for _ in range(2000)])
-    assert half == pytest.approx(half_width(pairs), rel=0.2)
-    assert other.difference(better)[0] == pytest.approx(-gap)
+    textbook = ttest_rel(100.0 * hard, 100.0 * worse).confidence_interval()
+    assert half == pytest.approx((textbook.high - textbook.low) / 2)
+    assert other.difference(better) == pytest.approx((-gap, half))
 
 
-def test_resampling_any_metric_agrees_with_that_of_ratios():
-    rng = np.random.default_rng(2)
-    counts = tallies(rng.random(100) < 0.3, seeds=2)
+def test_one_reader_or_none_known_is_judged_by_utterances():
+    right = np.random.default_rng(4).random(50) < 0.8
+    alone, unknown, apart = score(right, ["ann"] * 50), score(right, [None] * 50), score(right)
+    assert alone.half_interval == pytest.approx(apart.half_interval)
+    assert unknown.half_interval == pytest.approx(apart.half_interval)
+    assert (alone.errors.voices.over, alone.errors.voices.reader) == ("utterances", "ann")
+    assert (unknown.errors.voices.over, unknown.errors.voices.reader) == ("utterances", None)
+    assert apart.errors.voices.over == "speakers"
 
-    def measure(seed, weights):
-        return 100 * float(weights @ counts[seed, :, 0] / weights.sum())
 
-    one = score_ratio("PER", IN_DOMAIN, counts)
-    other = score_resampled("PER", IN_DOMAIN, measure, 2, 100)
-    assert other.value == pytest.approx(one.value)
-    np.testing.assert_allclose(other.draws, one.draws)
+def test_an_utterance_of_nobody_adds_no_degree_of_freedom():
+    """As silence among keywords: it counts for itself, but three speakers stay three."""
+    right, speakers = [1, 0, 1, 1, 1, 0, 1, 1], ["a", "a", "b", "b", "c", "c", None, None]
+    found = score(np.array(right), speakers)
+    blocks = np.array([[1, 2], [2, 2], [1, 2], [1, 1], [1, 1]], float)
+    left = 100 * (6 - blocks[:, 0]) / (8 - blocks[:, 1])
+    assert found.half_interval == pytest.approx(
+        student.ppf(0.975, 2) * np.sqrt(4 / 5 * np.square(left - left.mean()).sum())
+    )
+
+
+def test_one_utterance_says_nothing_of_chance():
+    assert score([1.0]).half_interval == np.inf
+    assert score([1.0]).difference(score([0.0])) == (100.0, np.inf)
 
 
 def test_the_second_corpus_is_scored_beside_test_alone():

@@ -9,6 +9,7 @@ from math import exp, log, sqrt
 import numpy as np
 import pytest
 import torch
+from scipy.stats import t as student
 from torch.nn import functional as F
 
 from search_spaces.costs import count_frames
@@ -16,9 +17,10 @@ from search_spaces.subnet import Backbone
 from speech_tasks import verification
 from speech_tasks.aggregates import METRICS
 from speech_tasks.heads import Plan
+from speech_tasks.metrics import equal_error_rate, find_equal_errors
 from speech_tasks.store import Clip, FeatureStore
 from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN, Material
-from speech_tasks.verification import EMBEDDING, Trials, Verification, VoiceHead
+from speech_tasks.verification import EMBEDDING, Trials, Verification, VoiceHead, score_verification
 from tests.probe_cases import talk
 from tests.speech_cases import FakeCorpus, seeded, spectral_states, utterance
 
@@ -141,36 +143,8 @@ def test_an_equal_error_rate_by_trying_every_threshold(seed):
     expected = scan_thresholds(pairs)
     assert 0.05 < expected < 0.5
     assert trials.error(torch.from_numpy(rows)) == pytest.approx(expected, abs=1e-4)
-    heard = [-trials.compare(torch.from_numpy(rows)), trials.compare(torch.from_numpy(rows))]
-    assert trials.error_of(heard, 1, np.ones(4)) == pytest.approx(100 * expected, abs=1e-2)
-    assert trials.error_of(heard, 0, np.ones(4)) == pytest.approx(100 * (1 - expected), abs=1e-2)
-
-
-@pytest.mark.parametrize("counts", [(1, 2, 0, 1), (3, 0, 1, 0), (0, 2, 2, 0), (1, 1, 1, 4)])
-def test_a_speaker_drawn_twice_is_two_speakers_who_never_meet(counts):
-    speakers = "dcbabcabaabddc"
-    rows = draw_embeddings(speakers, 7)
-    copies = [
-        (i, name, copy)
-        for i, name in enumerate(speakers)
-        for copy in range(dict(zip("abcd", counts, strict=True))[name])
-    ]
-    pairs = [
-        (rows[i] @ rows[j], one == other)
-        for (i, one, copy), (j, other, other_copy) in combinations(copies, 2)
-        if one != other or copy == other_copy
-    ]
-    trials = trials_of(speakers)
-    heard = [trials.compare(torch.from_numpy(rows))]
-    assert trials.error_of(heard, 0, np.array(counts, float)) == pytest.approx(100 * scan_thresholds(pairs), abs=1e-2)
-
-
-@pytest.mark.parametrize("counts", [(3, 0, 0), (0, 1, 2)])
-def test_a_draw_without_pairs_of_both_kinds_counts_as_all_speakers(counts):
-    speakers = "aaaabcaa"
-    trials = trials_of(speakers)
-    heard = [trials.compare(torch.from_numpy(draw_embeddings(speakers, 3)))]
-    assert trials.error_of(heard, 0, np.array(counts, float)) == trials.error_of(heard, 0, np.ones(3)) > 0
+    (found,) = score_verification("", trials, [torch.from_numpy(rows)]).seeds
+    assert found == pytest.approx(100 * expected, abs=1e-2)
 
 
 # Head
@@ -256,37 +230,64 @@ def test_who_hears_the_speaker_learns_to_and_who_hears_noise_guesses(monkeypatch
     assert learnt.settings == {"learning rate": 3e-3}
 
 
-def test_what_is_resampled_are_speakers(monkeypatch):
-    monkeypatch.setattr(verification, "PLAN", ONCE)
-    units = []
+def test_the_interval_is_that_of_what_each_speaker_moves():
+    """Misses and false alarms at the threshold, trial by trial, for two heads that are given."""
+    trials = trials_of("aaabbbccccdd")
+    names = np.array(list("aaabbbccccdd"))
+    heads = [draw_embeddings("".join(names), seed) for seed in range(2)]
+    found = score_verification("", trials, [torch.from_numpy(x) for x in heads])
+    pairs = list(combinations(range(12), 2))
+    same = np.array([names[i] == names[k] for i, k in pairs])
+    owners = [tuple(sorted({names[i], names[k]})) for i, k in pairs]
+    judged = [find_equal_errors([rows[i] @ rows[k] for i, k in pairs], same) for rows in heads]
+    rates = [100 * equal_error_rate([rows[i] @ rows[k] for i, k in pairs], same) for rows in heads]
 
-    def note(metric, condition, measure, num_seeds, num_units, settings):
-        units.append((condition, num_seeds, num_units))
-        # A unit more or less would be an index out of range, or change nothing.
-        for left_out in range(num_units):
-            counts = np.ones(num_units)
-            counts[left_out] = 0
-            assert measure(1, counts) != measure(1, np.ones(num_units))
-        return resampled(metric, condition, measure, num_seeds, num_units, settings)
+    def rate(counts):
+        kinds = same, ~same
+        return np.mean(
+            [
+                100 * np.average(wrong[kind], weights=counts[kind]) * share
+                for wrong, weight in judged
+                for kind, share in zip(kinds, (2 * weight, 2 * (1 - weight)), strict=True)
+            ]
+        )
 
-    resampled = verification.score_resampled
-    monkeypatch.setattr(verification, "score_resampled", note)
-    task = Verification(Material(home(), "clean"))
-    with FeatureStore(spectral_states, task.clips) as store:
-        (found,) = task.score(store)
-    assert units == [(IN_DOMAIN, 2, len(UNSEEN))]
-    assert found.half_interval > 0
+    def move(is_less):
+        return 2 * (rate(np.where([is_less(of) for of in owners], 0.5, 1.0)) - rate(np.ones(len(pairs))))
+
+    moves = [move(lambda of, name=name: name in of) for name in "abcd"]
+    shared = [move(lambda of, two=two: of == two) for two in combinations("abcd", 2)]
+    variance = 4 / 3 * (np.square(moves).sum() - np.square(shared).sum())
+    of_seeds = np.var(rates, ddof=1) / 2
+    degrees = (variance + of_seeds) ** 2 / (variance**2 / 3 + of_seeds**2)
+    assert found.seeds == pytest.approx(rates)
+    assert found.half_interval == pytest.approx(student.ppf(0.975, degrees) * np.sqrt(variance + of_seeds))
+    np.testing.assert_allclose(found.errors.tallies[:, :, 0].mean(1), rates, atol=6)  # at a threshold, not between two
+
+
+def test_what_a_speaker_moves_is_what_the_rate_does_when_the_threshold_follows():
+    """Many trials, one speaker counted half: the exact rate moves as the weight of misses says."""
+    rng = np.random.default_rng(0)
+    same = rng.random(200_000) < 0.2
+    scores = rng.normal(0, 1, same.size) * np.where(same, 1.5, 0.8) + 2 * same
+    mine = rng.random(same.size) < 0.1
+    scores[mine & same] -= 0.7  # this speaker is hard to know again
+    wrong, weight = find_equal_errors(scores, same)
+    counts = np.where(mine, 0.5, 1.0)
+    moved = equal_error_rate(scores, same, counts) - equal_error_rate(scores, same)
+    by_kind = [np.average(wrong[kind], weights=counts[kind]) - wrong[kind].mean() for kind in (same, ~same)]
+    assert moved < -0.002
+    assert weight * by_kind[0] + (1 - weight) * by_kind[1] == pytest.approx(moved, rel=0.1)
 
 
 def test_metrics_are_known_and_both_conditions_scored_beside_test(monkeypatch):
-    """The second corpus has but two voices, so half of the resamples are of one alone."""
     monkeypatch.setattr(verification, "PLAN", ONCE)
     task = Verification(Material(home(), "clean", abroad()))
     with FeatureStore(spectral_states, task.clips) as store:
         scores = task.score(store)
     assert set(task.metrics) <= METRICS.keys()
     assert [(found.metric, found.condition) for found in scores] == [("EER", IN_DOMAIN), ("EER", OUT_OF_DOMAIN)]
-    assert all(np.isfinite(found.draws).all() and len(found.seeds) == 2 for found in scores)
+    assert all(np.isfinite(found.half_interval) and len(found.seeds) == 2 for found in scores)
     assert {clip.rendition for clip in task.scored[OUT_OF_DOMAIN].clips} == {"otherwise"}
 
 
