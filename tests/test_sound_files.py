@@ -91,6 +91,16 @@ def test_compressed_audio_of_a_folder_is_read(tmp_path, suffix, subtype):
     assert np.corrcoef(found, WAVE)[0, 1] > 0.9
 
 
+def test_how_a_decoder_rounds_makes_no_other_recording_of_an_mp3(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.mp3", WAVE, RATE)
+    first = open_folder(tmp_path).hash
+    read = soundfile.SoundFile.read
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda *given, **rest: read(*given, **rest) * np.float32(1.000001))
+    assert open_folder(tmp_path).hash == first
+    (tmp_path / "a.mp3").write_bytes((tmp_path / "a.mp3").read_bytes() + bytes(1))
+    assert open_folder(tmp_path).hash != first
+
+
 def test_mp3_that_was_cut_short_says_so(tmp_path):
     soundfile.write(tmp_path / "a.mp3", WAVE, RATE)
     cut(tmp_path / "a.mp3", 6000)
@@ -174,9 +184,18 @@ def test_flac_of_unknown_length_is_read_whole_and_in_pieces(tmp_path, monkeypatc
         assert same(heard(tmp_path).get(f"a.flac#{i}"), piece)
 
 
+def test_flac_of_unknown_length_can_be_too_short(tmp_path):
+    soundfile.write(tmp_path / "a.flac", WAVE[:1500], RATE)
+    unknown_length(tmp_path / "a.flac")
+    assert "a.flac is too short: 0.094 s, the least is 0.1 s" in str(heard(tmp_path))
+
+
 def test_flac_whose_header_promises_more_says_so(tmp_path):
     soundfile.write(tmp_path / "a.flac", WAVE, RATE)
     content = bytearray((tmp_path / "a.flac").read_bytes())
+    content[24:26] = struct.pack(">H", 32_700)  # less than 0.05 s
+    (tmp_path / "a.flac").write_bytes(content)
+    assert same(heard(tmp_path).get("a.flac"), WAVE)
     content[24:26] = struct.pack(">H", 64_000)
     (tmp_path / "a.flac").write_bytes(content)
     assert "a.flac promises 64000 samples and holds 32000" in str(heard(tmp_path))
@@ -195,7 +214,17 @@ def mixed(tmp_path: Path, *channels: np.ndarray) -> np.ndarray | str:
 
 @pytest.mark.parametrize(
     "shares",
-    [(1, -1), (-0.9, 1), (1, -0.5), (0.999, -1.0, 0), (1, -1, 1, -1), (0.5, 1, -1.5), (1, -1, 0.2), (1, *[-1 / 5] * 5)],
+    [
+        (1, -1),
+        (-0.9, 1),
+        (1, -0.5),
+        (1, -0.3),
+        (0.999, -1.0, 0),
+        (1, -1, 1, -1),
+        (0.5, 1, -1.5),
+        (1, -1, 0.2),
+        (1, *[-1 / 5] * 5),
+    ],
 )
 def test_channels_that_cancel_each_other_are_heard_by_the_loudest(tmp_path, shares):
     loudest = max(map(abs, shares))
@@ -216,6 +245,7 @@ def test_other_channels_are_averaged(tmp_path):
         (WAVE, 0 * WAVE),
         (WAVE, others[0]),
         (WAVE, 0.3 * WAVE),
+        (WAVE, -0.2 * WAVE),
         (WAVE, *others[1:]),
         others,
     ):
@@ -226,6 +256,13 @@ def test_every_piece_is_mixed_by_what_it_holds(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_module, "MAX_SECONDS", 1.0)
     soundfile.write(tmp_path / "a.wav", np.stack([WAVE, WAVE * np.repeat([1, -1], RATE)], 1), RATE, subtype="FLOAT")
     assert same(heard(tmp_path)["a.wav#1"], WAVE[RATE:])
+
+
+@pytest.mark.parametrize("first", [1, 10 * RATE])
+def test_a_recording_that_changes_but_once_is_not_constant(tmp_path, first):
+    step = np.repeat([0.2, 0.1], [first, 10 * RATE])
+    soundfile.write(tmp_path / "a.wav", step, RATE, subtype="FLOAT")
+    assert same(heard(tmp_path).get("a.wav"), step)
 
 
 def test_channels_of_which_none_changes_are_silence(tmp_path):
