@@ -238,8 +238,8 @@ class Record:
         """What is known of a subnet."""
         return self._candidates.get(subnet)
 
-    def add(self, candidate: Candidate) -> None:
-        """Keeps a candidate for good."""
+    def add(self, candidate: Candidate) -> Candidate:
+        """Keeps a candidate for good; returns what holds for its subnet, which another process may have scored first."""
         losses = [float(f"{x:.9g}") if np.isfinite(x) else None for x in candidate.score.per_utterance]
         row = {
             "id": candidate.subnet.id,
@@ -249,7 +249,7 @@ class Record:
             "per_utterance": losses,
         }
         self._append(row)
-        self._candidates.setdefault(candidate.subnet, candidate)
+        return self._candidates.setdefault(candidate.subnet, candidate)
 
     def start(self, search: str) -> tuple[Candidate, ...]:
         """The candidates that were known when `search` first started: now, unless it is resumed.

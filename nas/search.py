@@ -186,10 +186,8 @@ class _Loop:
     def score(self, subnet: Subnet) -> Candidate:
         """Looks a subnet up, or scores and records it."""
         known = self.record.find(subnet)
-        candidate = known or Candidate(subnet, self.objective(subnet))
-        if known is None:
-            self.record.add(candidate)
-            self.num_evaluated += 1
+        candidate = known or self.record.add(Candidate(subnet, self.objective(subnet)))
+        self.num_evaluated += known is None
         self.tried.append(candidate)
         if self.on_trial:
             self.on_trial(Trial(len(self.tried), candidate, reused=known is not None))

@@ -344,6 +344,29 @@ def test_openers_of_one_record_keep_each_others_rows(path):
     assert len(open_record(path).start("a search")) == 2
 
 
+def test_two_searches_that_score_the_same_subnet_agree_on_its_score(path):
+    """Another process is always a little earlier, and rounds otherwise."""
+    other = open_record(path)
+
+    class Overtaken(MadeUpObjective):
+        def __call__(self, subnet):
+            score = super().__call__(subnet)
+            other.add(candidate(subnet, *score.per_utterance + np.float32(1e-6)))
+            return score
+
+    smallest, largest = (count_macs(SPACE.backbone, s, 1.0) / 1e6 for s in (SPACE.smallest(), SPACE.container))
+    budget = Budget.parse(f"latency<={smallest + 0.03 * (largest - smallest):.3f}ms@1s", SPACE)
+    seen, problem = [], ""
+    try:
+        run(open_record(path), budget, Overtaken(), on_trial=seen.append, time_subnets=fake_timer([]))
+    except KeyError as error:
+        problem = f"no {error}"
+    assert not problem
+    assert {t.candidate.subnet: t.candidate.score.mean for t in seen} == {
+        c.subnet: c.score.mean for c in open_record(path).candidates
+    }
+
+
 def change(path, number, change, seal=True):
     """Changes the row of a line; unless `seal`, it is as Nestling 0.1 wrote it, without number and checksum."""
     lines = path.read_text().splitlines()
