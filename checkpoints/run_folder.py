@@ -29,7 +29,7 @@ import yaml
 from checkpoints.run_config import FORMAT, MADE_WITH, RunConfig, check_format
 from distillation.trainer import STATE
 from search_spaces.errors import FailedError, NestlingError
-from search_spaces.files import PREFIX, check_writable, write_file
+from search_spaces.files import PREFIX, check_writable, explaining, write_file
 from search_spaces.space import SearchSpace
 from search_spaces.strict_json import MAX_BYTES, MOST, load_json
 from search_spaces.strict_yaml import load_yaml, parse_config, read_bytes, read_text
@@ -256,11 +256,12 @@ class RunFolder:
             row: Plain JSON values with a whole number under `step`.
 
         Raises:
-            NestlingError: The row has no step, or a number that is not finite.
+            ValueError: The row has no step, or a number that is not finite.
+            FailedError: The disk refused.
         """
         if not isinstance(step := row.get("step"), int):
             raise ValueError(f"a row of the record needs a whole number under `step`, got {step!r}")
-        with self.metrics_path.open("a", encoding="utf-8") as file:
+        with explaining(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:

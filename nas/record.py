@@ -19,6 +19,7 @@ from nas.latency import Latency
 from nas.score import Score
 from search_spaces.costs import count_params
 from search_spaces.errors import FailedError, NestlingError
+from search_spaces.files import explaining
 from search_spaces.strict_json import load_json
 from search_spaces.strict_yaml import parse_config
 from search_spaces.subnet import Backbone, Subnet
@@ -131,19 +132,20 @@ class RecordFile:
             The lines that others added since the last time.
 
         Raises:
-            FailedError: The file was cut or deleted since it was read.
+            FailedError: The file was cut or deleted since it was read, or the disk refused.
         """
         if not (self.path if self._num_bytes else self.path.parent.parent).exists():
             raise FailedError(f"{self.path} was deleted while it was written; nothing more is kept there")
-        self.path.parent.mkdir(exist_ok=True)
-        with self.path.open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # the system frees that of a process that dies
-            others = list(self._read(file))
-            file.truncate(self._num_bytes)
-            line = _seal({**row, "number": self._number + 1})
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        with explaining(self.path):
+            self.path.parent.mkdir(exist_ok=True)
+            with self.path.open("a+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)  # the system frees that of a process that dies
+                others = list(self._read(file))
+                file.truncate(self._num_bytes)
+                line = _seal({**row, "number": self._number + 1})
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
         self._num_bytes, self._num_lines = self._num_bytes + len(line), self._num_lines + 1
         self._number += 1
         return others
@@ -239,7 +241,11 @@ class Record:
         return self._candidates.get(subnet)
 
     def add(self, candidate: Candidate) -> Candidate:
-        """Keeps a candidate for good; returns what holds for its subnet, which another process may have scored first."""
+        """Keeps a candidate for good.
+
+        Returns:
+            What holds for its subnet, which another process may have scored first.
+        """
         losses = [float(f"{x:.9g}") if np.isfinite(x) else None for x in candidate.score.per_utterance]
         row = {
             "id": candidate.subnet.id,

@@ -46,7 +46,7 @@ def write_file(path: str | Path, content: str | bytes | Callable[[Any], object])
         FailedError: The disk refused; the old file is untouched.
     """
     path = Path(path)
-    with _explaining(path):
+    with explaining(path):
         if path.exists() and not path.is_file():
             with path.open("wb") as file:
                 return _write(file, content)
@@ -68,7 +68,7 @@ def replacing(path: Path) -> Iterator[Path]:
         FailedError: The disk refused; the old file is untouched.
     """
     target = Path(os.path.realpath(path))
-    with _explaining(path), _claim(target.parent, _make_file) as temporary:
+    with explaining(path), _claim(target.parent, _make_file) as temporary:
         yield temporary
         _sync(temporary)
         try:
@@ -98,13 +98,13 @@ def replacing_folder(folder: Path, seal: str) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(folder))
     with ExitStack() as stack:
-        with _explaining(folder):
+        with explaining(folder):
             target.parent.mkdir(parents=True, exist_ok=True)
             beside = os.access(target.parent, os.W_OK | os.X_OK) or not target.is_dir()
             scratch = stack.enter_context(_claim(target.parent if beside else target, Path.mkdir))
         made = scratch / target.name
         yield made
-        with _explaining(folder):
+        with explaining(folder):
             _sync_all(made)
             if beside:
                 _put(made, target, scratch / REPLACED / target.name, seal)
@@ -171,7 +171,7 @@ def _write(file: BinaryIO, content: str | bytes | Callable[[Any], object]) -> st
 
 
 @contextmanager
-def _explaining(path: Path) -> Iterator[None]:
+def explaining(path: Path) -> Iterator[None]:
     """Says of a refusal of the system what could not be written, and what to do."""
     try:
         yield

@@ -27,6 +27,7 @@ from search_spaces.strict_yaml import load_yaml, parse_yaml
 from supernet.model import Supernet
 from tests.kill_driver import SAVES, state_at
 from tests.spaces import small
+from tests.test_whole_files import full_disk
 
 
 @pytest.fixture
@@ -294,6 +295,14 @@ def test_kills_at_every_point_of_a_save_lose_nothing(tmp_path: Path) -> None:
     assert points["fsync"] == SAVES * 10
     assert points["replace"] == SAVES * 5
     assert points["write"] >= SAVES * 5
+
+
+def test_a_full_disk_is_told_by_the_record_and_earlier_rows_stay(run: RunFolder) -> None:
+    run.append_metrics({"step": 1})
+    with full_disk(run.metrics_path.stat().st_size + 5), pytest.raises((FailedError, OSError)) as caught:
+        run.append_metrics({"step": 2})
+    assert str(caught.value) == f"could not write {run.metrics_path}: File too large; free space or check permissions"
+    assert run.metrics_path.read_text().startswith('{"step": 1}\n')
 
 
 def test_a_full_disk_leaves_the_earlier_state(run: RunFolder) -> None:

@@ -15,8 +15,10 @@ from nas.search import NUM_FIRST, bootstrap_excess, search
 from search_spaces.budget import Budget, InfeasibleBudget
 from search_spaces.costs import count_macs
 from search_spaces.counting import Census
+from search_spaces.errors import FailedError
 from search_spaces.space import SearchSpace
 from tests.nas_cases import NUM_UTTERANCES, SPACE, MadeUpObjective, candidate, empty_record, params
+from tests.test_whole_files import full_disk
 
 ROOT = Path(__file__).parents[1]
 EVERYTHING = Budget()
@@ -319,6 +321,17 @@ def test_nothing_that_was_added_is_lost_by_a_kill(path):
         assert kept[: len(added)] == added
         assert len(kept) <= len(added) + 1
         added = kept
+
+
+def test_a_full_disk_is_told_and_costs_nothing_that_was_added(path):
+    run(open_record(path), trials=3)
+    kept, record = summary(run(open_record(path), trials=3)), open_record(path)
+    with full_disk(path.stat().st_size + 20), pytest.raises((FailedError, OSError)) as caught:
+        record.add(candidate(SPACE.container, *[1.0] * NUM_UTTERANCES))
+    assert str(caught.value) == f"could not write {path}: File too large; free space or check permissions"
+    assert summary(run(open_record(path), trials=3)) == kept
+    assert open_record(path).add(candidate(SPACE.container, *[1.0] * NUM_UTTERANCES)).score.mean == 1.0
+    assert len(open_record(path).candidates) == 4
 
 
 def test_damage_elsewhere_is_named(path):
