@@ -6,7 +6,6 @@ The library is GPL and therefore not a dependency but an extra: `pip install "ne
 from __future__ import annotations
 
 import ctypes
-import importlib
 import json
 import os
 import subprocess
@@ -92,7 +91,7 @@ class Espeak:
 
     def __init__(self) -> None:
         try:
-            loader: Any = importlib.import_module("espeakng_loader")
+            import espeakng_loader as loader  # noqa: PLC0415 - an extra; a statement, so that its release counts
         except ImportError as error:
             raise NestlingError(INSTALL_HINT) from error
         self._library = ctypes.CDLL(loader.get_library_path())

@@ -11,7 +11,9 @@ import pytest
 
 from checkpoints.export import write_encoder
 from checkpoints.representations import open_representation
+from speech_tasks.phones import Phones
 from speech_tasks.provenance import fingerprint_task
+from speech_tasks.task import Material
 from supernet.encoder import Encoder
 from tests.code_cases import changed, installed_elsewhere
 from tests.encoders import randomize
@@ -130,4 +132,13 @@ def test_a_task_is_of_the_libraries_it_computes_with(monkeypatch: pytest.MonkeyP
     task = LoudnessTask("keywords", FakeCorpus({"test": [utterance("a", 4000)]}, name="some", hash="1"), "KS accuracy")
     before = fingerprint_task(task)
     monkeypatch.setattr("numpy.__version__", "99.1.0")
+    assert fingerprint_task(task) != before
+
+
+def test_phones_that_espeak_reads_are_of_its_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of LibriSpeech, say, where no phones came with the text; another release reads otherwise."""
+    corpus = FakeCorpus({split: [utterance(split, 4000, text="one")] for split in ("train", "search", "test")})
+    task = Phones(Material(corpus))
+    before = fingerprint_task(task)
+    monkeypatch.setattr(importlib.import_module("espeakng_loader"), "__version__", "99.1.0", raising=False)
     assert fingerprint_task(task) != before
