@@ -18,6 +18,7 @@ from search_spaces.costs import Cost
 from search_spaces.errors import NestlingError
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Subnet
+from speech_tasks.intervals import paired_interval
 
 Objective = Callable[[Subnet], Score]
 """What is minimised. It must give a subnet the same score every time."""
@@ -29,7 +30,6 @@ NUM_FIRST = 16
 BATCH = 8
 """Proposals made at once. Whatever the number of trials, so a longer search begins with the shorter one."""
 NUM_FINALISTS = 10
-RESAMPLES = 2000
 LATENCY_ROUNDS = 4
 """How often another bound on MACs is tried when no finalist is fast enough."""
 
@@ -51,14 +51,14 @@ class Finalist:
 
     candidate: Candidate
     excess: tuple[float, float]
-    """95 % interval of its loss less the winner's, by bootstrap over the utterances both were scored on."""
+    """95 % interval of its loss less the winner's, over the utterances both were scored on."""
     latencies: tuple[Latency, ...] = ()
     """Measured, one for each latency bound; empty if it was not timed."""
 
     @property
     def tied(self) -> bool:
-        """Whether these utterances cannot tell it from the winner."""
-        return self.excess[0] <= 0.0
+        """Whether these utterances cannot tell it from the winner. What is better but too slow to win is not tied."""
+        return self.excess[0] <= 0.0 <= self.excess[1]
 
 
 @dataclass(frozen=True)
@@ -279,7 +279,7 @@ def _judge(loop: _Loop, budget: Budget, best: list[Candidate], measured: Times) 
     """Compares the best, all of which hold the budget, with the first of them."""
     scored = loop.rank(budget)
     winner = best[0]
-    intervals = dict(zip(scored, bootstrap_excess(scored, winner), strict=True))
+    intervals = dict(zip(scored, excess_intervals(scored, winner), strict=True))
 
     def finalist(candidate: Candidate) -> Finalist:
         return Finalist(candidate, intervals[candidate], measured.get(candidate.subnet, ()))
@@ -303,15 +303,11 @@ def _judge(loop: _Loop, budget: Budget, best: list[Candidate], measured: Times) 
     )
 
 
-def bootstrap_excess(candidates: Sequence[Candidate], reference: Candidate) -> list[tuple[float, float]]:
-    """For each candidate, the 95 % interval of its mean loss less that of `reference`.
+def excess_intervals(candidates: Sequence[Candidate], reference: Candidate) -> list[tuple[float, float]]:
+    """For each candidate, the 95 % interval of its mean loss less that of `reference`: Student's, of paired utterances.
 
-    Utterances are resampled, the same ones for both, so what is hard for all cancels out. A score that is one
-    lone number has no spread: its interval is a point.
+    Both are scored on the same utterances, so what is hard for all cancels out. A score that is one lone number has no
+    spread: its interval is a point.
     """
     excess = np.array([c.score.per_utterance for c in candidates], np.float64) - reference.score.per_utterance
-    size = excess.shape[1]
-    draws = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), RESAMPLES)
-    means = excess @ draws.T / size  # (K, N), (R, N) -> (K, R)
-    low, high = np.quantile(means, [0.025, 0.975], axis=1)
-    return list(zip(low.tolist(), high.tolist(), strict=True))
+    return [(low, high) for low, high in paired_interval(excess).tolist()]

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_rel
 
 from nas import search as search_module
 from nas.latency import Latency
 from nas.proposals import EvolutionProposer, RandomProposer, draw_unseen, find_maximal_uniform, propose_first
 from nas.record import Record
-from nas.search import NUM_FIRST, bootstrap_excess, search
+from nas.search import NUM_FIRST, search
 from search_spaces.budget import Budget, InfeasibleBudget
 from search_spaces.costs import count_macs
 from search_spaces.counting import Census
@@ -504,15 +505,24 @@ def test_interval_covers_the_true_difference():
         difficulty = rng.normal(0, 10, 60)
         a = candidate(SPACE.smallest(), *difficulty)
         b = candidate(SPACE.container, *(difficulty + 0.3 + rng.normal(0, 1, 60)))
-        [(low, high)] = bootstrap_excess([b], a)
+        [(low, high)] = search_module.excess_intervals([b], a)
         covered += low <= 0.3 <= high
     assert 180 <= covered <= 198  # 190 are expected
+
+
+def test_interval_is_students_of_pairs():
+    rng = np.random.default_rng(0)
+    for size in (2, 5, 60):
+        a, b = rng.normal(0, 1, (2, size)).astype(np.float32)
+        expected = ttest_rel(b.astype(float), a).confidence_interval()
+        found = search_module.excess_intervals([candidate(SPACE.container, *b)], candidate(SPACE.smallest(), *a))
+        assert found[0] == pytest.approx((expected.low, expected.high))
 
 
 def test_pairs_see_what_means_alone_cannot():
     difficulty = np.random.default_rng(0).normal(0, 10, 60)
     a, b = candidate(SPACE.smallest(), *difficulty), candidate(SPACE.container, *(difficulty + 0.01))
-    [(low, high)] = bootstrap_excess([b], a)
+    [(low, high)] = search_module.excess_intervals([b], a)
     assert 0.009 < low <= high < 0.011
 
 
@@ -524,7 +534,9 @@ def test_ties_are_told_from_losses():
 
 
 def test_a_lone_number_ties_with_nothing():
-    assert bootstrap_excess([candidate(SPACE.container, 2.0)], candidate(SPACE.smallest(), 1.5)) == [(0.5, 0.5)]
+    assert search_module.excess_intervals([candidate(SPACE.container, 2.0)], candidate(SPACE.smallest(), 1.5)) == [
+        (0.5, 0.5)
+    ]
 
 
 # Latency, with a clock that reads MACs: 1 ms for a million
@@ -549,6 +561,18 @@ def test_finalists_over_the_latency_bound_are_dropped():
     assert calls == [(finalists, 1.0)]
     assert [f.candidate.subnet for f in result.finalists] == fast
     assert 1 <= result.num_tied <= len(fast) < 10
+
+
+def test_what_is_better_than_the_winner_but_too_slow_is_not_tied():
+    """Larger is better here, and only what is small is fast."""
+    smallest, largest = (count_macs(SPACE.backbone, s, 1.0) / 1e6 for s in (SPACE.smallest(), SPACE.container))
+    budget = Budget.parse(f"latency<={smallest + 0.3 * (largest - smallest):.3f}ms@1s", SPACE)
+    result = run(budget=budget, objective=MadeUpObjective(noise=1e-5), time_subnets=fake_timer([]))
+    better = result.largest
+    assert better.candidate.subnet == SPACE.container
+    assert better.excess[1] < 0
+    assert not better.tied
+    assert result.winner.tied
 
 
 def test_when_no_finalist_is_fast_enough_smaller_ones_are_searched():
