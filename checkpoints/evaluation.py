@@ -101,8 +101,10 @@ def load_evaluations(folder: Path, split: str = "test") -> list[Entry]:
     rows = {row["source"]: row for row in Ledger(folder).rows() if row["split"] == split}
     if not rows:
         raise NestlingError(f"{folder} holds no evaluation on {split}; run `nestling evaluate … --out {folder}` first")
+    names = dict(zip(rows, _name_apart([(row["name"], source) for source, row in rows.items()]), strict=True))
     entries = [
-        _entry(row["name"], row, {result["task"]: result for result in row["tasks"]}.values()) for row in rows.values()
+        _entry(names[source], row, {result["task"]: result for result in row["tasks"]}.values())
+        for source, row in rows.items()
     ]
     stale = {unlike.entry.source: ", ".join(unlike.tasks) for unlike in find_unlike(entries)}
     newest = {_kind(row): row.get("code") for row in rows.values()}
@@ -112,7 +114,7 @@ def load_evaluations(folder: Path, split: str = "test") -> list[Entry]:
         elif row["code"] != newest[_kind(row)]:
             stale[source] = "all, of other code or libraries of the encoder"
     if stale:
-        told = "; ".join(f"{rows[source]['name']} ({what})" for source, what in stale.items())
+        told = "; ".join(f"{names[source]} ({what})" for source, what in stale.items())
         command = shell_command(["nestling", "evaluate", *stale, "--split", split, "--out", folder])
         raise NestlingError(
             f"scores in {folder} do not compare with the newest there, which are of other code, libraries or audio: "
@@ -245,8 +247,12 @@ def write_evaluation_page(
 
 def name_apart(encoders: Sequence[Representation]) -> list[str]:
     """What tables call encoders: their names, or what they were opened by where names coincide."""
-    names = [encoder.name for encoder in encoders]
-    return [e.source if names.count(name) > 1 else name for e, name in zip(encoders, names, strict=True)]
+    return _name_apart([(encoder.name, encoder.source) for encoder in encoders])
+
+
+def _name_apart(encoders: Sequence[tuple[str, str]]) -> list[str]:
+    names = [name for name, _ in encoders]
+    return [source if names.count(name) > 1 else name for name, source in encoders]
 
 
 def _find(rows: Sequence[Row], encoder: Representation, split: str) -> Row:

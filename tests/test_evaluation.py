@@ -218,6 +218,19 @@ def test_loaded_scores_are_those_that_were_found(tmp_path):
     assert loaded.evaluation.to_dict() == entry.evaluation.to_dict()
 
 
+def test_loaded_encoders_of_one_name_are_told_apart(tmp_path):
+    tasks = make_tasks()
+    for source in ("one/best", "other/best", "third"):
+        scored(tasks, tmp_path, make_encoder(source.rpartition("/")[2], f"print of {source}", source)[0])
+    assert [entry.name for entry in load_evaluations(tmp_path)] == ["one/best", "other/best", "third"]
+    assert Comparison(load_evaluations(tmp_path), "other/best").reference.fingerprint == "print of other/best"
+    other = FakeCorpus(CORPUS.splits, name="some", hash="2")
+    scored(make_tasks(other), tmp_path, make_encoder("third", "print of third", "third")[0])
+    with pytest.raises(ValueError, match=r": one/best \(phones, keywords\); other/best \(") as caught:
+        load_evaluations(tmp_path)
+    assert "third (" not in str(caught.value)
+
+
 # Only like compares with like
 
 
