@@ -16,6 +16,7 @@ from torch import Tensor
 
 from checkpoints.formats.hugging_face import OtherNetworkError, TeacherError
 from checkpoints.formats.transformers_models import open_network
+from checkpoints.manifest import check_manifest
 from checkpoints.runtimes.onnx_export import open_onnx
 from checkpoints.teachers import find_model, load_encoder, normalizes_waveform, read_config, read_json
 from distillation.sources import hash_network
@@ -102,6 +103,8 @@ def _open_model(path: Path, name: str, source: str, trained: bool) -> Representa
     try:
         config = read_config(values, normalizes_waveform(path), str(path))
     except OtherNetworkError:
+        if trained:
+            check_manifest(path)
         return _open_transformers(path, values, name, source, trained)
     return _describe(path, load_encoder(path) if trained else _make_fresh(config), name, source)
 

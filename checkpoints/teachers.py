@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -37,7 +39,7 @@ from checkpoints.formats.weight_files import read_checkpoint, read_folder_weight
 from checkpoints.manifest import MANIFEST, ManifestError, check_file, check_manifest, list_manifest, write_manifest
 from distillation.sources import FrozenNetwork, hash_network
 from search_spaces.costs import count_params
-from search_spaces.errors import NestlingError
+from search_spaces.errors import FailedError, NestlingError
 from search_spaces.files import write_file
 from supernet.encoder import SAMPLE_RATE_HZ, Encoder, EncoderConfig
 from supernet.model import shape_of
@@ -49,6 +51,8 @@ NESTLING_TYPE = "nestling"
 MAX_HEAD_BYTES = 1 << 20
 """Read of a model card: its YAML head is at the start."""
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+"""What a disk answers that takes no files; a network has other numbers, or none."""
 ACCEPTED = (
     "what can teach: demo, a folder or a name on the Hugging Face hub (HuBERT, wav2vec 2.0, WavLM, or another network "
     "of `transformers` that makes a hidden state of a waveform every 20 ms), or a file of fairseq, unilm or s3prl"
@@ -316,6 +320,11 @@ class Found:
     """On the hub: the commit that a name or a revision stood for. None for what is on this disk."""
 
 
+def _expand(source: str) -> Path:
+    """A path with the home folder for `~`; that of nobody, `~nobody/x`, stays as it is."""
+    return Path(os.path.expanduser(source))  # noqa: PTH111 - Path's raises if there is no such user
+
+
 def locate(source: str, shipped: Container[str]) -> str:
     """What finds a teacher or audio from any folder: a path is made absolute, a name stays what it is.
 
@@ -323,7 +332,7 @@ def locate(source: str, shipped: Container[str]) -> str:
         source: As somebody gave it.
         shipped: Names that mean no path, even if there is one.
     """
-    path = Path(source).expanduser()
+    path = _expand(source)
     if source in shipped or not path.exists():
         return source
     return str(path.parent.resolve() / path.name)  # a link stays one: its name may tell what it leads to
@@ -339,7 +348,7 @@ def find_model(source: str) -> Found:
         if not (DEMO_TEACHER / "config.json").is_file():
             raise TeacherError("this installation has no demo teacher; name a folder or a model on the hub")
         return Found(DEMO_TEACHER, source)
-    path = Path(source).expanduser()
+    path = _expand(source)
     if path.is_dir() or path.suffix in SUFFIXES:
         if path.exists():
             return Found(path, path.resolve().name)
@@ -349,7 +358,20 @@ def find_model(source: str) -> Found:
     named = re.fullmatch(r"([A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?)(?:@([\w.][\w./-]*))?", source)
     if not named:
         raise TeacherError(f"there is no folder {source}")
-    return _download(named[1], named[2])
+    try:
+        return _download(named[1], named[2])
+    except NestlingError:
+        raise
+    except Exception as error:  # a network fails in a dozen ways
+        if isinstance(error, OSError) and error.errno in _REFUSALS:
+            raise FailedError(
+                f"the files of {source} could not be kept: {error.strerror} ({error.filename}); free space, or set "
+                "HF_HOME to a folder that can be written"
+            ) from error
+        raise TeacherError(
+            f"there is no folder {source}, and the Hugging Face hub gave no model of that name "
+            f"({type(error).__name__}); check the name and the connection"
+        ) from error
 
 
 def _download(name: str, revision: str | None) -> Found:
@@ -364,19 +386,12 @@ def _download(name: str, revision: str | None) -> Found:
 
     small = ["config.json", "preprocessor_config.json", "processor_config.json", "README.md", MANIFEST]
     safe = ["model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"]
-    try:
-        found = fetch([*small, *safe], revision)
-        if not any((found.path / file).exists() for file in safe[:2]):
-            pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"]
-            found = fetch([*small, *pickled], found.revision)
-        if absent := [file for file in list_manifest(found.path) if not (found.path / file).exists()]:
-            found = fetch(absent, found.revision)
-    except Exception as error:  # a network fails in a dozen ways
-        at = f" at revision {revision}" if revision else ""
-        raise TeacherError(
-            f"there is no folder {name}, and the Hugging Face hub gave no model of that name{at} "
-            f"({type(error).__name__}); check the name and the connection"
-        ) from error
+    found = fetch([*small, *safe], revision)
+    if not any((found.path / file).exists() for file in safe[:2]):
+        pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"]
+        found = fetch([*small, *pickled], found.revision)
+    if absent := [file for file in list_manifest(found.path) if not (found.path / file).exists()]:
+        found = fetch(absent, found.revision)
     return found
 
 

@@ -34,11 +34,13 @@ from transformers import (
 from checkpoints.export import write_encoder
 from checkpoints.formats.fairseq_layout import to_fairseq
 from checkpoints.formats.hugging_face import TeacherError
+from checkpoints.manifest import write_manifest
 from checkpoints.representations import ACCEPTED, Representation, encode_alone, open_representation
 from checkpoints.runtimes.onnx_export import write_onnx
 from checkpoints.runtimes.quantize import write_int8
 from checkpoints.teachers import save_encoder
 from search_spaces.costs import count_frames
+from search_spaces.errors import NestlingError
 from search_spaces.subnet import Backbone
 from speech_data.features import log_mel, mfcc
 from supernet.encoder import Encoder, EncoderConfig
@@ -450,6 +452,18 @@ def test_every_missing_tensor_is_not_listed(tmp_path: Path) -> None:
     write_model(tmp_path, KINDS["wavlm-group"])
     edit(tmp_path / "config.json", num_hidden_layers=4)
     assert refusal(tmp_path).splitlines()[-1].startswith("  and ")
+
+
+@pytest.mark.parametrize("kind", ["hubert-group", "data2vec"])
+def test_a_folder_is_checked_against_its_manifest_whoever_computes_it(tmp_path: Path, kind: str) -> None:
+    write_model(tmp_path, KINDS[kind])
+    write_manifest(tmp_path)
+    open_representation(str(tmp_path))
+    data = bytearray((tmp_path / "model.safetensors").read_bytes())
+    data[-2] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(data)
+    with pytest.raises(NestlingError, match=r"is not what its SHA256SUMS lists: model\.safetensors differs"):
+        open_representation(str(tmp_path))
 
 
 def test_a_mask_embedding_may_be_missing(tmp_path: Path) -> None:

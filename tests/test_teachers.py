@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import resource
 import shutil
@@ -32,6 +33,7 @@ from checkpoints.manifest import MANIFEST, write_manifest
 from checkpoints.representations import open_representation
 from checkpoints.runtimes.subjects import find_subjects
 from checkpoints.teachers import DEMO_TEACHER, load_encoder, load_teacher, save_encoder
+from search_spaces.errors import NestlingError
 from supernet.encoder import Encoder
 from tests.encoders import GATES, SMALL, TOLERANCE, error_of, make_batch, make_encoder, randomize
 from tests.test_representations import OURS
@@ -394,12 +396,32 @@ def test_a_revision_that_is_not_there() -> None:
     with pytest.raises(TeacherError) as caught:
         load_teacher("me/mine@v2")
     assert str(caught.value) == (
-        "there is no folder me/mine, and the Hugging Face hub gave no model of that name at revision v2 "
+        "there is no folder me/mine@v2, and the Hugging Face hub gave no model of that name "
         "(RevisionNotFoundError); check the name and the connection"
     )
     for name in ("me/mine@", "@v1", "me/mine@v1@v2", "me/mine@../v1", "./me@v1"):
         with pytest.raises(TeacherError, match=r"^there is no folder"):
             load_teacher(name)
+
+
+def test_a_disk_that_keeps_no_files_of_the_hub_is_not_taken_for_a_wrong_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot_download(*_: Any, **__: Any) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device", "/cache/x")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(NestlingError) as caught:
+        load_teacher("me/mine")
+    assert str(caught.value) == (
+        "the files of me/mine could not be kept: No space left on device (/cache/x); free space, or set HF_HOME to a "
+        "folder that can be written"
+    )
+    assert caught.value.exit_code == 1
+
+
+def test_a_manifest_on_the_hub_that_is_refused_is_named(hub: Hub) -> None:
+    (hub.repository / ("a" * 40) / "SHA256SUMS").write_bytes(b"x" * (2 << 20))
+    with pytest.raises(NestlingError, match="SHA256SUMS is no manifest"):
+        load_teacher("me/mine")
 
 
 def test_loading_needs_no_transformers() -> None:
@@ -430,7 +452,7 @@ def test_hub_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         "there is no folder facebook/hubert-tiny, and the Hugging Face hub gave no model of that name "
         "(LocalEntryNotFoundError); check the name and the connection"
     )
-    for name in ("./nowhere", "/no/such/folder", "a/b/c", "", "../x"):
+    for name in ("./nowhere", "/no/such/folder", "a/b/c", "", "../x", "~nobody-of-that-name/x"):
         with pytest.raises(TeacherError, match=r"^there is no folder"):
             load_teacher(name or str(tmp_path / "empty"))
 
