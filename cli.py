@@ -46,8 +46,10 @@ if TYPE_CHECKING:
 
 out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 120)
 log = Console(stderr=True, highlight=False, emoji=False)
-MAX_LINES = 6
-"""Of an error."""
+MAX_LINES, MAX_LENGTH = 6, 600
+"""Of an error, and of a line of it."""
+UsageError: Any = typer.BadParameter.__base__
+"""What typer raises of words that it does not understand; it gives no name to it."""
 PLAIN_SECONDS = 10.0
 """Without a terminal, a line of progress at most this often."""
 
@@ -349,12 +351,12 @@ def search_subnet(
     run: RunOption = None,
     budget: BudgetOption = None,
     budgets: Annotated[str, typer.Option("--budgets", help="Alternatives, one answer each: 10M,25M,50M.")] = "",
-    trials: Annotated[int, typer.Option("--trials", help="Subnets to score.")] = 64,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Subnets to score.")] = 64,
     sampler: Annotated[
         str,
         typer.Option("--sampler", help="auto, evolution, random, optuna:nsga2, optuna:tpe, optuna:random."),
     ] = "auto",
-    utterances: Annotated[int, typer.Option("--utterances", help="Of the search split, to score on.")] = 60,
+    utterances: Annotated[int, typer.Option("--utterances", min=1, help="Of the search split, to score on.")] = 60,
     audio: Annotated[str | None, typer.Option("--audio", help="The run's audio, if it has moved since.")] = None,
     objective: Annotated[
         str, typer.Option("--objective", help="loss (of distillation), proxy (of the tasks), or one probe: phones, …")
@@ -1019,7 +1021,7 @@ def cost(
     from search_spaces.space import SearchSpace
 
     loaded = SearchSpace.load(space)
-    if subnet in ("largest", "smallest"):
+    if subnet in ("largest", "smallest"):  # a file of that name is ./largest
         chosen = loaded.container if subnet == "largest" else loaded.smallest()
     else:
         if not Path(subnet).is_file():
@@ -1242,11 +1244,12 @@ def main() -> None:
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
-        app()
+        code = app(prog_name="nestling", standalone_mode=False)
     except Exception as error:  # the last door
-        if debug:
+        if debug and not isinstance(error, UsageError):
             raise
-        sys.exit(_explain(error))
+        code = _explain(error)
+    sys.exit(code)
 
 
 def _explain(error: Exception) -> int:
@@ -1259,14 +1262,28 @@ def _explain(error: Exception) -> int:
         if len(more) >= MAX_LINES:
             more = [*more[: MAX_LINES - 2], f"and {len(more) - MAX_LINES + 2} more"]
         more = [f"  {line}" for line in more]
+    elif isinstance(error, UsageError):
+        first, more = _explain_usage(error)
     elif isinstance(error, OSError):
         first, more = str(error), []
     else:
         said = traceback.format_exception_only(error)[-1].strip().splitlines()
         first, more = f"this is a fault of Nestling, not yours: {said[0]}", [_keep_traceback(error)]
-    log.print(Text.assemble(("error:", "bold red"), " ", printable(first)), soft_wrap=True)
-    _note(*more)
-    return error.exit_code if isinstance(error, NestlingError) else 1
+    if first:  # there is nothing to say where no word was typed: the help has been printed
+        log.print(Text.assemble(("error:", "bold red"), " ", _shorten(printable(first))), soft_wrap=True)
+        _note(*map(_shorten, more))
+    return error.exit_code if isinstance(error, NestlingError | UsageError) else 1
+
+
+def _shorten(line: str) -> str:
+    """A line without its middle, if it is very long: its ends say what is wrong, and what to do."""
+    return line if len(line) <= MAX_LENGTH else f"{line[: MAX_LENGTH // 2]} … {line[-MAX_LENGTH // 2 :]}"
+
+
+def _explain_usage(error: Any) -> tuple[str, list[str]]:
+    """What is wrong with the words that were typed, and where the right ones are."""
+    text = error.format_message().removesuffix(".").replace("Value error, ", "")
+    return text, [f"  {error.ctx.command_path} --help shows what there is"] if error.ctx else []
 
 
 def _keep_traceback(error: Exception) -> str:

@@ -15,7 +15,7 @@ from checkpoints.run_folder import RunError, RunFolder, SupernetRecord
 from checkpoints.teachers import DEMO, Teacher, find_model, load_teacher, locate
 from distillation.factory import SourceFactory, check_teacher
 from distillation.stages import CHANGEABLE, Recipe, Stage, change_recipe, find_changes, is_changeable, load_recipe
-from distillation.trainer import Step, Trainer, generator
+from distillation.trainer import Step, Trainer, generator, open_device
 from nas.objective import DistillationObjective
 from nas.task_objective import TaskObjective
 from search_spaces.errors import NestlingError
@@ -53,8 +53,9 @@ def describe_job(
     """A job from what a person asked for.
 
     Raises:
-        NestlingError: A space, recipe, change or precision that does not exist.
+        NestlingError: A space, recipe, change, device or precision that does not exist.
     """
+    open_device(device)
     recipe = load_recipe(config, [*(changes or ()), *([] if seed is None else [f"seed={seed}"])])
     return {
         "command": command,
@@ -81,6 +82,7 @@ def resume_job(kept: Job, asked: Mapping[str, Any], step: int) -> tuple[Job, dic
     Raises:
         NestlingError: Lists the options that cannot change; or as `describe_job`.
     """
+    open_device(asked.get("device", "cpu"))
     before: Recipe = parse_config(Recipe, kept["recipe"])
     sets = [*asked.get("changes", ()), *([f"seed={asked['seed']}"] if "seed" in asked else [])]
     after = change_recipe(before, sets)
@@ -308,6 +310,7 @@ def open_scorer(
             to compare subnets on.
     """
     check_objective(objective)
+    open_device(device)
     if objective == LOSS:
         return _open_loss(run, corpus, num_utterances, device, say)
     probes = DEFAULT_MIX if objective == PROXY else (objective,)

@@ -210,10 +210,10 @@ def find_subnet(folder: Path, name: str, space: SearchSpace) -> Subnet:
     Raises:
         NestlingError: None or several have that id, or what is named is not in the space.
     """
+    if name == "best":  # a file of that name is ./best
+        return load_result(folder, space).finalists[0].subnet
     if Path(name).is_file():
         return load_subnet(Path(name), space)
-    if name == "best":
-        return load_result(folder, space).finalists[0].subnet
     record = folder / RECORD
     rows = (row for row in RecordFile(record).read() if isinstance(row, ScoreRow))
     found = {row.id: row.subnet for row in rows if row.id.startswith(name) and row.subnet in space}

@@ -101,11 +101,8 @@ class Trainer:
         precision: Precision = "fp32",
         device: str = "cpu",
     ) -> None:
-        try:
-            self.supernet = supernet.to(device)
-        except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA asserts
-            raise TrainingError(f"cannot compute on {device!r}: {str(error).splitlines()[0]}") from error
-        self.device = torch.device(device)
+        self.device = open_device(device)
+        self.supernet = supernet.to(self.device)
         self.recipe = recipe
         self.batches = batches
         self.make_sources = make_sources
@@ -340,6 +337,21 @@ class Trainer:
             "optimizer": optimizer.state_dict(),
             "sources": {name: source.state for name, source in sources.items()},
         }
+
+
+def open_device(name: str) -> torch.device:
+    """A device that can compute here.
+
+    Raises:
+        TrainingError: There is none of that name.
+    """
+    try:
+        device = torch.device(name)
+        torch.ones(1, device=device).item()
+    except Exception as error:  # each backend of PyTorch refuses in its own way
+        said = str(error).splitlines() or [type(error).__name__]
+        raise TrainingError(f"cannot compute on {name!r}: {said[0]}") from error
+    return device
 
 
 def _diverged(stage: Stage, step: int, what: str, values: str = "") -> DivergedError:

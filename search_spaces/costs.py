@@ -170,9 +170,9 @@ def _params(backbone: Backbone, s: Totals[Int]) -> dict[str, Int]:
 
 def _macs(backbone: Backbone, s: Totals[Int], seconds: float) -> dict[str, Int]:
     """MACs by part. An even positional kernel runs at one position more than there are frames."""
-    lengths = _lengths(backbone, round(seconds * SAMPLE_RATE_HZ))
+    lengths = _lengths(backbone, round(seconds * SAMPLE_RATE_HZ)) if 0 < seconds <= MAX_SECONDS else [0]
     frames = lengths[-1]
-    if frames < 1 or seconds > MAX_SECONDS:
+    if frames < 1:
         raise NestlingError(f"{seconds:g} s of audio: need at least one frame and at most {MAX_SECONDS:g} s")
     d, attention_dim = s.embed_dim, backbone.head_dim * s.heads
     taps, gates = backbone.pos_conv_kernel, GATES if backbone.gate_width else 0
