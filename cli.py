@@ -48,6 +48,14 @@ out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() el
 log = Console(stderr=True, highlight=False, emoji=False)
 MAX_LINES, MAX_LENGTH = 6, 600
 """Of an error, and of a line of it."""
+REMEDIES = {
+    "train": "lower batch_size or crop_seconds (--set stage-1.batch_size=4), or take a smaller --space",
+    "search": "score on fewer --utterances",
+    "evaluate": "score fewer encoders at a time",
+    "measure": "measure shorter audio with --seconds",
+    "demo": "take --quick",
+}
+"""Command -> what to do where memory does not suffice."""
 UsageError: Any = typer.BadParameter.__base__
 """What typer raises of words that it does not understand; it gives no name to it."""
 PLAIN_SECONDS = 10.0
@@ -177,6 +185,7 @@ def _train(path: Path, job: Row) -> tuple[Supernet, RunFolder]:
     """Trains a new run as `job` says."""
     from checkpoints.jobs import build_trainer
     from checkpoints.run_folder import RunFolder
+    from search_spaces.errors import OutOfMemoryError
 
     RunFolder(path).check_free()
     corpus = _open_audio(job["audio"])
@@ -190,7 +199,14 @@ def _train(path: Path, job: Row) -> tuple[Supernet, RunFolder]:
         made |= {"teacher": f"{record.teacher}@{record.revision}"}
     run = RunFolder.create(path, {**job, **made}, job["recipe"]["seed"])
     with run.lock():
-        return _run_trainer(trainer, run, record, screen)
+        try:
+            return _run_trainer(trainer, run, record, screen)
+        except OutOfMemoryError as error:
+            if run.discard():
+                raise
+            raise OutOfMemoryError(
+                *error.args, f"{path} keeps what was trained so far; add --resume to go on"
+            ) from error
 
 
 def _resume(command: str, path: Path, context: typer.Context) -> tuple[Supernet, RunFolder]:
@@ -1254,9 +1270,12 @@ def main() -> None:
 
 def _explain(error: Exception) -> int:
     """Prints a few lines in place of a traceback; returns the exit code."""
-    from search_spaces.errors import NestlingError
+    from search_spaces.errors import NestlingError, OutOfMemoryError, describe_shortage
     from search_spaces.quoting import printable
 
+    if not isinstance(error, NestlingError | UsageError) and (shortage := describe_shortage(error)):
+        remedy = REMEDIES.get(next(iter(sys.argv[1:]), ""), "ask for less")
+        error = OutOfMemoryError(f"{shortage}; {remedy}, or close other programs")
     if isinstance(error, NestlingError):
         first, *more = map(str, error.args)
         if len(more) >= MAX_LINES:

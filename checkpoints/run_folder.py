@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -209,6 +210,13 @@ class RunFolder:
     def made_with(self) -> Mapping[str, str | None]:
         """The versions that made the run; raises as `config` does."""
         return self._read_config()[1].made_with
+
+    def discard(self) -> bool:
+        """Deletes a run without a checkpoint, of which nothing can be made; says whether it was one."""
+        if any(self._states()):
+            return False
+        shutil.rmtree(self.path, ignore_errors=True)  # a mount point stays, and is empty
+        return True
 
     def amend(self, config: Mapping[str, Any], change: Mapping[str, Any]) -> None:
         """Writes a changed configuration, and under `history` what changed.

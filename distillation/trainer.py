@@ -17,7 +17,7 @@ from distillation.sources import Source
 from distillation.stages import DONE, Recipe, Stage, find_changes, is_changeable
 from distillation.terms import Objective
 from distillation.views import Rendition, draw_mask
-from search_spaces.errors import FailedError, NestlingError
+from search_spaces.errors import FailedError, NestlingError, OutOfMemoryError, describe_shortage
 from search_spaces.strict_yaml import parse_config
 from search_spaces.subnet import Subnet
 from speech_data.batching import Batch
@@ -138,13 +138,23 @@ class Trainer:
 
         Raises:
             DivergedError: A loss or a weight is not a finite number.
+            OutOfMemoryError: Names what to lower.
         """
         first = self._saved["step"] if self._saved else 0
         stage_start = 0
         for stage in self.recipe.stages:
             stage_end = stage_start + stage.steps
             if first < stage_end:
-                self._run_stage(stage, stage_start, max(first, stage_start))
+                try:
+                    self._run_stage(stage, stage_start, max(first, stage_start))
+                except Exception as error:
+                    if not (shortage := describe_shortage(error)):
+                        raise
+                    raise OutOfMemoryError(
+                        f"{shortage} for {stage.name} with batch_size {stage.batch_size} and crop_seconds "
+                        f"{stage.crop_seconds:g}; lower one of them (--set {stage.name}.batch_size="
+                        f"{max(1, stage.batch_size // 2)}), or close other programs"
+                    ) from error
             stage_start = stage_end
         self.on_stage(DONE, self.supernet)
 

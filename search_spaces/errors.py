@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 
@@ -29,3 +30,31 @@ class FailedError(NestlingError):
     """The input was right and the work failed all the same: a full disk, another program, a loss that is not finite."""
 
     exit_code = 1
+
+
+class OutOfMemoryError(FailedError):
+    """There is not enough memory for what was asked."""
+
+
+_SHORTAGES = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "unable to allocate",
+    "failed to allocate",
+    "defaultcpuallocator",
+    "bad_alloc",
+    "bad allocation",
+)
+
+
+def describe_shortage(error: Exception) -> str | None:
+    """What an allocator said: that of Python, NumPy, PyTorch or ONNX Runtime. None where memory was not the reason."""
+    said = str(error)
+    if isinstance(error, OSError):
+        short = error.errno == errno.ENOMEM
+    else:
+        short = isinstance(error, MemoryError) or any(words in said.lower() for words in _SHORTAGES)
+    if not short:
+        return None
+    return f"not enough memory ({said.splitlines()[0]})" if said else "not enough memory"

@@ -1,5 +1,6 @@
 """The command line, from help to report, on a run of seconds."""
 
+import errno
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from contextlib import chdir
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 import typer
@@ -454,6 +456,68 @@ def test_a_run_whose_last_step_is_not_finite_fails(empty, options, poison):
     assert said.code == 1
     assert "error: a weight of step 9 (stage-2) is not a finite number; resume with a lower learning rate" in said.err
     assert not (empty.folder / "runs/a/supernet.safetensors").exists()
+
+
+SHORTAGES = {
+    "torch": lambda: torch.empty(2**60),
+    "numpy": lambda: np.empty(2**56),
+    "cuda": lambda: raise_(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nProcess 7 has …")),
+    "python": lambda: raise_(MemoryError()),
+    "mmap": lambda: raise_(OSError(errno.ENOMEM, "Cannot allocate memory")),
+    "onnx": lambda: raise_(RuntimeError("std::bad_alloc")),
+}
+
+
+def raise_(error):
+    raise error
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """A function of a step and of who runs out of memory in it."""
+
+    def at(step, who):
+        steps = iter(range(99))
+
+        def clip(*_):
+            if next(steps) == step:
+                SHORTAGES[who]()
+
+        monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
+
+    return at
+
+
+@pytest.mark.parametrize("who", SHORTAGES)
+def test_too_little_memory_names_what_to_lower_and_blocks_no_next_try(empty, options, short, who):
+    short(0, who)
+    said = empty("train supernet --run runs/a", *options)
+    assert said.code == 1
+    (line,) = (line for line in said.err.splitlines() if line.startswith("error: "))
+    assert line.startswith("error: not enough memory")
+    assert line.endswith(
+        " for stage-1 with batch_size 3 and crop_seconds 0.4; lower one of them (--set stage-1.batch_size=1), "
+        "or close other programs"
+    )
+    assert list((empty.folder / "runs").iterdir()) == []
+
+
+def test_too_little_memory_keeps_what_was_trained(empty, options, short):
+    short(7, "torch")
+    said = empty("train supernet --run runs/a", *options)
+    assert said.code == 1
+    assert said.err.splitlines()[-2].startswith("error: not enough memory (")
+    assert said.err.splitlines()[-1] == "  runs/a keeps what was trained so far; add --resume to go on"
+    said = empty.done("train supernet --run runs/a --resume --set stage-2.batch_size=1")
+    assert "after step 6" in said.err
+
+
+def test_too_little_memory_for_a_search_names_utterances(nestling, monkeypatch):
+    monkeypatch.setattr(DistillationObjective, "__call__", lambda *_: torch.empty(2**60))
+    said = nestling("search subnet --trials 2")
+    assert said.code == 1
+    assert said.err.splitlines()[-1].startswith("error: not enough memory (")
+    assert "; score on fewer --utterances, or close" in said.err.splitlines()[-1]
 
 
 def test_resuming_with_other_audio_is_refused(nestling, options):
