@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -248,7 +249,9 @@ def _run_trainer(
     trainer: Trainer, run: RunFolder, record: SupernetRecord, screen: Screen, step: int = 0
 ) -> tuple[Supernet, RunFolder]:
     """Trains from a step on and keeps the supernet."""
-    with screen:
+    teacher = run.config["command"].startswith("train teacher")
+    command = _command("train teacher" if teacher else "train supernet", run=run.path)
+    with _hinting(f"; go on with {command} --resume"), screen:
         screen.start("train", trainer.recipe.num_steps, step)
         trainer.run()
         run.save_supernet(trainer.supernet, record)
@@ -398,7 +401,7 @@ def search_subnet(
     space = SearchSpace.from_dict(folder.config["space"])
     texts = [[b] for b in budgets.split(",")] if budgets else [budget or []]
     parsed = [_parse_budget(text, space) for text in texts]  # all are checked before anything is spent
-    with folder.lock(_warn), Screen() as screen:
+    with _hinting("; what was scored is kept, and the same command goes on"), folder.lock(_warn), Screen() as screen:
         scorer = open_scorer(folder, _open_audio_of(folder, audio), utterances, device, _note, objective)
         results = [_search(folder, scorer, b, trials, sampler, seed or 0, screen) for b in parsed]
     if form == "json":
@@ -1170,6 +1173,16 @@ def _as_by_product() -> Iterator[None]:
         _warn(str(error))
 
 
+@contextmanager
+def _hinting(hint: str) -> Iterator[None]:
+    """Whoever stops this is told how to go on."""
+    try:
+        yield
+    except Stopped as stop:
+        stop.hint = stop.hint or hint
+        raise
+
+
 def _name_run(folder: RunFolder, asked: Path | None) -> None:
     if asked is None:
         _note(f"run: {folder.path}")
@@ -1247,11 +1260,36 @@ class Screen:
         _note(f"{self._name}{done}  {note}".rstrip())
 
 
+class Stopped(BaseException):
+    """Ctrl-C or a signal to end; `hint` says how to go on."""
+
+    def __init__(self, number: int, _frame: object = None) -> None:
+        super().__init__(number)
+        self.number, self.hint = number, ""
+
+
+def _raise_stopped(number: int, frame: object) -> None:
+    raise Stopped(number, frame)
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Signals to end raise `Stopped`, unless the shell had them ignored, as it does in the background of a script."""
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _raise_stopped) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def main() -> None:
     """Runs the command line.
 
     What a user caused ends in a short message and exit code 2, a machine that refused in exit code 1. Anything else
-    is a fault of ours: it says so, keeps its traceback in a file, and ends in exit code 1.
+    is a fault of ours: it says so, keeps its traceback in a file, and ends in exit code 1. A signal ends in 128 and its
+    number, and says how to go on.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads must not take a core from working ones
     for stream in (sys.stdout, sys.stderr):
@@ -1260,7 +1298,11 @@ def main() -> None:
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
-        code = app(prog_name="nestling", standalone_mode=False)
+        with _stoppable():
+            code = app(prog_name="nestling", standalone_mode=False)
+    except Stopped as stop:
+        _note(f"stopped{stop.hint}")
+        code = 128 + stop.number
     except Exception as error:  # the last door
         if debug and not isinstance(error, UsageError):
             raise

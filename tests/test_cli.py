@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from contextlib import chdir
@@ -456,6 +457,53 @@ def test_a_run_whose_last_step_is_not_finite_fails(empty, options, poison):
     assert said.code == 1
     assert "error: a weight of step 9 (stage-2) is not a finite number; resume with a lower learning rate" in said.err
     assert not (empty.folder / "runs/a/supernet.safetensors").exists()
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """A function of a place in the code, a call of it and a signal, which this process is sent then."""
+    was = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def at(owner, name, call, number):
+        calls, real = iter(range(99)), getattr(owner, name)
+
+        def interrupted(*arguments, **named):
+            if next(calls) == call:
+                os.kill(os.getpid(), number)
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, interrupted)
+
+    yield at
+    for number, handler in was.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_training_quietly_and_says_how_to_go_on(empty, options, interrupt, number, code):
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    interrupt(torch.nn.utils, "clip_grad_norm_", 7, number)
+    said = empty("train supernet --run 'runs/a b'", *options)
+    assert (said.code, said.out) == (code, "")
+    last = said.err.splitlines()[-1]
+    assert last == "stopped; go on with nestling train supernet --run 'runs/a b' --resume"
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert "after step 6" in empty.done("train supernet --run 'runs/a b' --resume").err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_search_quietly_and_says_how_to_go_on(nestling, interrupt, number, code):
+    interrupt(DistillationObjective, "__call__", 3, number)
+    said = nestling("search subnet --trials 6")
+    assert (said.code, said.out) == (code, "")
+    assert said.err.splitlines()[-1] == "stopped; what was scored is kept, and the same command goes on"
+    assert nestling.done("search subnet --trials 6 --format json").json["evaluated"] == 3
+
+
+def test_a_signal_that_the_shell_ignores_stays_ignored(nestling, interrupt):
+    interrupt(DistillationObjective, "__call__", 1, signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    assert nestling.done("search subnet --trials 2 --format json").json["evaluated"] == 2
 
 
 SHORTAGES = {
