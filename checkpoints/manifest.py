@@ -66,7 +66,7 @@ def check_manifest(folder: Path) -> None:
         ManifestError: A file differs, is missing, or is not listed, or the manifest itself is damaged.
     """
     path = folder / MANIFEST
-    if not path.is_file():
+    if not path.exists():
         return
     listed, text = _read(path), path.read_bytes()
     found = _hash_files(folder)
@@ -89,6 +89,8 @@ def _read(path: Path) -> dict[str, str]:
     Raises:
         ManifestError: It is too large to be one.
     """
+    if not path.is_file():
+        raise ManifestError(f"{path} is no manifest, not even a file; get the folder again, or delete that")
     if (size := path.stat().st_size) > MAX_BYTES:
         raise ManifestError(
             f"{path} is no manifest: {size:,} bytes, and at most {MAX_BYTES:,} are read. Get the folder again, or "

@@ -397,10 +397,12 @@ def _download(name: str, revision: str | None) -> Found:
 
 def read_json(path: Path, required: bool = False) -> dict[str, Any]:
     """A JSON object; empty when the file is not there."""
-    if not path.is_file():
+    if not path.exists():
         if required:
             raise TeacherError(f"{path.parent} has no {path.name}; a model in Hugging Face format is wanted")
         return {}
+    if not path.is_file():
+        raise TeacherError(f"{path} is not a file")
     if (size := path.stat().st_size) > MAX_JSON_BYTES:
         raise TeacherError(f"{path} is too large: {size:,} bytes; at most {MAX_JSON_BYTES:,} are read")
     try:
@@ -414,15 +416,20 @@ def read_json(path: Path, required: bool = False) -> dict[str, Any]:
 
 def normalizes_waveform(folder: Path) -> bool:
     """Whether the folder's preprocessor normalises the waveform; without one nothing does."""
-    values = read_json(folder / "preprocessor_config.json")
-    values = read_json(folder / "processor_config.json").get("feature_extractor") or values  # as transformers does
+    name = "preprocessor_config.json"
+    values = read_json(folder / name)
+    if inner := read_json(folder / "processor_config.json").get("feature_extractor"):  # as transformers does
+        values, name = inner, "processor_config.json"
     if not isinstance(values, dict):
         raise TeacherError(f"{folder}: feature_extractor={shorten(values)} of processor_config.json is no object")
     if (rate := values.get("sampling_rate", SAMPLE_RATE_HZ)) != SAMPLE_RATE_HZ:
         raise TeacherError(
-            f"{folder}: the model wants audio at {shorten(rate)} Hz; only {SAMPLE_RATE_HZ} Hz is supported"
+            f"{folder}: the model wants audio at {shorten(rate)} Hz; only {SAMPLE_RATE_HZ} Hz is supported "
+            f"(sampling_rate of {name})"
         )
-    return bool(values) and bool(values.get("do_normalize", True))
+    if not isinstance(normalizes := values.get("do_normalize", True), bool):
+        raise TeacherError(f"{folder}: do_normalize={shorten(normalizes)} of {name} is not true or false")
+    return bool(values) and normalizes
 
 
 def _read_license(folder: Path) -> str | None:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.errors import FailedError, NestlingError
+from search_spaces.strict_json import parse_json
 
 INSTALL_HINT = 'the synthesised corpus needs espeak-ng; run: pip install "nestling[demo]"'
 READING_HINT = 'reading the phones of a text needs espeak-ng; run: pip install "nestling[demo]"'
@@ -215,7 +216,13 @@ def phonemize(texts: Sequence[str], voice: str = "gmw/en-US") -> list[tuple[str,
     if process.returncode != 0:
         lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
         raise FailedError(f"espeak-ng cannot read the texts: {lines[-1]}")
-    return [tuple(phones) for phones in json.loads(process.stdout)]
+    try:
+        found = parse_json(process.stdout, list[tuple[str, ...]], "what it said")
+        if len(found) != len(texts):
+            raise NestlingError(f"{len(found)} texts came back of {len(texts)}")
+    except NestlingError as error:
+        raise FailedError(f"espeak-ng cannot read the texts: {error}") from error
+    return found
 
 
 def read_texts() -> None:

@@ -5,10 +5,12 @@ import io
 import json
 import random
 import shutil
+import subprocess
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,10 @@ import checkpoints.export
 import speech_tasks.materials
 from checkpoints.evaluation import Ledger, load_evaluations
 from checkpoints.representations import open_representation
-from search_spaces.errors import NestlingError
+from checkpoints.runtimes.peak_memory import measure_memory
+from search_spaces.errors import FailedError, NestlingError
 from speech_data.corpus import Corpus, Utterance
+from speech_data.espeak import phonemize
 from speech_data.shards import new_corpus, write_shard
 from speech_tasks.curve import Point, save_curve
 from tests.evaluation_cases import make_entry, make_score
@@ -108,6 +112,8 @@ def damaged(folder, damage, change):
             path.write_bytes(content)
         elif damage.what == "a folder":
             path.mkdir()
+        if damage.keys and path.parent.name == "encoder":
+            (path.parent / "SHA256SUMS").unlink()  # it would notice every change
         if path.suffix == ".pt" and content is not None:
             path.with_suffix(".sha256").write_text(f"{hashlib.sha256(content).hexdigest()}  {path.name}\n")
         yield Path(copy)
@@ -170,6 +176,9 @@ FILES = {
     "runs/a/search/result.json": (JSON, [REPORT, EXPORT]),
     "runs/a/curve.json": (JSON, [REPORT, EXPORT]),
     "subnet.json": (JSON, [EXPORT + " --subnet subnet.json", "cost --space handful.yaml --subnet subnet.json"]),
+    "encoder/config.json": (JSON, ["evaluate encoder"]),
+    "encoder/preprocessor_config.json": (JSON, ["evaluate encoder"]),
+    "encoder/SHA256SUMS": (None, ["evaluate encoder"]),
     "corpus/corpus.json": (JSON, [read_corpus]),
     "corpus/train-000.jsonl": (LINES, [read_corpus]),
     "corpus/train-000.npy": (None, [read_corpus]),
@@ -187,7 +196,6 @@ def folder(tmp_path_factory):
     found = shell.done("search subnet --run runs/a --budget 8k --trials 6 --format json").json
     (folder / "subnet.json").write_text(json.dumps(found["finalists"][1]))
     shell.done("export subnet --run runs/a --out encoder")
-    (folder / "encoder/SHA256SUMS").unlink()  # it would notice every change
     save_curve(
         folder / "runs/a",
         [
@@ -273,3 +281,28 @@ def check(folder, path, quick):
                 if found := complaint(read(copy, reader), damage):
                     problems.append(f"{reader}: {damage.what}: {found}")
         assert problems == []
+
+
+@pytest.mark.parametrize(
+    "said", ["", "nonsense", "null", "[]", "{}", '{"import_bytes": "7", "peak_bytes": 9}', "[[1]]"]
+)
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (
+            lambda folder: measure_memory(folder, "torch", 0.5, 1),
+            "encoder in torch, alone in a process: what it said:",
+        ),
+        (lambda _: phonemize(["ship"]), "espeak-ng cannot read the texts: "),
+    ],
+    ids=["measure_memory", "phonemize"],
+)
+def test_a_process_that_says_nonsense_has_failed(folder, monkeypatch, start, message, said):
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=0, stdout=said, stderr=""))
+    monkeypatch.setattr("speech_data.espeak.find_spec", lambda _: True)
+    try:
+        found = start(folder / "encoder")
+    except Exception as error:
+        found = error
+    assert isinstance(found, FailedError)
+    assert message in str(found)
