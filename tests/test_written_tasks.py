@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from search_spaces.errors import FailedError
 from speech_data import espeak
 from speech_data.espeak import INSTALL_HINT, READING_HINT, SILENCE, Espeak, phonemize
 from speech_tasks import characters, phones, slots
@@ -175,7 +176,7 @@ def test_a_voice_has_its_own_reading():
 
 def test_a_failure_to_read_is_told():
     pytest.importorskip("espeakng_loader")
-    with pytest.raises(RuntimeError, match=r"espeak-ng cannot read the texts: .*no voice 'gmw/none'"):
+    with pytest.raises(FailedError, match=r"espeak-ng cannot read the texts: .*no voice 'gmw/none'"):
         phonemize(["cat"], "gmw/none")
 
 
