@@ -117,7 +117,7 @@ class Trainer:
         Raises:
             TrainingError: The state is of a recipe that differs in more than `CHANGEABLE`, or of another space.
         """
-        changes = find_changes(parse_config(Recipe, state["recipe"], "the checkpoint"), self.recipe)
+        changes = find_changes(parse_config(Recipe, state["recipe"], "the checkpoint's recipe"), self.recipe)
         if fixed := [key for key in changes if not is_changeable(key)]:
             raise TrainingError(
                 f"the checkpoint was made by another recipe ({', '.join(fixed)}); "
@@ -234,7 +234,10 @@ class Trainer:
             raise TrainingError(f"the checkpoint's step is {state['step']}; the recipe has 0 to {start}")
         saved = state["sources"]
         if saved.keys() != stage.sources.keys() or not all(isinstance(values, dict) for values in saved.values()):
-            raise TrainingError(f"the checkpoint's sources are not those of {stage.name}: {', '.join(stage.sources)}")
+            raise TrainingError(
+                f"the checkpoint's step is {state['step']}, of {stage.name}, and its sources are not those of that: "
+                f"{', '.join(stage.sources)}"
+            )
         return stage
 
     def _open(self, stage: Stage, saved: Mapping[str, Any]) -> tuple[dict[str, Source], Objective]:

@@ -245,12 +245,14 @@ def complaint(said, damage):
     lines = error.strip().splitlines()
     if said.code == 0 or error.startswith("all was read"):
         return None
+    rows = damage.path.suffix == ".jsonl"  # which go by their line
+    keys = ["line"] if rows and len(damage.keys) == 1 else ["SHA-256" if k == "sha256" else k for k in damage.keys]
     named = [damage.path.name, *(str(folder) for folder in damage.path.parents if folder.name)]
     faults = {
         "a fault of ours": "fault of Nestling" in error or "Traceback" in said.err or not error,
         "too many lines": len(lines) > MAX_LINES,
-        "names no file": not any(name in error for name in named),
-        "names no key": damage.keys and not any(key in error for key in damage.keys),
+        "names neither file nor key": not any(name in error for name in [*named, *damage.keys]),
+        "names no key": damage.keys and not any(key in error for key in keys),
     }
     return next((f"{fault}: {error or said.err}" for fault, there in faults.items() if there), None)
 
