@@ -60,7 +60,7 @@ def write_small_onnx(path: Path) -> None:
     """As an export's, as far as it is looked at when it is opened."""
     write_onnx(path)
     model = onnx.load(path)
-    onnx.helper.set_model_props(model, {"nestling.format": "1", "parameters": "10"})
+    onnx.helper.set_model_props(model, {"nestling.format": "1", "parameters": "10", "min_samples": "400"})
     onnx.save(model, path)
 
 
