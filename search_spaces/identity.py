@@ -38,10 +38,11 @@ def hash_code(*modules: str) -> str:
     release, `2.13` of `2.13.1+cpu`: a patch release mends, and costs nobody a score.
 
     Args:
-        modules: Full names. Imports of our own packages are followed wherever they stand.
+        modules: Full names; `__main__` is the script that runs. Imports of our own packages are followed wherever they
+            stand.
 
     Raises:
-        ValueError: There is no such module.
+        ValueError: There is no such module, or no file of it, as in a notebook.
     """
     sources, libraries = _read_code(modules)
     return fingerprint(sources, {library: find_release(library) for library in libraries})
@@ -76,7 +77,7 @@ def _read_code(modules: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
             elif root not in sys.stdlib_module_names and root not in _COMPUTE_NOTHING:
                 libraries.add(root)
     if missing := [module for module in modules if module not in sources]:
-        raise ValueError(f"there is no module {missing[0]}")
+        raise ValueError(f"the code of {missing[0]} is in no file; without it no result can be known again")
     return sources, sorted(libraries)
 
 
@@ -88,15 +89,17 @@ def _parse(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _find(module: str) -> Path | None:
-    """The file of a module; None for what only looks like one. Nothing is imported."""
+    """The file of a module, or of the script that runs; None for what only looks like one. Nothing is imported."""
     root, *rest = module.split(".")
-    spec = importlib.util.find_spec(root)
-    for place in (spec.submodule_search_locations or ()) if spec else ():
-        path = Path(place, *rest)
-        for file in (path.with_name(f"{path.name}.py"), path / "__init__.py"):
-            if file.is_file():
-                return file
-    return None
+    spec = None if root == "__main__" else importlib.util.find_spec(root)
+    if root == "__main__":
+        files = [Path(getattr(sys.modules[root], "__file__", None) or "")]
+    elif spec and spec.submodule_search_locations:
+        paths = [Path(place, *rest) for place in spec.submodule_search_locations]
+        files = [file for path in paths for file in (path.with_name(f"{path.name}.py"), path / "__init__.py")]
+    else:
+        files = [Path(spec.origin or "")] if spec and not rest else []
+    return next((file for file in files if file.is_file()), None)
 
 
 def _plain(value: object) -> object:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import re
+import runpy
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -11,11 +14,12 @@ import pytest
 
 from checkpoints.export import write_encoder
 from checkpoints.representations import open_representation
+from search_spaces.identity import find_release, hash_code
 from speech_tasks.phones import Phones
 from speech_tasks.provenance import fingerprint_task
 from speech_tasks.task import Material
 from supernet.encoder import Encoder
-from tests.code_cases import changed, installed_elsewhere
+from tests.code_cases import changed, forget_code, installed_elsewhere
 from tests.encoders import randomize
 from tests.evaluation_cases import LoudnessTask
 from tests.onnx_cases import write_onnx
@@ -102,6 +106,81 @@ def test_where_the_code_is_does_not_count(encoders: dict[str, str], after_change
     assert open_all(encoders) == after_changes["nothing"]
 
 
+CODE = """import math
+
+
+def double(x: float, *, times=2):
+    return [x * times, "a"]
+"""
+OTHER_CODE = {
+    "an operator": ("x * times", "x + times"),
+    "a name": ("x * times", "x * double"),
+    "a constant": ("times=2", "times=3"),
+    "a type of constant": ("times=2", "times=2.0"),
+    "bytes for text": ('"a"', 'b"a"'),
+    "a default": ("times=2", "times"),
+    "an import": ("import math", "import cmath"),
+}
+SAME_CODE = {
+    "a remark": ("    return", "    # more\n    return"),
+    "a docstring": ("    return", '    """Doubles."""\n    return'),
+    "layout": ("x * times, ", "(x\n            * times),"),
+    "quotes": ('"a"', "'a'"),
+}
+
+
+@pytest.mark.parametrize("name", [*OTHER_CODE, *SAME_CODE])
+def test_what_a_module_does_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """In a file of one's own that is no package, too."""
+
+    def hash_of(text: str) -> str:
+        (tmp_path / "own_module.py").write_text(text)
+        forget_code()
+        try:
+            return hash_code("own_module")
+        except ValueError as error:
+            return str(error)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    old, new = (OTHER_CODE | SAME_CODE)[name]
+    assert old in CODE
+    before = hash_of(CODE)
+    assert (hash_of(CODE.replace(old, new)) == before) == (name in SAME_CODE)
+    assert re.fullmatch("[0-9a-f]{16}", before)
+
+
+def test_a_task_in_a_script_is_of_the_scripts_code(tmp_path: Path) -> None:
+    script = """
+from speech_tasks.provenance import fingerprint_task
+from tests.evaluation_cases import LoudnessTask
+from tests.speech_cases import FakeCorpus, utterance
+
+class Mine(LoudnessTask):
+    shift = 1
+
+try:
+    found = fingerprint_task(Mine("mine", FakeCorpus({"test": [utterance("a", 4000)]}), "x"))
+except ValueError as error:
+    found = str(error)
+"""
+
+    def print_of(text: str) -> str:
+        (tmp_path / "script.py").write_text(text)
+        forget_code()
+        return str(runpy.run_path(str(tmp_path / "script.py"), run_name="__main__")["found"])
+
+    before = print_of(script)
+    assert re.fullmatch("[0-9a-f]{16}", before)
+    assert print_of(script.replace("shift = 1", "shift = 2")) != before == print_of(script + "\n# more")
+    forget_code()
+
+
+def test_code_that_is_in_no_file_is_named() -> None:
+    for module in ("search_spaces.nothing", "nothing", "sys", "json.nothing.more"):
+        with pytest.raises(ValueError, match=f"the code of {module} is in no file"):
+            hash_code(module)
+
+
 # The libraries that compute with it
 
 
@@ -126,6 +205,19 @@ def test_a_feature_release_counts_and_a_patch_does_not(
     release = ".".join(metadata.version(library).split("+")[0].split(".")[:2])
     assert kinds_changed_by(f"{release}.99+cu129") == set()
     assert kinds_changed_by("99.1.0") == wanted
+
+
+def test_releases_are_those_that_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, distribution in (("rapidfuzz", "rapidfuzz"), ("sklearn", "scikit-learn")):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        assert find_release(name) == ".".join(metadata.version(distribution).split(".")[:2])
+    assert find_release("nothing_of_that_name") is None
+
+
+def test_pythons_own_libraries_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = hash_code("search_spaces.identity")
+    monkeypatch.setattr("json.__version__", "99.1")
+    assert hash_code("search_spaces.identity") == before
 
 
 def test_a_task_is_of_the_libraries_it_computes_with(monkeypatch: pytest.MonkeyPatch) -> None:
