@@ -211,6 +211,17 @@ def test_fingerprint_names_all_a_score_depends_on():
     assert len({same, *others}) == 1 + len(others)
 
 
+def test_noise_counts_by_its_level():
+    whole = batch(noise=0.3)
+
+    def at(factor):
+        return fingerprint(batches=[replace(whole, wave=whole.clean + np.float32(factor) * (whole.wave - whole.clean))])
+
+    assert at(1 + 1e-5) == at(1)
+    factors = (0, 1e-3, 5e-3, 1, 10 ** (1.5 / 20), 2)
+    assert len(set(map(at, factors))) == len(factors)
+
+
 def test_codes_count():
     supernet, objective, _ = setting((Term(source="teacher", matching="codes", distance="cross_entropy"),))
 

@@ -16,7 +16,7 @@ from nas.search import NUM_FIRST, search
 from search_spaces.budget import Budget, InfeasibleBudget
 from search_spaces.costs import count_macs
 from search_spaces.counting import Census
-from search_spaces.errors import FailedError
+from search_spaces.errors import FailedError, NestlingError
 from search_spaces.space import SearchSpace
 from tests.nas_cases import NUM_UTTERANCES, SPACE, MadeUpObjective, candidate, empty_record, params
 from tests.test_whole_files import full_disk
@@ -307,6 +307,20 @@ for i in itertools.count():
         record.add(candidate(subnet, *[i / 7] * 500))
         print(subnet.id, flush=True)
 """
+
+
+def test_a_failed_score_survives_the_file(path):
+    open_record(path).add(candidate(SPACE.container, float("nan"), 1.0))
+    (kept,) = open_record(path).candidates
+    assert kept.score.failed
+    assert kept.score.per_utterance[1] == 1.0
+
+
+def test_a_record_that_cannot_be_read_is_named(path):
+    path.mkdir(parents=True)
+    with pytest.raises(NestlingError) as caught:
+        open_record(path)
+    assert str(caught.value) == f"{path}: is a directory"
 
 
 def test_nothing_that_was_added_is_lost_by_a_kill(path):

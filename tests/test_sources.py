@@ -66,7 +66,27 @@ def valid_frames(targets, lengths):
     return [torch.cat([x[i, :count] for i, count in enumerate(counts)]) for x in targets]
 
 
+# What they are known by
+
+
+def test_a_signal_is_what_describes_it_and_what_was_measured():
+    measured = make_source("signal")
+    measured.calibrate(*audio(make_batch()))
+    sources = [make_source("signal"), measured, SignalSource(describe_mfcc, SIGNAL_DIM, count_frames)]
+    sources.append(SignalSource(describe_signal, 13, count_frames))
+    assert len({source.fingerprint for source in sources}) == 4
+    assert SignalSource(describe_signal, SIGNAL_DIM, count_frames, measured.state).fingerprint == measured.fingerprint
+    assert make_source("signal").state == {}
+
+
 # Statistics
+
+
+def test_channel_statistics_begin_with_a_single_frame():
+    statistics = ChannelStatistics()
+    for value in (1.0, 3.0):
+        statistics.add([torch.full((1, 1, 2), value)], None)
+    assert torch.equal(statistics.standardize([torch.full((1, 1, 2), 3.0)])[0], torch.ones(1, 1, 2))
 
 
 def test_channel_statistics_are_torchs_own_over_all_valid_frames():

@@ -58,6 +58,22 @@ def test_a_subnet_that_is_not_finite_fails(given):
     assert len(ranked(SPACE.container).per_utterance) == ranked.proxy.num_scores
 
 
+def test_one_batch_that_is_not_finite_fails_the_subnet(given):
+    ranked, calls = objective(given), []
+    supernet = ranked.supernet
+
+    def first_is_not_finite(*args):
+        trace = supernet(*args)
+        if not calls:
+            trace.hidden[0].fill_(float("inf"))
+        calls.append(args)
+        return trace
+
+    ranked.supernet = first_is_not_finite
+    assert ranked(SPACE.container).failed
+    assert len(calls) > 1
+
+
 def test_the_fingerprint_names_weights_and_probes(given):
     same = objective(given).fingerprint
     assert objective(given).fingerprint == same

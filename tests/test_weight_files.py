@@ -226,6 +226,15 @@ def test_classes_that_are_here_are_not_used_either(save: Callable[[Any], Path]) 
     assert set(torch.serialization.get_safe_globals()) == registered
 
 
+def test_classes_that_others_registered_are_not_used(save: Callable[[Any], Path]) -> None:
+    """One of each pair with a name comes last and is taken, which one nobody knows: so many of them."""
+    names = [(type("Namespace", (), {}), "argparse.Namespace") for _ in range(50)]
+    path = save({"args": argparse.Namespace(lr=1)})
+    with torch.serialization.safe_globals(names):
+        assert isinstance(read_checkpoint(path)["args"], StandIn)
+        assert set(names) <= set(torch.serialization.get_safe_globals())
+
+
 def test_plain_state_dicts(save: Callable[[Any], Path]) -> None:
     weights = {"a": torch.randn(3, 2), "b": torch.zeros(0, 4), "c": torch.tensor(True), "d": torch.ones(2).bfloat16()}
     assert_equal_weights(read_checkpoint(save(weights)), weights)
