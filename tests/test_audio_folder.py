@@ -241,6 +241,7 @@ def test_manifest_lists_files_and_parts_with_their_labels(tmp_path):
     whole, part, rest = corpus.utterances("train")
     assert (whole.text, whole.speaker, whole.num_samples) == ("all of it", "ann", 32_000)
     assert (part.text, part.speaker) == ("a part", None)
+    assert [u.id for u in (whole, part, rest)] == ["audio/a.wav", "audio/a.wav@0.5+0.25", "audio/a.wav@1.5"]
     np.testing.assert_array_equal(corpus.read(part), ramp[8000:12_000])
     np.testing.assert_array_equal(corpus.read(rest), ramp[24_000:])
     assert corpus.skipped == ()
@@ -257,6 +258,7 @@ def test_manifest_lists_files_and_parts_with_their_labels(tmp_path):
         ('{"audio_filepath": "a.wav", "offset": NaN}', "offset must be a number of seconds, got nan"),
         ({"audio_filepath": "a.wav", "duration": "1"}, "duration must be a number of seconds, got '1'"),
         ({"audio_filepath": "a.wav", "offset": 7}, "starts at 7 s of a file of 0.50 s"),
+        ({"audio_filepath": "a.wav", "offset": 0.5}, "starts at 0.5 s of a file of 0.50 s"),
         ({"audio_filepath": "a.wav", "offset": 0.1, "duration": 9}, "ends at 9.10 s of a file of 0.50 s"),
         ({"audio_filepath": "a.wav", "offset": 0.45}, "is too short: 0.050 s"),
         ({"audio_filepath": "missing.wav"}, "does not exist"),
@@ -271,6 +273,7 @@ def test_bad_line_is_skipped_with_its_reason(tmp_path, line, reason):
     assert [utterance.id for utterance in corpus.utterances("train")] == ["a.wav"]
     (skipped,) = corpus.skipped
     assert reason in skipped.reason
+    assert "not a line" not in reason or skipped.path == "list.jsonl:2"
 
 
 @pytest.mark.parametrize(
