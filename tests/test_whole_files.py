@@ -6,14 +6,13 @@ import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
-from checkpoints.evaluation import Ledger
+from checkpoints.evaluation import FORMAT, Ledger
 from checkpoints.manifest import write_manifest
+from checkpoints.representations import open_representation
 from checkpoints.results import save_result
 from checkpoints.run_folder import RunFolder
 from checkpoints.runtimes.s3prl_upstream import write_s3prl
@@ -23,7 +22,7 @@ from search_spaces.errors import NestlingError
 from speech_tasks.curve import Point, save_curve
 from tests.training_cases import make_teacher
 
-SCORED: Any = SimpleNamespace(name="x", source="x", fingerprint="x" * 100, params=1, macs_1s=1)
+SCORED = open_representation("mfcc")
 POINT = Point("x" * 100, "subnet", 1, 0.5, 0.1, 1)
 WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a run's record": ("metrics.jsonl", lambda folder: RunFolder(folder).cut_metrics(1)),
@@ -38,9 +37,9 @@ WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {
 }
 OLD = {
     "metrics.jsonl": "".join(
-        f'{{"step": {step}, "long": "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"}}\n' for step in range(2)
+        f'{{"step": {step}, "stage": "one", "learning_rate": 0.1, "losses": {{"largest": 1.0}}}}\n' for step in range(2)
     ),
-    "evaluation.json": '{"format": 1, "encoders": []}',
+    "evaluation.json": f'{{"format": {FORMAT}, "encoders": []}}',
 }
 
 
