@@ -43,8 +43,6 @@ class SavedFinalist:
     """As `describe_result` wrote it; what nobody reads back is left out."""
 
     id: str
-    params: int
-    macs_1s: int
     subnet: Subnet
     loss: float
     excess_loss: tuple[float, float]

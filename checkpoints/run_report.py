@@ -75,7 +75,7 @@ def collect_report(run: RunFolder) -> Report:
         budget=_budget_uses(result, space) if result else (),
         teacher=_teacher(config["teacher"], points),
         candidates=candidates,
-        finalists=_finalists(result) if result else (),
+        finalists=_finalists(result, space) if result else (),
         latency_note="PyTorch on this machine, one thread, batch 1; medians of interleaved rounds."
         if result and result.latency_seconds
         else "",
@@ -263,7 +263,7 @@ def _count(space: SearchSpace, subnet: Subnet) -> tuple[int, int]:
     return count_params(space.backbone, subnet), count_macs(space.backbone, subnet, 1.0)
 
 
-def _finalists(result: SavedResult) -> tuple[FinalistRow, ...]:
+def _finalists(result: SavedResult, space: SearchSpace) -> tuple[FinalistRow, ...]:
     rows = list(result.finalists)
     known = {row.id for row in rows}
     rows += [row for row in (result.uniform, result.largest) if row and row.id not in known]
@@ -271,8 +271,7 @@ def _finalists(result: SavedResult) -> tuple[FinalistRow, ...]:
     return tuple(
         FinalistRow(
             row.subnet,
-            row.params,
-            row.macs_1s,
+            *_count(space, row.subnet),
             Measure(row.loss),
             origin=row.origin,
             tied=row.tied,

@@ -22,6 +22,8 @@ import checkpoints.export
 import speech_tasks.materials
 from checkpoints.evaluation import Ledger, load_evaluations
 from checkpoints.representations import open_representation
+from checkpoints.run_folder import RunFolder
+from checkpoints.run_report import collect_report
 from checkpoints.runtimes.peak_memory import measure_memory
 from search_spaces.errors import FailedError, NestlingError
 from speech_data.corpus import Corpus, Utterance
@@ -255,6 +257,19 @@ def complaint(said, damage):
         "names no key": damage.keys and not any(key in error for key in keys),
     }
     return next((f"{fault}: {error or said.err}" for fault, there in faults.items() if there), None)
+
+
+def test_what_subnets_cost_is_counted_whatever_a_result_says(folder):
+    run, path = RunFolder(folder / "runs/a"), folder / "runs/a/search/result.json"
+    before, text = collect_report(run).finalists, path.read_text()
+    changed = json.loads(text)
+    for finalist in changed["finalists"]:
+        finalist |= {"params": finalist["params"] - 1, "macs_1s": 1}
+    try:
+        path.write_text(json.dumps(changed))
+        assert collect_report(run).finalists == before
+    finally:
+        path.write_text(text)
 
 
 @pytest.mark.parametrize("path", FILES)
