@@ -6,7 +6,7 @@ import fcntl
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -14,17 +14,20 @@ from typing import Any
 
 from torch import Tensor
 
+from checkpoints.formats.limits import shorten
 from checkpoints.representations import Representation
 from checkpoints.run_folder import made_with
 from nas.evaluation_page import EvaluationFacts, write_evaluation
 from search_spaces.errors import NestlingError
 from search_spaces.files import write_file
 from search_spaces.quoting import shell_command
+from search_spaces.strict_json import MAX_BYTES, load_json
+from search_spaces.strict_yaml import parse_config, read_text
 from speech_tasks.comparison import Comparison, Entry, find_unlike
-from speech_tasks.layer_view import LayerProbe, LayerView, compare_layers
+from speech_tasks.layer_view import LayerProbe, LayerView, ProbeErrors, compare_layers
 from speech_tasks.provenance import fingerprint_task
 from speech_tasks.store import FeatureStore
-from speech_tasks.suite import TASKS, Evaluation, TaskResult, evaluate
+from speech_tasks.suite import TASKS, Evaluation, TaskResult, TaskValues, evaluate
 from speech_tasks.task import Task
 
 EVALUATIONS = "evaluation.json"
@@ -41,6 +44,39 @@ DEV_NOTES = ("Scores of dev serve to compare recipes; what is reported at last i
 Row = dict[str, Any]
 Report = Callable[[str, int, int | None], None]
 """Called with what is being done, how much of it is, and how much there is, None where that is not known."""
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """A `LayerView` as it is stored, and what it was made with."""
+
+    key: str
+    probes: tuple[ProbeErrors, ...]
+    likeness: tuple[tuple[float, ...], ...] | None
+
+
+@dataclass(frozen=True)
+class _EncoderRow:
+    """An encoder's scores on a split."""
+
+    fingerprint: str
+    split: str
+    name: str
+    source: str
+    params: int | None
+    macs_1s: int | None
+    encode_seconds: float
+    tasks: tuple[TaskValues, ...]
+    code: str = ""
+    layers: _Layers | None = None
+
+
+@dataclass(frozen=True)
+class _LedgerFile:
+    """All of evaluation.json."""
+
+    format: int
+    encoders: tuple[_EncoderRow, ...]
 
 
 class Ledger:
@@ -62,15 +98,18 @@ class Ledger:
 
     def rows(self) -> list[Row]:
         """Every encoder's, as plain JSON values."""
-        try:
-            values = json.loads(self.path.read_text("utf-8"))
-            if values["format"] != FORMAT:
-                raise NestlingError(f"it has format {values['format']}, this Nestling writes {FORMAT}")
-            return list(values["encoders"])
-        except FileNotFoundError:
+        if not self.path.exists():
             return []
-        except (ValueError, KeyError, TypeError) as error:  # ValueError is JSON's too
-            raise NestlingError(f"{self.path} cannot be read: {error}; delete it or name another --out") from error
+        text = read_text(self.path, MAX_BYTES)
+        try:
+            values = load_json(text, "it", finite=False)
+            if isinstance(values, dict) and (found := values.get("format", FORMAT)) != FORMAT:
+                raise NestlingError(f"it has format {shorten(found)}, this Nestling writes {FORMAT}")
+            parse_config(_LedgerFile, values, "it", most=1)
+        except NestlingError as error:
+            said = " ".join(str(error).split()).removeprefix("it: ")
+            raise NestlingError(f"{self.path} cannot be read: {said}; delete it or name another --out") from error
+        return list(values["encoders"])
 
     def find(self, encoder: Representation, split: str) -> Row:
         """The row of an encoder, an empty one if it has none yet."""

@@ -50,8 +50,13 @@ def parse_json(text: str | bytes, model: type[Model], source: str, hint: str = "
         raise NestlingError(f"{error}; {hint}" if hint else str(error)) from error
 
 
-def load_json(text: str | bytes, source: str) -> Any:
+def load_json(text: str | bytes, source: str, finite: bool = True) -> Any:
     """The value that strict JSON holds, whatever it is.
+
+    Args:
+        text: It.
+        source: What to blame.
+        finite: False lets NaN and Infinity pass, which Python writes.
 
     Raises:
         NestlingError: It is not JSON; names `source`.
@@ -68,7 +73,7 @@ def load_json(text: str | bytes, source: str) -> Any:
         values = json.loads(text, parse_float=number, parse_constant=number, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise NestlingError(f"{source}: not JSON ({error})") from error
-    if odd:
+    if odd and finite:
         where = next(_find_odd(values))
         raise NestlingError(f"{source}: {f'`{where}` is ' if where else ''}{odd[0]}, which is no finite number")
     return values

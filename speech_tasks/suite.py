@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from search_spaces.errors import NestlingError
+from speech_tasks.aggregates import METRICS
 from speech_tasks.characters import Characters
 from speech_tasks.intent import Intent
 from speech_tasks.intervals import Voices, spread_of_moves
@@ -40,6 +41,60 @@ TASKS: dict[str, tuple[Callable[[Material], Task], str]] = {
 """Name of a task -> the task, and the material it reads. A new task is a file and a line here."""
 FIRST = ("phones", "keywords", "intent", "verification")
 """Those that cost least and say most."""
+
+
+@dataclass(frozen=True)
+class ErrorValues:
+    """Errors by utterance, as they are stored."""
+
+    utterances: tuple[str, ...]
+    speakers: tuple[str, ...]
+    speaker_of: tuple[int, ...]
+    """Place among the speakers; negative where nobody knows who it is."""
+    added: tuple[tuple[float, ...], ...]
+    of: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        count = len(self.utterances)
+        if {len(row) for row in (self.speaker_of, self.of, *self.added)} != {count} or not self.added:
+            raise NestlingError(f"speaker_of, of and each of added must have {count} entries, as many as utterances")
+        if max(self.speaker_of, default=-1) >= len(self.speakers):
+            raise NestlingError(f"speaker_of names speaker {max(self.speaker_of)} of {len(self.speakers)}")
+
+
+@dataclass(frozen=True)
+class ScoreValues:
+    """A score as it is stored."""
+
+    metric: str
+    condition: str
+    value: float
+    half_interval: float | None
+    """None where nobody knows."""
+    seeds: tuple[float, ...]
+    settings: Mapping[str, float]
+    count: int
+    moves: Mapping[str, float]
+    shared: Mapping[str, float]
+    errors: ErrorValues | None = None
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise NestlingError(f"metric {self.metric!r} is none of {', '.join(METRICS)}")
+        if not self.seeds:
+            raise NestlingError("seeds is empty")
+
+
+@dataclass(frozen=True)
+class TaskValues:
+    """A `TaskResult` as it is stored."""
+
+    task: str
+    fingerprint: str
+    audio: tuple[str, ...]
+    seconds: float
+    scores: tuple[ScoreValues, ...]
+    synthesised: bool = True
 
 
 @dataclass(frozen=True)

@@ -178,6 +178,7 @@ FILES = {
     "runs/a/search/result.json": (JSON, [REPORT, EXPORT]),
     "runs/a/curve.json": (JSON, [REPORT, EXPORT]),
     "subnet.json": (JSON, [EXPORT + " --subnet subnet.json", "cost --space handful.yaml --subnet subnet.json"]),
+    "scores/evaluation.json": (JSON, ["evaluate encoder --out scores", read_scores]),
     "encoder/config.json": (JSON, ["evaluate encoder"]),
     "encoder/preprocessor_config.json": (JSON, ["evaluate encoder"]),
     "encoder/SHA256SUMS": (None, ["evaluate encoder"]),

@@ -28,6 +28,7 @@ from speech_tasks import phones, provenance
 from speech_tasks.comparison import Comparison
 from speech_tasks.heads import Fitted
 from speech_tasks.layer_view import LayerProbe, LayerView, ProbeErrors
+from speech_tasks.suite import TaskResult
 from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN, Material
 from tests.evaluation_cases import LoudnessTask, make_entry, make_score
 from tests.speech_cases import FakeCorpus, spectral_states, utterance
@@ -166,11 +167,12 @@ def test_writers_at_the_same_time_lose_nothing(tmp_path):
     def write(number):
         ledger, (encoder, _) = Ledger(tmp_path), make_encoder(f"e{number % 2}")
         for i in range(15):
-            ledger.update(encoder, "test", lambda row, i=i: row["tasks"].append(f"{number}/{i}"))
+            result = TaskResult(f"{number}/{i}", "", (), (), 0.0).to_dict()
+            ledger.update(encoder, "test", lambda row, result=result: row["tasks"].append(result))
 
     with ThreadPoolExecutor(4) as pool:  # a lock of a file is between those who opened it, threads too
         list(pool.map(write, range(4)))
-    rows = {row["name"]: row["tasks"] for row in Ledger(tmp_path).rows()}
+    rows = {row["name"]: [result["task"] for result in row["tasks"]] for row in Ledger(tmp_path).rows()}
     for name, numbers in {"e0": (0, 2), "e1": (1, 3)}.items():
         assert sorted(rows[name]) == sorted(f"{number}/{i}" for number in numbers for i in range(15))
         for number in numbers:  # and each writer's come in order
@@ -184,9 +186,9 @@ def test_writers_at_the_same_time_lose_nothing(tmp_path):
         ('{"format": 2, "encoders": [', "Expecting value"),
         ("", "Expecting value"),
         ('{"format": 1, "encoders": []}', "it has format 1, this Nestling writes 2"),
-        ('{"encoders": []}', "'format'"),
-        ("[]", "list indices"),
-        ('{"format": 2, "encoders": null}', "not iterable"),
+        ('{"encoders": []}', "missing key `format`"),
+        ("[]", "should be an object"),
+        ('{"format": 2, "encoders": null}', "`encoders` should be a valid array, got None"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_and_kept(tmp_path, text, reason):
