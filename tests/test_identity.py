@@ -14,7 +14,7 @@ import pytest
 
 from checkpoints.export import write_encoder
 from checkpoints.representations import open_representation
-from search_spaces.identity import find_release, hash_code
+from search_spaces.identity import find_release, fingerprint, hash_code
 from speech_tasks.phones import Phones
 from speech_tasks.provenance import fingerprint_task
 from speech_tasks.task import Material
@@ -173,6 +173,10 @@ except ValueError as error:
     assert re.fullmatch("[0-9a-f]{16}", before)
     assert print_of(script.replace("shift = 1", "shift = 2")) != before == print_of(script + "\n# more")
     forget_code()
+
+
+def test_a_fingerprint_is_of_values_in_whatever_order_their_keys_come() -> None:
+    assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1}) != fingerprint({"a": 1, "b": [3]})
 
 
 def test_code_that_is_in_no_file_is_named() -> None:
