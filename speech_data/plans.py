@@ -21,7 +21,7 @@ from speech_data.grammar import (
     draw_short_sentence,
     other_words,
 )
-from speech_data.voices import SPEAKERS, STYLES, Speaker, Voice
+from speech_data.voices import SPEAKERS, STYLES, Speaker, Voice, crowd
 
 SPLIT_SHARES = {"train": 70, "search": 10, "dev": 10, "test": 10}
 """Share of all possible sentences, in percent, that may occur in a split."""
@@ -50,6 +50,8 @@ class CorpusRecipe:
     """Each utterance's vocal tract is longer or shorter by this share at most, which makes a new voice of it."""
     material: str = "sentences"
     """One of `SCRIPTS`: what is said, and by whom."""
+    crowd: bool = False
+    """Whether the speakers are those of `voices.crowd`."""
 
     def num_utterances(self, split: str) -> int:
         """How many utterances a split gets."""
@@ -115,7 +117,7 @@ def plan_split(recipe: CorpusRecipe, split: str) -> list[PlannedUtterance]:
     return plan_utterances(
         split,
         recipe.num_utterances(split),
-        script.speakers(split),
+        crowd(split) if recipe.crowd else script.speakers(split),
         script.sayings(split, rng),
         rng,
         tract_spread=recipe.tract_spread,

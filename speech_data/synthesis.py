@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -43,6 +43,13 @@ VOICES = CorpusRecipe(
     "nestling-voices", num_train=176 * 7, num_search=336, num_dev=336, num_test=912, material="voices"
 )
 """For speaker tasks: 176 speakers known from `train` speak in every split, and each other split has some of its own."""
+
+TESTS = {
+    recipe.material: replace(recipe, name=f"{recipe.name}-test", num_train=0, num_search=0, num_dev=0, crowd=True)
+    for recipe in (FULL, KEYWORDS, COMMANDS)
+}
+"""What `test` is scored on, by material: the same kind of sentences by four times as many speakers. They are corpora of
+their own, so that those that encoders learn from stay what they are."""
 
 
 def synthesised_corpus(

@@ -105,6 +105,24 @@ STYLES: dict[str, Style] = {
 }
 
 
+CROWD_TRACTS = (0.82, 0.93, 1.05, 1.16)
+"""Lengths of the vocal tract of the speakers that a variant is in a crowd."""
+
+
+def crowd(split: str) -> tuple[Voice, ...]:
+    """Each variant of a split as four speakers, who differ in accent, habits and vocal tract.
+
+    An interval is over speakers, and twelve say little.
+    """
+    voices = []
+    for i, voice in enumerate(SPEAKERS[split]):
+        for j, tract in enumerate(CROWD_TRACTS):
+            habits = random.Random(f"{voice.variant} {j}")
+            accent = ACCENTS[(i + 2 * j) % len(ACCENTS)]
+            voices.append(Voice(voice.variant, accent, habits.randint(165, 205), habits.randint(38, 62), tract))
+    return tuple(voices)
+
+
 def _voices(variants: list[str]) -> tuple[Voice, ...]:
     """Accents take turns; rate and pitch are a habit of the variant."""
     voices = []

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from search_spaces.errors import NestlingError
+from speech_data import synthesis
 from speech_data.corpus import Corpus, SpeechCorpus
 from speech_data.flite import flite_corpus
 from speech_data.folder import FolderCorpus
@@ -25,6 +26,8 @@ RECIPES: dict[str, CorpusRecipe] = {
     suite.VOICES: VOICES,
 }
 """Name of a material -> what is synthesised for it."""
+TESTS: dict[str, CorpusRecipe] = synthesis.TESTS
+"""Name of a material -> what is synthesised for its `test`, where that is a corpus of its own."""
 RENDITIONS: dict[str, Rendition] = {suite.VOICES: "noisier"}
 """How encoders hear a material, where not `noisy`: clean, the mean spectrum of a synthesised voice gives it away."""
 SCORED = ("test", "dev", "both")
@@ -78,13 +81,21 @@ def open_materials(
     spoken = [name for name in needed if name not in corpora]
     for name in spoken:
         progress = partial(on_progress, f"synthesise {name}")
-        corpora[name] = synthesised_corpus(RECIPES[name], allow_test=split == "test", on_progress=progress)
+        own = split == "test" and name not in TESTS
+        corpora[name] = synthesised_corpus(RECIPES[name], allow_test=own, on_progress=progress)
+    tests: dict[str, SpeechCorpus] = {}
+    for name in [name for name in spoken if split == "test" and name in TESTS]:
+        progress = partial(on_progress, f"synthesise {name} of test")
+        tests[name] = synthesised_corpus(TESTS[name], allow_test=True, on_progress=progress)
     others = _open_others(spoken if out_of_domain and split == "test" else (), on_progress, say)
 
     def rendition(name: str) -> Rendition:
         return "clean" if name not in spoken else RENDITIONS.get(name, "noisy")
 
-    return {name: Material(corpora[name], rendition(name), others.get(name), split, dev_too) for name in needed}
+    return {
+        name: Material(corpora[name], rendition(name), others.get(name), split, dev_too, tests.get(name))
+        for name in needed
+    }
 
 
 def open_test(small: bool = False) -> Corpus:

@@ -32,13 +32,16 @@ class Material:
     """The split that scores are of; the second corpus is scored only beside `test`."""
     dev_too: bool = False
     """Whether the same heads are scored on `dev` as well, for choices that must not look at `test`."""
+    tests: SpeechCorpus | None = None
+    """Where `test` is drawn from, if not from `corpus`: more speakers."""
 
     def clips(
         self, split: str, max_utterances: int | None = None, accept: Callable[[Utterance], bool] = lambda _: True
     ) -> list[Clip]:
         """Clips of a split: at most so many, from all over it; a smaller draw is part of a larger one."""
-        drawn = draw_utterances(self.corpus, split, None)
-        return [Clip(self.corpus, u, self.rendition) for u in drawn if accept(u)][:max_utterances]
+        corpus = self.tests if self.tests and split == "test" else self.corpus
+        drawn = draw_utterances(corpus, split, None)
+        return [Clip(corpus, u, self.rendition) for u in drawn if accept(u)][:max_utterances]
 
     def other_clips(self) -> list[Clip]:
         """Clips of the second corpus; none unless `test` is scored."""

@@ -22,9 +22,14 @@ from speech_tasks.task import IN_DOMAIN, Score, score_ratio
 from tests.probe_cases import PHONES, talk
 
 KNOWN, UNSEEN = [f"known-{i}" for i in range(8)], [f"unseen-{i}" for i in range(5)]
+NO_OTHERS = {"num_train": 0, "num_search": 0, "num_dev": 0}
 RECIPES = {
     name: CorpusRecipe(f"nestling-tiny-{name}", num_train=1, num_search=1, num_dev=1, num_test=1, material=name)
     for name in materials.RECIPES
+}
+TESTS = {
+    name: CorpusRecipe(f"nestling-tiny-{name}-test", num_test=1, material=name, crowd=True, **NO_OTHERS)
+    for name in materials.TESTS
 }
 FLITE_RECIPES = {name: FliteRecipe(f"nestling-tiny-flite-{name}", 1, (1.0,), distinct_sentences) for name in RECIPES}
 NUM_WORDS = {"sentences": 3, "keywords": 1}
@@ -57,6 +62,9 @@ def write_cache(folder):
     """What `use_tiny_audio` finds."""
     for name, recipe in RECIPES.items():
         write_corpus(folder_in(folder, synthesis.corpus_folder(recipe)), recipe.name, splits_of(name, SPLITS))
+        if name in TESTS:
+            tests = folder_in(folder, synthesis.corpus_folder(TESTS[name]))
+            write_corpus(tests, TESTS[name].name, splits_of(name, ("test",)))
         other = folder_of_plan(FLITE_RECIPES[name].name, {"test": plan_flite(name)})
         write_corpus(folder_in(folder, other), FLITE_RECIPES[name].name, splits_of(name, ("test",)))
     return folder
@@ -88,6 +96,7 @@ def use_tiny_audio(monkeypatch, cache):
     monkeypatch.setitem(synthesis.BY_NAME, "demo-small", RECIPES["sentences"])
     monkeypatch.setattr(synthesis, "synthesise_corpus", refuse)
     monkeypatch.setattr(materials, "RECIPES", RECIPES)
+    monkeypatch.setattr(materials, "TESTS", TESTS)
     monkeypatch.setattr(flite, "RECIPES", FLITE_RECIPES)
     monkeypatch.setattr(flite, "synthesise_test", refuse)
 

@@ -67,7 +67,8 @@ def test_test_may_be_read_only_where_it_is_scored():
     for material in scored.values():
         assert material.scored == "test"
         assert material.rendition == "noisy"
-        assert material.corpus.allow_test
+        assert material.tests.allow_test
+        assert not material.corpus.allow_test
         assert list(material.scored_sets()) == [IN_DOMAIN, OUT_OF_DOMAIN]
     dev = open_materials(["sentences"], scored="dev")["sentences"]
     assert dev.other is None
@@ -75,6 +76,21 @@ def test_test_may_be_read_only_where_it_is_scored():
     assert [clip.utterance.id[:3] for clip in dev.scored_sets()[IN_DOMAIN]] == ["dev"] * 20
     with pytest.raises(ValueError, match="the test split is read once"):
         dev.clips("test")
+
+
+def test_test_is_said_by_a_crowd_of_its_own():
+    """What encoders and heads learn from stays as it is; other splits do not wait for a crowd."""
+    scored = open_materials(["sentences", "keywords", "commands", "voices"], scored="both")
+    heard = {
+        name: {condition: {clip.corpus.name for clip in clips} for condition, clips in material.scored_sets().items()}
+        for name, material in scored.items()
+    }
+    for name in ("sentences", "keywords", "commands"):
+        assert heard[name][IN_DOMAIN] == {f"nestling-tiny-{name}-test"}
+        assert heard[name][ON_DEV] == {f"nestling-tiny-{name}"}
+        assert {clip.corpus.name for clip in scored[name].clips("train")} == {f"nestling-tiny-{name}"}
+    assert heard["voices"][IN_DOMAIN] == {"nestling-tiny-voices"}
+    assert open_materials(["sentences"], scored="dev")["sentences"].tests is None
 
 
 def test_both_splits_are_scored_by_the_same_heads():

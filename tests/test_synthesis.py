@@ -11,7 +11,7 @@ import pytest
 
 from search_spaces.errors import FailedError
 from speech_data import plans, shards, synthesis
-from speech_data.corpus import SPLITS, Corpus
+from speech_data.corpus import SPLITS, Corpus, Utterance
 from speech_data.espeak import SILENCE
 from speech_data.grammar import (
     INTENTS,
@@ -31,6 +31,8 @@ from speech_data.synthesis import COMMANDS, FULL, VARIED, corpus_folder, synthes
 from speech_data.synthesis import KEYWORDS as KEYWORD_RECIPE
 from speech_data.synthesis import VOICES as VOICE_RECIPE
 from speech_data.voices import SPEAKERS, STYLES
+from speech_tasks import materials
+from tests.speech_cases import FakeCorpus
 
 TINY = CorpusRecipe("tiny", seed=3, num_train=40, num_search=6, num_dev=6, num_test=6)
 
@@ -140,6 +142,40 @@ def test_published_corpora_are_planned_as_they_were():
     assert hashlib.sha256(json.dumps(prefix, sort_keys=True).encode()).hexdigest()[:16] == "9bac915804d9cbc6"
     assert corpus_folder(FULL).name == "nestling-english-329511f4d2"
     assert corpus_folder(VARIED).name == "nestling-english-varied-1fb3dd709d"
+
+
+@pytest.mark.parametrize("material", ["sentences", "keywords", "commands"])
+def test_a_crowd_speaks_what_is_scored(monkeypatch, material):
+    """Four times as many speakers, none of whom is heard before; sentences that no other split may say."""
+
+    def planned_corpus(recipe, **_):
+        plans = {split: plan_split(recipe, split) for split in SPLITS}
+        said = {split: [Utterance(p.id, p.speaker, 8000, text=p.text) for p in plan] for split, plan in plans.items()}
+        return FakeCorpus(said, name=recipe.name)
+
+    monkeypatch.setattr(materials, "synthesised_corpus", planned_corpus)
+    opened = materials.open_materials([material], out_of_domain=False)[material]
+    heard = {split: Counter(clip.utterance.speaker for clip in opened.clips(split)) for split in SPLITS}
+    assert {split: len(speakers) for split, speakers in heard.items()} == {
+        "train": 44,
+        "search": 8,
+        "dev": 8,
+        "test": 48,
+    }
+    assert max(heard["test"].values()) - min(heard["test"].values()) <= 1
+    assert not heard["test"].keys() & {name for split in SPLITS[:3] for name in heard[split]}
+    if material == "sentences":
+        assert all(split_of_sentence(clip.utterance.text) == "test" for clip in opened.clips("test"))
+
+
+def test_speakers_of_a_crowd_differ_in_accent_and_tract():
+    plan = plan_split(CorpusRecipe(num_test=480, crowd=True), "test")
+    variants = {voice.variant for voice in SPEAKERS["test"]}
+    ways = {(planned.voice, planned.tract) for planned in plan}
+    assert {voice.partition("+")[2] for voice, _ in ways} == variants
+    for variant in variants:
+        own = [(voice, tract) for voice, tract in ways if voice.endswith(f"+{variant}")]
+        assert len(own) == len({tract for _, tract in own}) == len({voice for voice, _ in own}) == 4
 
 
 def test_unknown_material_names_the_known_ones():

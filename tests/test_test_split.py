@@ -151,8 +151,8 @@ def test_scoring_dev_opens_no_test_split(watch, tmp_path):
 
 def test_scoring_test_is_seen(watch, tmp_path):
     Shell(tmp_path).done("evaluate log-mel --task keywords --no-out-of-domain")
-    assert watch.allowed == ["nestling-tiny-keywords"]
-    assert set(watch.asked) == {"nestling-tiny-keywords"}
+    assert watch.allowed == ["nestling-tiny-keywords-test"]
+    assert set(watch.asked) == {"nestling-tiny-keywords-test"}
     assert {Path(path).name for path in watch.files} == {"test-000.jsonl", "test-000.npy"}
 
 
@@ -160,7 +160,7 @@ def test_an_objective_that_scores_test_would_be_seen(watch, run, monkeypatch):
     monkeypatch.setattr(jobs, "open_probed", lambda *_: materials.open_materials(["keywords"]))
     scorer = jobs.open_scorer(run, synthesised_corpus(RECIPES["sentences"]), 60, "cpu", print, "keywords")
     scorer(SPACE.smallest())
-    assert "nestling-tiny-keywords" in watch.allowed
+    assert "nestling-tiny-keywords-test" in watch.allowed
 
 
 def test_asking_for_test_is_refused_and_seen(watch):
@@ -222,7 +222,7 @@ def trees():
 def test_materials_alone_allow_a_test_split(trees):
     found = {path: find_permissions(tree) for path, tree in trees.items()}
     assert {path: sorted(texts) for path, texts in found.items() if texts} == {
-        "speech_tasks/materials.py": ["True", "True", "split == 'test'", "split == 'test'"]
+        "speech_tasks/materials.py": ["True", "True", "True", "own", "split == 'test'"]
     }
 
 
