@@ -401,6 +401,7 @@ def search_subnet(
     space = SearchSpace.from_dict(folder.config["space"])
     texts = [[b] for b in budgets.split(",")] if budgets else [budget or []]
     parsed = [_parse_budget(text, space) for text in texts]  # all are checked before anything is spent
+    _make_proposer(sampler, space)
     with _hinting("; what was scored is kept, and the same command goes on"), folder.lock(_warn), Screen() as screen:
         scorer = open_scorer(folder, _open_audio_of(folder, audio), utterances, device, _note, objective)
         results = [_search(folder, scorer, b, trials, sampler, seed or 0, screen) for b in parsed]
@@ -823,7 +824,7 @@ def measure(
     if repeats is not None and repeats < MIN_REPEATS:
         raise NestlingError(f"--repeats must be at least {MIN_REPEATS}, got {repeats}")
     counts, durations = parse_threads(threads, count_cores()), parse_seconds(seconds)
-    subjects = find_subjects(list(dict.fromkeys(sources)), parse_runtimes(runtime) if runtime else None, _warn)
+    subjects = find_subjects(list(dict.fromkeys(sources)), None if runtime is None else parse_runtimes(runtime), _warn)
     _warn(before := describe_load())
     with Screen() as screen:
         contestants = [contestant for subject in subjects for contestant in subject.open()]

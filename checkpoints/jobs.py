@@ -13,7 +13,7 @@ import torch
 from checkpoints.formats.hugging_face import TeacherError
 from checkpoints.run_folder import RunError, RunFolder, SupernetRecord
 from checkpoints.teachers import DEMO, Teacher, find_model, load_teacher, locate
-from distillation.factory import SourceFactory, check_teacher
+from distillation.factory import SourceFactory, check_sources
 from distillation.stages import CHANGEABLE, Recipe, Stage, change_recipe, find_changes, is_changeable, load_recipe
 from distillation.trainer import Step, Trainer, generator, open_device
 from nas.objective import DistillationObjective
@@ -158,9 +158,9 @@ def build_trainer(
     recipe = parse_config(Recipe, job["recipe"], source=str(run.config_path))
     supernet = Supernet(SearchSpace.from_dict(job["space"]), generator(recipe.seed, "weights"))
     teacher = _load_teacher(run, job["teacher"]) if job["teacher"] else None
+    check_sources(recipe, teacher.network if teacher else None, supernet.container.config)
     if teacher:
         _recognize(teacher, run, job, say)
-        check_teacher(recipe, teacher.network, supernet.container.config)
         if not recipe.teacher_taps or isinstance(teacher.network, Encoder):
             supernet.load_encoder(teacher.encoder.state_dict())
             _compare_gates(teacher.encoder, supernet, say)

@@ -333,7 +333,7 @@ def locate(source: str, shipped: Container[str]) -> str:
         shipped: Names that mean no path, even if there is one.
     """
     path = _expand(source)
-    if source in shipped or not path.exists():
+    if not source or source in shipped or not path.exists():
         return source
     return str(path.parent.resolve() / path.name)  # a link stays one: its name may tell what it leads to
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from distillation.factory import SIGNAL_DIM, check_teacher, describe_signal
+from distillation.factory import SIGNAL_DIM, check_sources, describe_signal
 from distillation.sources import CodeSource, FrozenNetwork, SignalSource, Source, TeacherSource
 from distillation.stages import Recipe, Stage
 from distillation.trainer import Precision, Trainer, generator
@@ -43,8 +43,7 @@ def estimate_training(
     Raises:
         NestlingError: The teacher does not give what the recipe wants.
     """
-    if teacher is not None:
-        check_teacher(recipe, teacher, encoder_config(space.backbone, space.container))
+    check_sources(recipe, teacher, encoder_config(space.backbone, space.container))
     times: list[float] = []
     for stage in recipe.stages:
         short = stage.model_copy(update={"steps": STEPS, "reorder": False})

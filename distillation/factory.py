@@ -78,15 +78,28 @@ class SourceFactory:
                 )
 
 
-def check_teacher(recipe: Recipe, teacher: Encoder | FrozenNetwork, student: EncoderConfig) -> None:
-    """Refuses, before anything is spent, a recipe that wants of a teacher what it does not give.
+def check_sources(recipe: Recipe, teacher: Encoder | FrozenNetwork | None, student: EncoderConfig) -> None:
+    """Refuses, before anything is spent, a recipe that wants what a teacher or the student does not give.
 
     Raises:
-        NestlingError: A tap that it lacks, or frames at another rate than the student's.
+        NestlingError: A teacher where there is none, a tap that it lacks, frames at another rate than the student's, or
+            codes of a layer that the student has not.
     """
+    for stage in recipe.stages:
+        for name, spec in stage.sources.items():
+            if spec.layer is not None and not 0 <= spec.layer <= len(student.heads):
+                raise NestlingError(
+                    f"{stage.name}.sources.{name}.layer must be from 0, the input of the first layer, to "
+                    f"{len(student.heads)}, the output of the last; got {spec.layer}"
+                )
     wanted_taps = recipe.teacher_taps
     if not wanted_taps:
         return
+    if teacher is None:
+        raise NestlingError(
+            f"{next(iter(wanted_taps)).removesuffix('.tap')} is a teacher, and none was given; name one with --teacher "
+            "(--init of `train teacher`), or take a recipe without"
+        )
     taps = teacher.taps if isinstance(teacher, FrozenNetwork) else TAPS
     if lacking := [f"{place}={tap}" for place, tap in wanted_taps.items() if tap not in taps]:
         raise NestlingError(

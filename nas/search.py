@@ -248,7 +248,7 @@ def _search_smaller(
     macs = partial(cost.count, loop.space.backbone)
     smallest = loop.space.smallest(replace(budget, bounds=(Bound(cost), *budget.bounds)))
     if not (kept := clock.keep([loop.score(smallest)])):
-        raise InfeasibleBudget(_explain_too_slow(budget, clock.measured))
+        raise InfeasibleBudget(*_explain_too_slow(budget, clock.measured))
     low, high = macs(smallest), min(macs(candidate.subnet) for candidate in finalists)
     for _ in range(LATENCY_ROUNDS):
         middle = (low + high) // 2
@@ -264,15 +264,15 @@ def _is_fast(budget: Budget, latencies: tuple[Latency, ...]) -> bool:
     return all(latency.median_ms <= bound.high_ms for bound, latency in zip(budget.latency, latencies, strict=True))
 
 
-def _explain_too_slow(budget: Budget, measured: Times) -> str:
-    lines = []
+def _explain_too_slow(budget: Budget, measured: Times) -> list[str]:
+    lines = ["no subnet was found that holds the budget on this device"]
     for bound, *latencies in zip(budget.latency, *measured.values(), strict=True):
         fastest = min(latencies, key=lambda latency: latency.median_ms)
         lines.append(
             f"{bound}: of {len(latencies)} subnets that were timed, the smallest too, the fastest takes "
             f"{fastest.median_ms:.4g} ms (95 % interval {fastest.low_ms:.4g} to {fastest.high_ms:.4g})"
         )
-    return "\n".join(("no subnet was found that holds the budget on this device", *lines))
+    return lines
 
 
 def _judge(loop: _Loop, budget: Budget, best: list[Candidate], measured: Times) -> SearchResult:

@@ -16,7 +16,7 @@ FindExtreme = Callable[[Bounds, Cost, bool], Extreme | None]
 """(bounds, cost, largest) -> the extreme of one space."""
 
 
-def explain_infeasible(name: str, find: FindExtreme, bounds: Bounds) -> str:
+def explain_infeasible(name: str, find: FindExtreme, bounds: Bounds) -> list[str]:
     """The smallest sets of bounds that conflict, a line each, with the nearest feasible values.
 
     Args:
@@ -27,7 +27,7 @@ def explain_infeasible(name: str, find: FindExtreme, bounds: Bounds) -> str:
     for size in range(1, len(bounds) + 1):
         conflicts = [some for some in combinations(bounds, size) if not _is_feasible(find, some)]
         if conflicts:
-            return "\n".join(f"no subnet of `{name}` has {_explain(find, some, bounds)}" for some in conflicts)
+            return [f"no subnet of `{name}` has {_explain(find, some, bounds)}" for some in conflicts]
     raise AssertionError("the bounds can all hold")
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 from typing import ClassVar
 
+_BREAK = "\n  "
+"""Between lines of a message: those after the first are indented."""
+
 
 class NestlingError(ValueError):
     r"""Something that a user caused and can mend: input, options, a budget, a file.
@@ -13,14 +16,15 @@ class NestlingError(ValueError):
     raise it; a plain ValueError means that a function was called wrongly, which only code can do.
 
     Args:
-        lines: Of the message, mostly one. A line break inside one is somebody else's, and is shown as `\n`.
+        lines: Of the message, mostly one, or what `str` made of some. Any other line break is somebody else's, and is
+            shown as `\n`.
     """
 
     def __init__(self, *lines: str) -> None:
-        super().__init__(*lines)
+        super().__init__(*(part for line in lines for part in str(line).split(_BREAK)))
 
     def __str__(self) -> str:
-        return "\n  ".join(map(str, self.args))
+        return _BREAK.join(self.args)
 
     exit_code: ClassVar[int] = 2
     """What the command line ends with."""

@@ -135,7 +135,7 @@ class SearchSpace:
             *((f"layers[{i}].ffn_dim", layer.ffn_dim, ffn_dims) for i, layer in enumerate(subnet.layers)),
         ]
         rule = "{}={} is not in the space; choices are {}"
-        return "\n".join(rule.format(*check) for check in checks if check[1] not in check[2]) or None
+        return "; ".join(rule.format(*check) for check in checks if check[1] not in check[2]) or None
 
     def __contains__(self, subnet: Subnet) -> bool:
         return self.explain(subnet) is None
@@ -233,7 +233,7 @@ class SearchSpace:
         return found.subnet
 
     def _infeasible(self, bounds: tuple[Bound, ...]) -> InfeasibleBudget:
-        return InfeasibleBudget(explain_infeasible(self.name, partial(_find_extreme, self), bounds))
+        return InfeasibleBudget(*explain_infeasible(self.name, partial(_find_extreme, self), bounds))
 
     def profile(self, budget: Budget | None = None) -> SpaceProfile:
         """What the space spans and how much of it holds the budget."""

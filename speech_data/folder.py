@@ -167,6 +167,8 @@ def open_folder(
     """
     if (path is None) == (splits is None):
         raise ValueError("give open_folder either a path or splits")
+    if path == "":  # which `Path` would take for where we are
+        raise NestlingError("`` is neither a folder of audio nor a manifest; name one")
     given = splits if splits is not None else {"": str(path)}  # "": the splits are ours to make
     sources = {split: Path(source) for split, source in given.items()}
     unknown = sorted(set(sources) - {"", *SPLITS})
@@ -234,7 +236,7 @@ def _open(
             else:
                 kept[split] += _cut(item, sound, span, whole)
     if not any(kept.values()):
-        raise NestlingError(_nothing_left(places, skipped))
+        raise NestlingError(*_nothing_left(places, skipped))
     if "" in kept:
         kept = _divide_by_content(kept[""])
     return FolderCorpus(
@@ -466,7 +468,7 @@ def _content_hash(kept: Mapping[str, Sequence[_Piece]]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _nothing_left(places: str, skipped: Sequence[SkippedFile]) -> str:
-    reasons = "".join(f"\n  {file.path} {file.reason}" for file in skipped[:5])
-    more = f"\n  and {len(skipped) - 5} more" if len(skipped) > 5 else ""
-    return f"nothing in {places} can be used:{reasons}{more}"
+def _nothing_left(places: str, skipped: Sequence[SkippedFile]) -> list[str]:
+    reasons = [f"{file.path} {file.reason}" for file in skipped[:4]]
+    more = [f"and {len(skipped) - 4} more"] if len(skipped) > 4 else []
+    return [f"nothing in {places} can be used:", *reasons, *more]

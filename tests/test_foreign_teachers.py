@@ -17,7 +17,7 @@ from transformers import BertConfig, Data2VecAudioConfig, HubertConfig, UniSpeec
 from checkpoints.formats.hugging_face import TeacherError
 from checkpoints.run_folder import RunFolder
 from checkpoints.teachers import load_encoder, load_teacher, save_encoder
-from distillation.factory import check_teacher
+from distillation.factory import check_sources
 from distillation.sources import FrozenNetwork, TeacherSource
 from distillation.stages import load_recipe
 from speech_data.batching import Batch
@@ -113,16 +113,16 @@ def test_other_taps_are_refused_before_anything_is_spent(tmp_path: Path) -> None
     write_model(tmp_path, KINDS["data2vec"])
     network = load_teacher(tmp_path).network
     with pytest.raises(ValueError, match="this teacher gives hidden alone") as caught:
-        check_teacher(load_recipe("lighthubert"), network, STUDENT)
+        check_sources(load_recipe("lighthubert"), network, STUDENT)
     assert str(caught.value) == (
         "this teacher gives hidden alone, and the recipe wants stage-1.sources.teacher.tap=ffn, "
         "stage-2.sources.teacher.tap=ffn; take --config two-stage or demo, or --set each of these to hidden"
     )
     for recipe in ("two-stage", "demo", "hubert"):
-        check_teacher(load_recipe(recipe), network, STUDENT)
+        check_sources(load_recipe(recipe), network, STUDENT)
     places = [part.removesuffix("=ffn") for part in str(caught.value).split("wants ")[1].split(";")[0].split(", ")]
-    check_teacher(load_recipe("lighthubert", [f"{place}=hidden" for place in places]), network, STUDENT)
-    check_teacher(load_recipe("lighthubert"), make_teacher(), STUDENT)  # an encoder gives them
+    check_sources(load_recipe("lighthubert", [f"{place}=hidden" for place in places]), network, STUDENT)
+    check_sources(load_recipe("lighthubert"), make_teacher(), STUDENT)  # an encoder gives them
     with pytest.raises(ValueError, match="this network gives hidden of whole waveforms, not ffn"):
         TeacherSource(network, "ffn", "none")(torch.zeros(1, 4000), None, make_batch())
 
@@ -131,8 +131,8 @@ def test_frames_at_another_rate_are_refused() -> None:
     two_stage = load_recipe("two-stage")
     message = "the teacher makes 200 frames of 1 s, and encoders of this space 49; take a space whose conv_kernels"
     with pytest.raises(ValueError, match=message):
-        check_teacher(two_stage, make_encoder(), STUDENT)
-    check_teacher(load_recipe("hubert"), make_encoder(), STUDENT)  # it only starts from the teacher
+        check_sources(two_stage, make_encoder(), STUDENT)
+    check_sources(load_recipe("hubert"), make_encoder(), STUDENT)  # it only starts from the teacher
 
     def states_of(wave: Tensor) -> list[Tensor]:
         return [torch.zeros(1, wave.shape[1] // 320, 8)] * 2

@@ -679,7 +679,7 @@ def test_latency_no_subnet_can_hold_names_the_fastest():
     with pytest.raises(InfeasibleBudget) as caught:
         run(budget=Budget.parse("latency<=0.1ms@1s", SPACE), time_subnets=fake_timer([]))
     assert str(caught.value) == (
-        "no subnet was found that holds the budget on this device\n"
+        "no subnet was found that holds the budget on this device\n  "
         "latency<=0.1ms@1s: of 11 subnets that were timed, the smallest too, the fastest takes "
         f"{smallest:.4g} ms (95 % interval {smallest:.4g} to {smallest:.4g})"
     )

@@ -90,8 +90,8 @@ def test_why_a_subnet_is_not_in_the_space():
     wrong = replace(good, embed_dim=65, layers=(Layer(3, 768), *good.layers[1:-1], Layer(6, 100)))
     assert wrong not in TINY
     assert TINY.explain(wrong) == (
-        "embed_dim=65 is not in the space; choices are (64, 96, 128, 160, 192)\n"
-        "layers[0].heads=3 is not in the space; choices are (1, 2, 4, 6)\n"
+        "embed_dim=65 is not in the space; choices are (64, 96, 128, 160, 192); "
+        "layers[0].heads=3 is not in the space; choices are (1, 2, 4, 6); "
         "layers[5].ffn_dim=100 is not in the space; choices are (64, 192, 384, 768)"
     )
     assert TINY.explain(replace(good, conv_dims=(16,))) == "1 conv_dims; the space has 7 convolutions"
@@ -257,7 +257,7 @@ def test_uniform_shapes_where_convolutions_offer_different_numbers_of_choices():
         (["size<=100kB"], "no subnet of `tiny` has size<=100kB; the smallest has 311,424 bytes"),
         (
             ["10k", "macs<=1M@1s", "size<=50MB"],
-            "no subnet of `tiny` has params<=10k; the smallest has 77,856 parameters\n"
+            "no subnet of `tiny` has params<=10k; the smallest has 77,856 parameters\n  "
             "no subnet of `tiny` has macs<=1M@1s; the smallest has 12,169,440 MACs for 1 s",
         ),
     ],

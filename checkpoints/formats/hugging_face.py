@@ -91,7 +91,7 @@ HEADS = (
 )
 """Parameters that sit on top of an encoder, by the start of their names."""
 
-MAX_SHOWN = 5
+MAX_SHOWN = 4
 """Tensors at fault that an error names."""
 
 ANCHORS = (
