@@ -146,21 +146,28 @@ def score_verification(
 ) -> Score:
     """The equal error rate in percent of the embeddings of each head, (N, E), and what speakers move."""
     first, second = trials.owners
-    same = first == second
     heard = [trials.compare(x) for x in embeddings]
-    wrong, weights = zip(*(find_equal_errors(cosines, same) for cosines in heard), strict=True)
+    wrong, weights = zip(*(find_equal_errors(cosines, first == second) for cosines in heard), strict=True)
+    # All trials between two speakers, or of one, count alike: they are added up once.
+    size = len(trials.speakers)
+    places, pair_of = np.unique(np.minimum(first, second) * size + np.maximum(first, second), return_inverse=True)
+    sides = places // size, places % size
+    same = sides[0] == sides[1]
+    num_trials, num_wrong = np.bincount(pair_of), [np.bincount(pair_of, x) for x in wrong]
 
     def measure(seed: int, speakers: NDArray[np.float64], counts: NDArray[np.float64]) -> float:
         # A speaker who counts twice is two speakers, who are not compared with each other: they would be one voice.
-        counts = counts * np.where(same, speakers[first], speakers[first] * speakers[second])
-        misses, false_alarms = (float(np.average(wrong[seed][kind], weights=counts[kind])) for kind in (same, ~same))
+        counts = counts * np.where(same, speakers[sides[0]], speakers[sides[0]] * speakers[sides[1]])
+        misses, false_alarms = (
+            counts[kind] @ num_wrong[seed][kind] / (counts[kind] @ num_trials[kind]) for kind in (same, ~same)
+        )
         return 100 * float(weights[seed] * misses + (1 - weights[seed]) * false_alarms)
 
     owners = np.array([trials.speakers.index(speaker(clip.utterance)) for clip in trials.clips])
     shares = [100 * share_trial_errors((x @ x.T).double().numpy(), owners) for x in embeddings]
     errors = Errors(Voices.of(trials.clips), np.stack([np.stack([x, np.ones(len(x))], axis=1) for x in shares]))
-    seeds = [100 * equal_error_rate(cosines, same) for cosines in heard]
-    return score_of_trials("EER", condition, seeds, measure, trials.owners, trials.speakers, errors, settings)
+    seeds = [100 * equal_error_rate(cosines, first == second) for cosines in heard]
+    return score_of_trials("EER", condition, seeds, measure, sides, trials.speakers, errors, settings)
 
 
 class VoiceHead(nn.Module):
