@@ -25,6 +25,8 @@ CONDITIONS = (IN_DOMAIN, OUT_OF_DOMAIN, ON_DEV)
 BOTTOM_LINE = "log-mel"
 """The encoder that scores 0; the reference scores 1000."""
 
+SAME_WORDINGS = ("IC accuracy", "slot F1", "slot CER")
+"""Metrics of tasks on commands, which are worded alike in every split where they are synthesised."""
 MANY_CELLS = 10
 """Differences beside each other, from which on it is said what chance alone marks."""
 
@@ -102,10 +104,15 @@ class Comparison:
 
     @cached_property
     def remarks(self) -> tuple[str, ...]:
-        """What must be said of the intervals: who is judged by, where it is one reader, and what chance marks."""
+        """What must be said beside the numbers: one reader alone, wordings that are not new, and what chance marks."""
         scores = [score for entry in self.entries for score in entry.evaluation.scores]
         said = dict.fromkeys(describe_voices(score) for score in scores if score.errors)
         remarks = [text for text in said if text]
+        results = [result for entry in self.entries for result in entry.evaluation.results]
+        if repeated := [m for m in self.metrics if m in SAME_WORDINGS and any(r.synthesised for r in results)]:
+            remarks.append(
+                f"{', '.join(repeated)}: all wordings of the synthesised commands occur in train; only voices are new."
+            )
         num_cells = sum(
             cell is not None and cell.difference is not None
             for entry in self.entries

@@ -30,6 +30,9 @@ class Slots:
     <device>lights</device>`; a mark is one symbol. Departs from SUPERB in its data, in the size of its head and in
     9 epochs.
 
+    Synthesised commands are worded alike in every split: a head may know them by heart, and what is asked is whether it
+    hears them from a new voice. `comparison.py` says so beside the numbers.
+
     Args:
         material: Utterances with a text and slots; those whose intent is `none` are left out.
         num_train: Commands the head is fitted on.

@@ -159,7 +159,7 @@ def test_the_mean_is_in_points_of_a_hundred_for_mtwv_too():
 def test_it_is_said_what_chance_marks_where_differences_are_many():
     few = [make_entry(name, {"PER": 1, "EER": 2}) for name in "ab"]
     assert Comparison(few).remarks == ()
-    many = [make_entry(name, {"PER": 1, "EER": 2, "MTWV": 0.5, "WER": 3, "slot F1": 4}) for name in "abcde"]
+    many = [make_entry(name, {"PER": 1, "EER": 2, "MTWV": 0.5, "WER": 3, "KS accuracy": 4}) for name in "abcde"]
     assert Comparison(many).remarks == (
         "Of 20 differences, about 1 (5 %) are marked by chance alone where nothing differs.",
     )

@@ -586,3 +586,19 @@ def test_errors_by_utterance_and_speaker_are_kept(tmp_path, monkeypatch):
     assert speakers == {"some: u0": "a", "some: u1": "b", "some: u2": "a", "some: u3": "c"}
     assert (kept["added"], kept["of"]) == ([[1, 1, 1, 1]], [3, 3, 3, 3])
     assert score["value"] == pytest.approx(100 * sum(kept["added"][0]) / sum(kept["of"]))
+
+
+def test_wordings_that_are_not_new_are_said_to_be_known(tmp_path):
+    """The commands of `test` are those of train; of recordings nobody knows."""
+
+    def page_of(folder, synthesised, metrics):
+        entry = make_entry("a", dict.fromkeys(metrics, 50))
+        results = tuple(replace(result, synthesised=synthesised) for result in entry.evaluation.results)
+        entry = replace(entry, evaluation=replace(entry.evaluation, results=results))
+        folder.mkdir()
+        return write_evaluation_page(Comparison([entry]), {}, "test", "nestling", folder).read_text()
+
+    said = "slot F1, slot CER: all wordings of the synthesised commands occur in train; only voices are new."
+    assert said in page_of(tmp_path / "slots", True, ("slot F1", "slot CER", "PER"))
+    assert "wordings" not in page_of(tmp_path / "recorded", False, ("slot F1", "slot CER"))
+    assert "wordings" not in page_of(tmp_path / "phones", True, ("PER",))
