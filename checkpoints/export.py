@@ -20,6 +20,7 @@ from torch import Tensor
 
 import supernet.encoder
 from checkpoints.formats.hugging_face import hugging_face_config, preprocessor_config
+from checkpoints.formats.limits import MAX_JSON_BYTES
 from checkpoints.manifest import CARD, KEPT_CARD, MANIFEST, is_card, write_manifest
 from checkpoints.model_card import CODE, CardFacts, ExportRecord, model_card
 from checkpoints.proof import TOLERANCE, ProofError, measure_error, prove_outputs, prove_params
@@ -33,6 +34,8 @@ from search_spaces.budget import Budget
 from search_spaces.costs import count_bytes, count_macs, count_params
 from search_spaces.errors import FailedError, NestlingError
 from search_spaces.files import PREFIX, check_writable, hash_file, replacing_folder, write_file
+from search_spaces.strict_json import load_json
+from search_spaces.strict_yaml import read_text
 from search_spaces.subnet import Subnet
 from supernet.encoder import Encoder
 from supernet.model import Supernet
@@ -182,10 +185,12 @@ def _keep_card(old: Path, new: Path) -> str | None:
 
 def _recorded_card(folder: Path) -> str | None:
     """The SHA-256 of the model card that an export was written with; earlier ones do not say."""
+    path = folder / "subnet.json"
     try:
-        return str(json.loads((folder / "subnet.json").read_text("utf-8"))["card_sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        values = load_json(read_text(path, MAX_JSON_BYTES), str(path))
+    except NestlingError:
+        return None  # whoever damaged it may have edited the card, too
+    return values.get("card_sha256") if isinstance(values, dict) else None
 
 
 def _write(
