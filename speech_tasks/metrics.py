@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from rapidfuzz.distance import Levenshtein
+from scipy.special import ndtri
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -110,14 +111,14 @@ def find_equal_errors(scores: ArrayLike, same: ArrayLike) -> tuple[NDArray[np.bo
     """
     values, targets, _ = _require_trials(scores, same, None)
     order, ends = _by_threshold(values)
-    missed, accepted = (
-        np.cumsum(kind[order])[ends] / np.count_nonzero(kind) for kind in (targets, ~targets)
-    )  # by falling threshold
-    missed = 1 - missed
+    found, accepted = (np.cumsum(kind[order])[ends] / np.count_nonzero(kind) for kind in (targets, ~targets))
+    missed = 1 - found  # both by falling threshold
     best = int(np.argmin(np.abs(missed - accepted)))
     band = min(BAND, missed[best], 1 - missed[best])
     low, high = (int(np.argmin(np.abs(missed - (missed[best] + side * band)))) for side in (1, -1))
-    steps = accepted[high] - accepted[low], missed[low] - missed[high]
+    # Both rates are nearly straight lines to each other as normal quantiles, which a band may be read off.
+    ends_of_band = (ndtri(np.clip(x[[low, high]], 1e-3, 1 - 1e-3)) for x in (accepted, missed))
+    steps = [abs(float(end[1] - end[0])) for end in ends_of_band]
     weight = steps[0] / sum(steps) if sum(steps) > 0 else 0.5
     return (values >= values[order[ends[best]]]) != targets, float(weight)
 

@@ -265,6 +265,18 @@ def test_the_interval_is_that_of_what_each_speaker_moves():
     np.testing.assert_allclose(found.errors.tallies[:, :, 0].mean(1), rates, atol=6)  # at a threshold, not between two
 
 
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 2.0])
+def test_misses_weigh_by_the_densities_at_the_threshold(ratio):
+    """Scores of both kinds are normal, so densities are known where misses and false alarms are equal."""
+    rng = np.random.default_rng(1)
+    same = rng.random(100_000) < 0.1
+    apart = 1.05 * (1 + ratio)  # of each deviation: 15 % of either go wrong
+    scores = rng.normal(0, 1, same.size) * np.where(same, ratio, 1) + apart * same
+    wrong, weight = find_equal_errors(scores, same)
+    assert wrong[same].mean() == pytest.approx(wrong[~same].mean(), abs=0.01)
+    assert weight == pytest.approx(ratio / (1 + ratio), abs=0.03)  # 1 over 1 + 1 / ratio
+
+
 def test_what_a_speaker_moves_is_what_the_rate_does_when_the_threshold_follows():
     """Many trials, one speaker counted half: the exact rate moves as the weight of misses says."""
     rng = np.random.default_rng(0)
