@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -247,8 +248,10 @@ def _write_score(score: Score) -> dict[str, Any]:
     }
     if errors:
         number = {name: i for i, name in enumerate(errors.voices.names)}
+        prefix = os.path.commonprefix(errors.voices.utterances)  # noqa: RUF071 - letters are shared, not paths
         values["errors"] = {
-            "utterances": list(errors.voices.utterances),
+            "prefix": prefix,
+            "utterances": [name.removeprefix(prefix) for name in errors.voices.utterances],
             "speakers": errors.voices.names,
             "speaker_of": [-1 if name is None else number[name] for name in errors.voices.speakers],
             "added": [list(map(_plain, one)) for one in errors.tallies[:, :, 0].tolist()],
@@ -265,7 +268,7 @@ def _read_score(values: Mapping[str, Any]) -> Score:
         speakers = tuple(None if i < 0 else kept["speakers"][i] for i in kept["speaker_of"])
         added = np.array(kept["added"], np.float64)
         tallies = np.stack([added, np.broadcast_to(np.array(kept["of"], np.float64), added.shape)], axis=2)
-        errors = Errors(Voices(speakers, tuple(kept["utterances"])), tallies)
+        errors = Errors(Voices(speakers, tuple(kept["prefix"] + name for name in kept["utterances"])), tallies)
     spread = spread_of_moves(values["metric"], seeds, values["moves"], values["count"], values["shared"])
     return Score(values["metric"], values["condition"], values["value"], seeds, spread, values["settings"], errors)
 
