@@ -24,7 +24,8 @@ BETA = FALSE_ALARM_COST / MISS_COST * (1 / TARGET_PRIOR - 1)
 """What a false alarm weighs against a miss in QUESST 2014: 12.49."""
 
 BAND = 0.1
-"""Of the targets, on either side of the threshold of equal errors: what the slope of the errors is taken over."""
+"""Of the targets, on either side of the threshold of equal errors: what the slope of the errors is taken over.
+At most half of those that go wrong: the worst of all lie far off, among many impostors."""
 
 
 def edit_tallies(references: Sequence[Sequence[str]], hypotheses: Sequence[Sequence[str]]) -> Floats:
@@ -100,7 +101,7 @@ def find_equal_errors(scores: ArrayLike, same: ArrayLike) -> tuple[NDArray[np.bo
 
     When a few trials are taken away, the threshold moves too. To first order the equal error rate then moves by the
     weight times what misses move at the fixed threshold, plus the rest of 1 times what false alarms move. The weight is
-    the density of impostors over that of both kinds, here from a band of `BAND` of the targets on either side.
+    the density of impostors over that of both kinds, here from a band (`BAND`) of the targets on either side.
 
     Args:
         scores: Of each trial, (N,): the higher, the likelier the same speaker.
@@ -114,7 +115,7 @@ def find_equal_errors(scores: ArrayLike, same: ArrayLike) -> tuple[NDArray[np.bo
     found, accepted = (np.cumsum(kind[order])[ends] / np.count_nonzero(kind) for kind in (targets, ~targets))
     missed = 1 - found  # both by falling threshold
     best = int(np.argmin(np.abs(missed - accepted)))
-    band = min(BAND, missed[best], 1 - missed[best])
+    band = min(BAND, missed[best] / 2, (1 - missed[best]) / 2)
     low, high = (int(np.argmin(np.abs(missed - (missed[best] + side * band)))) for side in (1, -1))
     # Both rates are nearly straight lines to each other as normal quantiles, which a band may be read off.
     ends_of_band = (ndtri(np.clip(x[[low, high]], 1e-3, 1 - 1e-3)) for x in (accepted, missed))

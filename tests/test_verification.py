@@ -9,6 +9,7 @@ from math import exp, log, sqrt
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 from scipy.stats import t as student
 from torch.nn import functional as F
 
@@ -290,6 +291,16 @@ def test_what_a_speaker_moves_is_what_the_rate_does_when_the_threshold_follows()
     by_kind = [np.average(wrong[kind], weights=counts[kind]) - wrong[kind].mean() for kind in (same, ~same)]
     assert moved < -0.002
     assert weight * by_kind[0] + (1 - weight) * by_kind[1] == pytest.approx(moved, rel=0.1)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("rate", [0.03, 0.05, 0.07, 0.15])
+def test_misses_weigh_alike_where_few_go_wrong(rate, ratio):
+    """Of 120 trials of one speaker, the worst of all says little of what is at the threshold."""
+    few, many = (norm.ppf((np.arange(count) + 0.5) / count) for count in (120, 2000))
+    apart = -norm.ppf(rate) * (1 + ratio)
+    _, weight = find_equal_errors(np.append(apart + ratio * few, many), np.arange(2120) < 120)
+    assert weight == pytest.approx(ratio / (1 + ratio), abs=0.035)
 
 
 def test_metrics_are_known_and_both_conditions_scored_beside_test(monkeypatch):
