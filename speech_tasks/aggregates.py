@@ -89,6 +89,11 @@ def mean_of_tasks(values: Mapping[str, float]) -> float:
     return sum(points.values()) / len(points)
 
 
+def fitted_for(metric: str) -> str:
+    """What the heads are for whose number a metric is: its task, so two metrics of one task are of the same heads."""
+    return METRICS[metric].task if metric in METRICS else metric
+
+
 def points_of_one(metric: str) -> float:
     """How many points one more of a metric is: -1 for an error rate in percent, 100 for MTWV. All are proportional."""
     to_points = METRICS[metric].to_points

@@ -108,8 +108,9 @@ class Comparison:
         scores = [score for entry in self.entries for score in entry.evaluation.scores]
         said = dict.fromkeys(describe_voices(score) for score in scores if score.errors)
         remarks = [text for text in said if text]
-        results = [result for entry in self.entries for result in entry.evaluation.results]
-        if repeated := [m for m in self.metrics if m in SAME_WORDINGS and any(r.synthesised for r in results)]:
+        results = [result for entry in self.entries for result in entry.evaluation.results if result.synthesised]
+        synthesised = {score.metric for result in results for score in result.scores}
+        if repeated := [m for m in self.metrics if m in SAME_WORDINGS and m in synthesised]:
             remarks.append(
                 f"{', '.join(repeated)}: all wordings of the synthesised commands occur in train; only voices are new."
             )
@@ -122,7 +123,7 @@ class Comparison:
         )
         if num_cells >= MANY_CELLS:
             remarks.append(
-                f"Of {num_cells} differences, about {num_cells / 20:.0f} (5 %) are marked by chance alone "
+                f"Of {num_cells} differences, about {max(1, round(num_cells / 20))} (5 %) are marked by chance alone "
                 "where nothing differs."
             )
         return tuple(remarks)
@@ -133,7 +134,7 @@ class Comparison:
         if score is None or base is None or entry is self.reference:
             return Cell(score) if score else None
         difference, half = score.difference(base)
-        if difference - half <= 0 <= difference + half:
+        if not abs(difference) > half:  # nor where one is no number
             return Cell(score, difference, half)
         better = (difference > 0) == describe_metric(metric).higher_is_better
         return Cell(score, difference, half, "better" if better else "worse")
@@ -175,6 +176,11 @@ class Comparison:
 
     def _describe(self, entry: Entry) -> dict[str, Any]:
         cells = [self.cell(entry, m, c) for c in self.conditions for m in (*self.metrics, MEAN)]
+
+        def over_speakers(score: Score) -> bool:
+            parts = self._parts(entry, score.condition) if score.metric == MEAN else [score]
+            return all(map(is_over_speakers, parts))
+
         return {
             "name": entry.name,
             "source": entry.source,
@@ -189,7 +195,7 @@ class Comparison:
                     "condition": cell.score.condition,
                     "value": cell.score.value,
                     "half_interval": _finite(cell.score.half_interval),
-                    "speakers": cell.score.spread.count if is_over_speakers(cell.score) else None,
+                    "speakers": cell.score.spread.count if over_speakers(cell.score) else None,
                     "seeds": list(cell.score.seeds),
                     "settings": dict(cell.score.settings),
                     "difference": cell.difference,
@@ -207,29 +213,34 @@ class Comparison:
 
     def _mean(self, entry: Entry, condition: str) -> Score | None:
         """The mean in points."""
-        scores = [s for metric in self.counted(condition) if (s := entry.evaluation.find(metric, condition))]
+        scores = self._parts(entry, condition)
         if not scores:
             return None
         # All metrics are points in proportion; what a speaker moves in several of them adds up.
         parts = [(points_of_one(s.metric) / len(scores), s.spread) for s in scores]
         return Score(MEAN, condition, mean_of_tasks({s.metric: s.value for s in scores}), (), combine(parts))
 
+    def _parts(self, entry: Entry, condition: str) -> list[Score]:
+        """What the mean is of."""
+        return [s for metric in self.counted(condition) if (s := entry.evaluation.find(metric, condition))]
+
     def _values(self, entry: Entry, condition: str) -> dict[str, float]:
-        scores = (entry.evaluation.find(metric, condition) for metric in self.counted(condition))
-        return {score.metric: score.value for score in scores if score}
+        return {score.metric: score.value for score in self._parts(entry, condition)}
 
 
 def describe_voices(score: Score) -> str:
     """A sentence where the interval of a score is not over several speakers; else nothing."""
     if score.errors is None or is_over_speakers(score):
         return ""
-    reader = score.errors.voices.reader
-    who = f"is of this reader alone, {reader}" if reader else "is of unknown speakers"
+    voices = score.errors.voices
+    who = f"is of this reader alone, {voices.reader}" if voices.reader else "is of unknown speakers"
+    if voices.reader and None in voices.speakers:
+        who = f"is of one known speaker, {voices.reader}, and of utterances that name none"
     return f"{score.metric} {score.condition} {who}: its interval is over utterances, and says nothing of other voices."
 
 
 def is_over_speakers(score: Score) -> bool:
-    """Whether the interval of a score is over several speakers; that of a mean is if those of its parts are."""
+    """Whether the interval of a score is over several speakers."""
     return score.errors is None or score.errors.voices.over == SPEAKERS
 
 

@@ -61,7 +61,7 @@ class Voices:
 
     @property
     def reader(self) -> str | None:
-        """The speaker, if there is but one."""
+        """The speaker, if but one is known."""
         return self.names[0] if len(self.names) == 1 else None
 
     @cached_property
@@ -71,11 +71,6 @@ class Voices:
         return [
             own if alone or name is None else name for name, own in zip(self.speakers, self.utterances, strict=True)
         ]
-
-    @property
-    def count(self) -> int:
-        """How many speakers there are, or utterances if these are what an interval is over."""
-        return len(self.names) if self.over == SPEAKERS else len(self.speakers)
 
 
 @dataclass(frozen=True)
@@ -172,7 +167,9 @@ def spread_of_ratio(fitted: str, tallies: Floats, voices: Voices, scale: float =
     whole = ratio(total)
     # Without a block that holds all of the denominator there is no number; it says nothing, and moves nothing.
     left = np.stack([ratio(total - sums[:, i], whole) for i in range(len(names))])
-    return spread_of(fitted, scale * whole, dict(zip(names.tolist(), scale * left, strict=True)), voices.count)
+    judging = names[sums[:, :, 1].any(0)]
+    count = len({*judging} & {*voices.names}) if voices.over == SPEAKERS else len(judging)
+    return spread_of(fitted, scale * whole, dict(zip(names.tolist(), scale * left, strict=True)), count)
 
 
 def ratio(sums: Floats, otherwise: ArrayLike = 0.0) -> Floats:

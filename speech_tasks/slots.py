@@ -51,7 +51,8 @@ class Slots:
         self.train = label_slots(material.clips("train", num_train, is_command))
         self.search = label_slots(material.clips("search", num_search, is_command))
         sets = {condition: label_slots(clips) for condition, clips in material.scored_sets(accept=is_command).items()}
-        self.scored = {condition: part for condition, part in sets.items() if part}
+        # Without a slot there is neither a right type to find nor a value to get wrong.
+        self.scored = {c: part for c, part in sets.items() if any(spoken.clip.utterance.slots for spoken in part)}
 
     @cached_property
     def clips(self) -> list[Clip]:

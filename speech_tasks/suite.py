@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from search_spaces.errors import NestlingError
-from speech_tasks.aggregates import METRICS
+from speech_tasks.aggregates import METRICS, fitted_for
 from speech_tasks.characters import Characters
 from speech_tasks.intent import Intent
 from speech_tasks.intervals import Voices, spread_of_moves
@@ -269,7 +269,7 @@ def _read_score(values: Mapping[str, Any]) -> Score:
         added = np.array(kept["added"], np.float64)
         tallies = np.stack([added, np.broadcast_to(np.array(kept["of"], np.float64), added.shape)], axis=2)
         errors = Errors(Voices(speakers, tuple(kept["prefix"] + name for name in kept["utterances"])), tallies)
-    spread = spread_of_moves(values["metric"], seeds, values["moves"], values["count"], values["shared"])
+    spread = spread_of_moves(fitted_for(values["metric"]), seeds, values["moves"], values["count"], values["shared"])
     return Score(values["metric"], values["condition"], values["value"], seeds, spread, values["settings"], errors)
 
 

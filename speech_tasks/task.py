@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from speech_data.batching import draw_utterances
 from speech_data.corpus import SpeechCorpus, Utterance
+from speech_tasks.aggregates import fitted_for
 from speech_tasks.intervals import Spread, Voices, combine, ratio, spread_of_ratio, spread_of_trials
 from speech_tasks.store import Clip, FeatureStore, Rendition
 
@@ -140,7 +141,7 @@ def score_ratio(
     """
     voices = Voices.of(clips)
     seeds = scale * ratio(tallies.sum(1))
-    spread = spread_of_ratio(metric, tallies, voices, scale)
+    spread = spread_of_ratio(fitted_for(metric), tallies, voices, scale)
     errors = Errors(voices, tallies)
     return Score(metric, condition, float(seeds.mean()), tuple(seeds.tolist()), spread, settings or {}, errors)
 
@@ -167,5 +168,5 @@ def score_of_trials(
         errors: By utterance.
         settings: What the sweep chose.
     """
-    spread = spread_of_trials(metric, seeds, measure, sides, speakers)
+    spread = spread_of_trials(fitted_for(metric), seeds, measure, sides, speakers)
     return Score(metric, condition, float(np.mean(seeds)), tuple(seeds), spread, settings or {}, errors)

@@ -125,11 +125,13 @@ class LoudnessTask:
 
 def make_score(metric, value, moves=None, condition=IN_DOMAIN, seeds=None, shared=None):
     """A score that neither a speaker nor a seed moves, unless it is said how."""
+    from speech_tasks.aggregates import METRICS
     from speech_tasks.intervals import spread_of_moves
 
     seeds = (float(value),) if seeds is None else seeds
     moves = dict.fromkeys(map(str, range(40)), 0.0) if moves is None else moves
-    spread = spread_of_moves(metric, seeds, moves, len(moves), shared)
+    fitted = METRICS[metric].task if metric in METRICS else metric
+    spread = spread_of_moves(fitted, seeds, moves, len(moves), shared)
     return Score(metric, condition, float(value), seeds, spread, {"learning rate": 1e-3})
 
 

@@ -18,8 +18,11 @@ from speech_tasks.comparison import (
     find_reference,
     format_value,
 )
-from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN
+from speech_tasks.store import Clip
+from speech_tasks.suite import Evaluation
+from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN, score_ratio
 from tests.evaluation_cases import make_entry, make_score
+from tests.speech_cases import FakeCorpus, utterance
 
 
 def moved(seed, deviation, num_speakers=40):
@@ -156,13 +159,81 @@ def test_the_mean_is_in_points_of_a_hundred_for_mtwv_too():
     assert Comparison([entry]).cell(entry, MEAN, IN_DOMAIN).score.half_interval == pytest.approx(5 * WIDTH)
 
 
+def said_by(speakers):
+    """A clip of each of these speakers."""
+    said = [utterance(f"u{i}", speaker=name) for i, name in enumerate(speakers)]
+    return [Clip(FakeCorpus({"test": said}), u, "clean") for u in said]
+
+
+def test_two_metrics_of_the_same_heads_have_their_chance_in_common():
+    """Student's t over three seeds, where what a seed gives in one metric of slots it gives in the other as well."""
+    found, wrong = np.array([[40, 50, 66], [47, 53, 59]]), np.array([[61, 50, 38], [58, 50, 45]])
+
+    def score(metric, seeds):  # four speakers who are all alike
+        return score_ratio(metric, IN_DOMAIN, np.array([[[x, 100]] * 4 for x in seeds], float), said_by("abcd"))
+
+    pairs = zip("re", found, wrong, strict=True)
+    entries = [make_entry(name, [score("slot F1", f1), score("slot CER", cer)]) for name, f1, cer in pairs]
+    stored = json.loads(json.dumps([entry.evaluation.to_dict() for entry in entries]))
+    points = (found + 100 - wrong) / 2
+    expected = ttest_rel(points[1], points[0]).confidence_interval()
+    again = replace(entries[1], evaluation=Evaluation.from_dict(stored[1]))
+    for other in (entries[1], again):
+        cell = Comparison([entries[0], other]).cell(other, MEAN, IN_DOMAIN)
+        assert cell.half_interval == pytest.approx((expected.high - expected.low) / 2)
+
+
+def test_speakers_are_counted_where_all_that_a_mean_is_of_is_judged_by_speakers():
+    right = np.stack([np.arange(6) % 2, np.ones(6)], axis=1)[None].astype(float)
+
+    def counted(*speakers):
+        clips = map(said_by, speakers)
+        scores = [score_ratio(m, IN_DOMAIN, right, c) for m, c in zip(("PER", "KS accuracy"), clips, strict=True)]
+        (encoder,) = Comparison([make_entry("e", scores)]).to_dict()["encoders"]
+        return [score["speakers"] for score in encoder["scores"]]
+
+    assert counted("aabbcc", "abcdef") == [3, 6, 3]
+    assert counted("aaaaaa", "aaaaaa") == [None, None, None]
+    assert counted("aabbcc", "aaaaaa") == [3, None, None]
+
+
+@pytest.mark.parametrize(
+    ("speakers", "who"),
+    [
+        (["ann"] * 3, "of this reader alone, ann"),
+        ([None] * 3, "of unknown speakers"),
+        (["ann", None, None], "of one known speaker, ann, and of utterances that name none"),
+    ],
+)
+def test_it_is_said_who_is_judged_by_where_there_are_no_two_speakers(speakers, who):
+    right = np.ones((1, 3, 2))
+    entry = make_entry("e", [score_ratio("PER", IN_DOMAIN, right, said_by(speakers))])
+    assert Comparison([entry]).remarks == (
+        f"PER in domain is {who}: its interval is over utterances, and says nothing of other voices.",
+    )
+
+
+def test_what_is_no_number_is_neither_better_nor_worse():
+    for values in ((5.0, math.nan), (math.nan, 5.0)):
+        entries = [make_entry(name, {"EER": value}) for name, value in zip("re", values, strict=True)]
+        assert Comparison(entries).cell(entries[1], "EER", IN_DOMAIN).verdict == ""
+
+
+def test_wordings_are_spoken_of_where_commands_are_synthesised():
+    entry = make_entry("e", {"PER": 1, "IC accuracy": 2})
+    first, second = entry.evaluation.results
+    results = (first, replace(second, synthesised=False))  # sentences by a program, commands by people
+    assert Comparison([replace(entry, evaluation=Evaluation("e", results, 3.0))]).remarks == ()
+
+
 def test_it_is_said_what_chance_marks_where_differences_are_many():
     few = [make_entry(name, {"PER": 1, "EER": 2}) for name in "ab"]
     assert Comparison(few).remarks == ()
     many = [make_entry(name, {"PER": 1, "EER": 2, "MTWV": 0.5, "WER": 3, "KS accuracy": 4}) for name in "abcde"]
-    assert Comparison(many).remarks == (
-        "Of 20 differences, about 1 (5 %) are marked by chance alone where nothing differs.",
-    )
+    for entries, number in ((many, 20), (many[:3], 10)):
+        assert Comparison(entries).remarks == (
+            f"Of {number} differences, about 1 (5 %) are marked by chance alone where nothing differs.",
+        )
 
 
 def test_the_score_is_between_log_mel_and_the_reference():

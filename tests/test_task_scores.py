@@ -109,6 +109,15 @@ def test_an_utterance_of_nobody_adds_no_degree_of_freedom():
     )
 
 
+def test_who_says_nothing_that_counts_judges_nothing():
+    """As a speaker without slots beside one with: there is but one to judge by, and no end to what chance may do."""
+    counts = np.zeros((1, 8, 2))
+    counts[0, :4] = [[1, 2], [0, 3], [2, 2], [1, 1]]
+    assert score_ratio("slot CER", IN_DOMAIN, counts, clips_of("aaaabbbb")).half_interval == np.inf
+    assert score_ratio("slot CER", IN_DOMAIN, counts, clips_of("aaccbbbb")).spread.count == 2
+    assert score_ratio("slot CER", IN_DOMAIN, counts, clips_of([None] * 8)).spread.count == 4
+
+
 def test_one_utterance_says_nothing_of_chance():
     assert score([1.0]).half_interval == np.inf
     assert score([1.0]).difference(score([0.0])) == (100.0, np.inf)

@@ -413,6 +413,12 @@ def test_slots_are_of_commands_alone():
     assert list(Slots(Material(corpora.corpus, "clean", no_commands)).scored) == [IN_DOMAIN]
 
 
+def test_commands_without_a_slot_are_no_score_of_slots():
+    bare = [utterance("stop", text="stop", intent="stop"), utterance("go", text="go", intent="go")]
+    task = Slots(Material(material().corpus, "clean", FakeCorpus({"test": bare}, hash="bare")))
+    assert list(task.scored) == [IN_DOMAIN]
+
+
 @pytest.mark.parametrize(("build", "module"), [(Characters, characters), (Slots, slots)])
 def test_who_hears_every_letter_and_mark_learns_to_write_them(monkeypatch, build, module):
     monkeypatch.setattr(module, "PLAN", Plan(epochs=24, learning_rates=(1.4e-2,), num_seeds=1))
