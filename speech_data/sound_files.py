@@ -50,7 +50,7 @@ def examine(file: Path) -> Sound | str:
     """What a file holds, or why it cannot be used; decodes all of it, under a second for an hour of flac."""
     try:
         if not file.is_file():
-            return "is a folder" if file.is_dir() else "does not exist"
+            return "is a folder" if file.is_dir() else "is no file" if file.exists() else "does not exist"
         if file.stat().st_size == 0:
             return "is empty"
         if complaint := _check_wav_length(file):
@@ -155,9 +155,10 @@ def _open(file: Path) -> Iterator[_Stream]:
     with ExitStack() as stack:
         wav = _read_chunks(file)
         following = file.stat().st_size - wav.start if wav else 0
-        if wav and following and (wav.num_bytes == 0 or not wav.padded):  # 0: written to a pipe
+        from_pipe = wav and wav.num_bytes == 0 and not _are_chunks(file, wav.start)
+        if wav and following and (from_pipe or not wav.padded):
             opened = stack.enter_context(io.FileIO(file))
-            num_bytes = min(wav.num_bytes or following, following)
+            num_bytes = following if from_pipe else min(wav.num_bytes, following)
             yield stack.enter_context(_Stream(_MendedWav(opened, wav, num_bytes)))
         else:
             yield stack.enter_context(_Stream(file))
@@ -174,13 +175,28 @@ def _read_chunks(file: Path) -> _Wav | None:
             if name == b"data":
                 return _Wav(head, opened.tell(), length, padded)
             if name in (b"fmt ", b"fact") and length < _MAX_HEADER:
-                head += name + length.to_bytes(4, "little") + opened.read(length)
+                head += name + length.to_bytes(4, "little") + opened.read(length) + bytes(length % 2)
             else:
                 opened.seek(length, os.SEEK_CUR)
             if length % 2 and opened.read(1).isalpha():  # no padding, but the name of the next chunk
                 opened.seek(-1, os.SEEK_CUR)
                 padded = False
     return None
+
+
+def _are_chunks(file: Path, start: int) -> bool:
+    """Whether a file is chunks from some byte on to its end, such as notes behind no samples at all."""
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        for _ in range(_MAX_CHUNKS):
+            opened.seek(start)
+            name, length = opened.read(4), int.from_bytes(opened.read(4), "little")
+            if not (name.isascii() and name.decode().isprintable()):
+                return False
+            start += 8 + length + length % 2
+            if start >= size:
+                return start - size <= 1
+    return False
 
 
 def _check_wav_length(file: Path) -> str | None:

@@ -156,6 +156,29 @@ def test_a_note_without_its_byte_of_padding_hides_no_samples(tmp_path, monkeypat
     assert same(np.concatenate(list(pieces.values())), expected)
 
 
+@pytest.mark.parametrize("extra", range(4))
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("num_bytes", [None, 0])
+def test_a_format_of_an_odd_length_hides_no_samples(tmp_path, extra, padded, num_bytes):
+    soundfile.write(tmp_path / "a.wav", WAVE, RATE)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    content[16:20] = struct.pack("<I", 16 + extra)
+    if num_bytes is not None:
+        content[40:44] = struct.pack("<I", num_bytes)
+    content[36:36] = bytes(extra + (extra % 2 if padded else 0))
+    (tmp_path / "a.wav").write_bytes(content)
+    put(tmp_path / "a.wav", {4: len(content) - 8})
+    assert same(heard(tmp_path).get("a.wav"), WAVE)
+
+
+@pytest.mark.parametrize("last", [b"", b"LIST" + struct.pack("<I", 6) + b"INFOab"])
+def test_notes_behind_no_samples_are_no_samples(tmp_path, last):
+    soundfile.write(tmp_path / "a.wav", WAVE, RATE)
+    header = (tmp_path / "a.wav").read_bytes()[:40] + bytes(4)
+    (tmp_path / "a.wav").write_bytes(header + b"iXML" + struct.pack("<I", 9000) + b"<take/>!" * 1125 + last)
+    assert "a.wav holds no samples" in str(heard(tmp_path))
+
+
 def test_wav_that_lacks_more_than_its_header_is_cut_short(tmp_path):
     soundfile.write(tmp_path / "a.wav", WAVE, RATE)
     content = (tmp_path / "a.wav").read_bytes()
