@@ -33,6 +33,8 @@ OTHER_SUFFIXES = (
 """Of audio that is not read from a folder; it is named. A manifest may list what libsndfile can open."""
 MAX_SECONDS = 30.0
 """Longer recordings are cut into equal pieces of at most this length."""
+MAX_FILE_SECONDS = 1e9
+"""No recording is longer: 30 years."""
 SPLIT_SHARES = {"search": 5, "dev": 5, "train": 90}
 """Share of the recordings, in percent, by a hash of their samples."""
 
@@ -153,7 +155,8 @@ def open_folder(
     A manifest is a file of JSON lines, as NeMo's: `audio_filepath` (relative to the manifest), and optionally
     `offset` and `duration` in seconds, `text`, `speaker`; in UTF-8, UTF-16 or UTF-32.
 
-    The same samples count once: copies, and parts that are listed again, are skipped by name.
+    The same samples count once: copies, and parts that are listed again, are skipped by name. So is what overlaps a
+    part that another split judges by: it stays in test, dev or search, in this order.
 
     Args:
         path: A folder or a manifest. A hash of its samples puts a file into train, search or dev (90, 5, 5 %),
@@ -224,7 +227,9 @@ def _open(
     sounds = _examine_all({item.file for items in listed.values() for item in items}, on_progress)
     kept: dict[str, list[_Piece]] = {split: [] for split in listed}
     known: dict[tuple[str, int, int], ListedAudio] = {}
+    judged: dict[str, list[tuple[int, int, ListedAudio]]] = {}  # what the splits before hold, by content
     for split in (*reversed(SPLITS), ""):  # what is in several splits stays where it is judged
+        own: dict[str, list[tuple[int, int, ListedAudio]]] = {}
         for item in listed.get(split, ()):
             sound = sounds[item.file]
             span = sound if isinstance(sound, str) else _locate(item, sound)
@@ -233,8 +238,13 @@ def _open(
             elif (first := known.setdefault((sound.content, *span), item)) is not item:
                 same = "is listed twice, first as" if first.file == item.file else "holds the same audio as"
                 skipped.append(SkippedFile(item.part, f"{same} {first.part}"))
+            elif other := _find_overlap(judged.get(sound.content, ()), span, ROUNDING_SECONDS * sound.rate_hz):
+                skipped.append(SkippedFile(item.part, f"shares audio with {other.part}"))
             else:
+                own.setdefault(sound.content, []).append((*span, item))
                 kept[split] += _cut(item, sound, span, whole)
+        for content, spans in own.items():
+            judged.setdefault(content, []).extend(spans)
     if not any(kept.values()):
         raise NestlingError(*_nothing_left(places, skipped))
     if "" in kept:
@@ -346,7 +356,7 @@ def _parse_line(line: str, folder: Path) -> ListedAudio:
         offset_seconds=offset or 0.0,
         seconds=duration,
         text=None if text is None else str(text),
-        speaker=None if speaker is None else str(speaker),
+        speaker=None if speaker is None else str(speaker).strip() or None,
     )
 
 
@@ -365,8 +375,8 @@ def _seconds(values: Mapping[str, object], key: str) -> float | None:
     value = values.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise NestlingError(f"{key} must be a number of seconds, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_FILE_SECONDS:
+        raise NestlingError(f"{key} must be a number of seconds, got {value!r:.40}")
     return float(value)
 
 
@@ -400,6 +410,14 @@ def _locate(item: ListedAudio, sound: Sound) -> tuple[int, int] | str:
     if complaint := check_length(seconds):
         return complaint
     return round(item.offset_seconds * sound.rate_hz), round((item.offset_seconds + seconds) * sound.rate_hz)
+
+
+def _find_overlap(
+    others: Iterable[tuple[int, int, ListedAudio]], span: tuple[int, int], least: float
+) -> ListedAudio | None:
+    """The first of some recordings, [start, stop), that has more than `least` samples in common with a span."""
+    start, stop = span
+    return next((item for first, last, item in others if min(stop, last) - max(start, first) > least), None)
 
 
 def _cut(item: ListedAudio, sound: Sound, span: tuple[int, int], whole: bool) -> list[_Piece]:

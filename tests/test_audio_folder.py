@@ -68,6 +68,7 @@ BAD_FILES = {
         "has 600 channels; at most 16 can be mixed down",
     ),
     "folder.wav": (lambda path: path.mkdir(), "is a folder"),
+    "pipe.wav": (os.mkfifo, "is no file"),
     "dangling.wav": (lambda path: path.symlink_to("elsewhere"), "is a link to nowhere: elsewhere"),
 }
 
@@ -247,6 +248,15 @@ def test_manifest_lists_files_and_parts_with_their_labels(tmp_path):
     assert corpus.skipped == ()
 
 
+def test_a_speaker_without_a_name_is_nobody_known(tmp_path):
+    for i, speaker in enumerate(("ann ", "", " ", None, 7)):
+        write(tmp_path / f"{i}.wav", tone(hertz=300 + i))
+        with (tmp_path / "list.jsonl").open("a") as listed:
+            listed.write(json.dumps({"audio_filepath": f"{i}.wav", "speaker": speaker}) + "\n")
+    corpus = open_folder(splits={"train": tmp_path / "list.jsonl"})
+    assert [u.speaker for u in corpus.utterances("train")] == ["ann", None, None, None, "7"]
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
@@ -256,6 +266,8 @@ def test_manifest_lists_files_and_parts_with_their_labels(tmp_path):
         ({"path": "a.wav"}, "not a line of a manifest: audio_filepath is missing"),
         ({"audio_filepath": "a.wav", "offset": -1}, "offset must be a number of seconds, got -1"),
         ('{"audio_filepath": "a.wav", "offset": NaN}', "offset must be a number of seconds, got nan"),
+        ('{"audio_filepath": "a.wav", "offset": Infinity}', "offset must be a number of seconds, got inf"),
+        ({"audio_filepath": "a.wav", "duration": 10**400}, "duration must be a number of seconds, got 1000000000"),
         ({"audio_filepath": "a.wav", "duration": "1"}, "duration must be a number of seconds, got '1'"),
         ({"audio_filepath": "a.wav", "offset": 7}, "starts at 7 s of a file of 0.50 s"),
         ({"audio_filepath": "a.wav", "offset": 0.5}, "starts at 0.5 s of a file of 0.50 s"),

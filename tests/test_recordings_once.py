@@ -120,6 +120,34 @@ def test_what_is_in_two_given_splits_stays_where_it_is_judged(tmp_path):
     }
 
 
+def test_given_splits_share_no_part_of_a_recording(tmp_path):
+    """Not even where lengths are rounded: 1.0 s of 1.008 s; splits may meet, and a word may be cut in between."""
+    write(tmp_path / "a.wav", noise(0, 1.008))
+    write(tmp_path / "copy.wav", noise(0, 1.008))
+    write(tmp_path / "b.wav", noise(1, 2.0))
+    parts = {
+        "test": [("a.wav", 0, 1.0), ("b.wav", 0, 0.5)],
+        "dev": [("copy.wav", 0.3, 0.4), ("b.wav", 0.46, 0.5), ("b.wav", 0.7, 0.5)],
+        "train": [("a.wav", 0, None), ("b.wav", 0.9, 0.2), ("b.wav", 1.2, 0.5), ("b.wav", 1.4, 0.5)],
+    }
+    lines = {
+        split: [{"audio_filepath": name, "offset": offset, "duration": length} for name, offset, length in listed_here]
+        for split, listed_here in parts.items()
+    }
+    splits = {split: listed(tmp_path / f"{split}.jsonl", *given) for split, given in lines.items()}
+    corpus = open_folder(splits=splits, allow_test=True)
+    assert {split: [u.id for u in corpus.utterances(split)] for split in splits} == {
+        "test": ["test/a.wav@0+1", "test/b.wav@0+0.5"],
+        "dev": ["dev/b.wav@0.46+0.5", "dev/b.wav@0.7+0.5"],
+        "train": ["train/b.wav@1.2+0.5", "train/b.wav@1.4+0.5"],
+    }
+    assert reasons(corpus) == {
+        "dev/copy.wav@0.3+0.4": "shares audio with test/a.wav@0+1",
+        "train/a.wav": "shares audio with test/a.wav@0+1",
+        "train/b.wav@0.9+0.2": "shares audio with dev/b.wav@0.46+0.5",
+    }
+
+
 # The hash of a corpus
 
 
