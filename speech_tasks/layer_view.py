@@ -89,7 +89,7 @@ class LayerProbe:
     It looks, it does not rank: nothing is chosen and little audio is read. Phones are read off frames, speakers off
     the mean over time, intents off the means of the beginning, the middle and the end. Phones and intents are scored
     on the scored split, with other voices; speakers on other utterances of `train`, the only split with their voices.
-    What the audio has no labels for is left out.
+    What the audio has no labels for, or but one clip to score, is left out.
 
     Args:
         material: Sentences.
@@ -226,8 +226,13 @@ def _describe(
     expected: NDArray[np.int64],
     owners: NDArray[np.int64],
     clips: Sequence[Clip],
-) -> ProbeErrors:
-    """Errors of each hidden state: labels found and expected, (N,), and which of the clips each is of, (N,)."""
+) -> ProbeErrors | None:
+    """Errors of each hidden state: labels found and expected, (N,), and which of the clips each is of, (N,).
+
+    None of a single clip, which says nothing of chance.
+    """
+    if len(clips) < 2:
+        return None
     counts = np.bincount(owners).astype(np.float64)
     scores = [
         score_ratio(label, "", np.stack([np.bincount(owners, labels != expected), counts], axis=1)[None], clips)

@@ -120,6 +120,17 @@ def test_labels_that_the_audio_lacks_are_left_out(sentences):
         assert [errors.label for errors in probe.probe(store)] == ["speaker"]
 
 
+def test_what_one_clip_is_scored_on_is_left_out(sentences):
+    """Its interval would have no end, which neither JSON nor a chart can show."""
+    corpus = sentences.corpus
+    few = {split: corpus.utterances(split)[:most] for split, most in (("train", None), ("search", 1))}
+    probe = LayerProbe(Material(FakeCorpus(few), "clean", scored="search"), scale=0.1)
+    with FeatureStore(spectral_states, probe.clips) as store:
+        found = probe.probe(store)
+    assert [errors.label for errors in found] == ["speaker"]
+    assert np.isfinite(found[0].half_intervals).all()
+
+
 def test_two_encoders_are_sampled_on_the_same_frames(sentences):
     probe = LayerProbe(sentences, scale=0.1)
 
