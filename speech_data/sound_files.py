@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,8 @@ ROUNDING_SECONDS = 0.05
 """By which a header or a manifest may exceed the file."""
 
 _UNKNOWN_BYTES = 0x7FFF0000  # from here on: what programs write into a wav header when they cannot seek back to it
-_UNKNOWN_FRAMES = 2**62  # what libsndfile says of a flac file whose header does not know
+_UNKNOWN_FRAMES = 2**40  # no file has so many; libsndfile says 2**63 - 1 of a flac file whose header does not know
+_ENDLESS_BYTES = 2**62
 _MAX_CHUNKS = 1000
 _MAX_HEADER = 4096
 _BLOCK_SECONDS = 10
@@ -150,6 +151,36 @@ class _MendedWav(io.RawIOBase):
         return len(content)
 
 
+class _EndlessMp3(io.RawIOBase):
+    """An mp3 file that claims to be too large for its length to be guessed, so that its frames are counted.
+
+    Where no header gives the length, libsndfile guesses it from the size of the file and of the first frames, and reads
+    no more than that: too much or too little where frames differ in size.
+    """
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self._file, self._position = file, 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: _ENDLESS_BYTES}[whence]
+        self._position = start + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        left = _ENDLESS_BYTES - self._position
+        if left < _ENDLESS_BYTES // 2:  # where a tag would be
+            content = bytes(max(0, min(len(buffer), left)))
+        else:
+            self._file.seek(self._position)
+            content = self._file.read(len(buffer))
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
+
+
 @contextmanager
 def _open(file: Path) -> Iterator[_Stream]:
     with ExitStack() as stack:
@@ -161,7 +192,12 @@ def _open(file: Path) -> Iterator[_Stream]:
             num_bytes = following if from_pipe else min(wav.num_bytes, following)
             yield stack.enter_context(_Stream(_MendedWav(opened, wav, num_bytes)))
         else:
-            yield stack.enter_context(_Stream(file))
+            sound = stack.enter_context(_Stream(file))
+            if sound.format == "MP3":
+                with suppress(soundfile.LibsndfileError):  # what is mp3 by its name alone
+                    counted = stack.enter_context(_Stream(_EndlessMp3(stack.enter_context(file.open("rb")))))
+                    sound = counted if counted.frames != sound.frames else sound
+            yield sound
 
 
 def _read_chunks(file: Path) -> _Wav | None:

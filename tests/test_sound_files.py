@@ -101,6 +101,25 @@ def test_how_a_decoder_rounds_makes_no_other_recording_of_an_mp3(tmp_path, monke
     assert open_folder(tmp_path).hash != first
 
 
+@pytest.mark.parametrize("loud", [(0, 1, 0), (1, 1, 1), (1, 0, 0), (0, 0, 1, 1)])
+@pytest.mark.parametrize("around", [(b"", b""), (b"ID3\x03\0\0\0\0\x07\x76" + bytes(1014), b"TAG" + bytes(125))])
+def test_mp3_of_varying_bit_rate_whose_header_has_no_length_is_read_to_its_end(tmp_path, monkeypatch, loud, around):
+    file = tmp_path / "a.mp3"
+    levels = np.repeat([0.2 if is_loud else 1e-4 for is_loud in loud], RATE)
+    wave = levels * np.random.default_rng(0).standard_normal(len(levels)).clip(-2, 2)
+    soundfile.write(file, wave, RATE, bitrate_mode="VARIABLE", compression_level=0.5)
+    expected, content = decoded(file), file.read_bytes()
+    first, tag = content.index(b"\xff"), content.index(b"Xing")  # the first frame holds the length, and no sound
+    file.write_bytes(around[0] + content[content.index(content[first : first + 2], tag) :] + around[1])
+    found = heard(tmp_path).get("a.mp3")
+    assert isinstance(found, np.ndarray), found
+    extra = len(found) - len(expected)  # what the encoder put before and after is told by the header, too
+    assert 0 <= extra < 0.15 * RATE
+    assert any(same(found[i : i + len(expected)], expected) for i in range(extra + 1))
+    monkeypatch.setattr(folder_module, "MAX_SECONDS", 1.0)
+    assert same(np.concatenate(list(heard(tmp_path).values())), found)
+
+
 def test_mp3_that_was_cut_short_says_so(tmp_path):
     soundfile.write(tmp_path / "a.mp3", WAVE, RATE)
     cut(tmp_path / "a.mp3", 6000)
