@@ -198,6 +198,14 @@ def test_notes_behind_no_samples_are_no_samples(tmp_path, last):
     assert "a.wav holds no samples" in str(heard(tmp_path))
 
 
+def test_samples_without_sizes_are_no_notes_though_they_would_be_as_long(tmp_path):
+    soundfile.write(tmp_path / "a.wav", WAVE, RATE)
+    put(tmp_path / "a.wav", {40: 0, 44: 0xFFFEFFFF, 48: 64_000 - 8})  # as a chunk that ends where the file does
+    found = heard(tmp_path).get("a.wav")
+    assert np.shape(found) == WAVE.shape, found
+    assert same(found[4:], WAVE[4:])
+
+
 def test_wav_that_lacks_more_than_its_header_is_cut_short(tmp_path):
     soundfile.write(tmp_path / "a.wav", WAVE, RATE)
     content = (tmp_path / "a.wav").read_bytes()

@@ -293,6 +293,11 @@ def test_what_a_speaker_moves_is_what_the_rate_does_when_the_threshold_follows()
     assert weight * by_kind[0] + (1 - weight) * by_kind[1] == pytest.approx(moved, rel=0.1)
 
 
+def test_the_trial_at_the_threshold_is_accepted():
+    wrong, _ = find_equal_errors([3, 2, 1, 0], [True, False, True, False])
+    assert wrong.tolist() == [False, True, True, False]
+
+
 @pytest.mark.parametrize("ratio", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize("rate", [0.03, 0.05, 0.07, 0.15])
 def test_misses_weigh_alike_where_few_go_wrong(rate, ratio):
