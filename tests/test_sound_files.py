@@ -190,7 +190,10 @@ def test_a_format_of_an_odd_length_hides_no_samples(tmp_path, extra, padded, num
     assert same(heard(tmp_path).get("a.wav"), WAVE)
 
 
-@pytest.mark.parametrize("last", [b"", b"LIST" + struct.pack("<I", 6) + b"INFOab"])
+ODD = b"LIST" + struct.pack("<I", 7) + b"INFOabc"
+
+
+@pytest.mark.parametrize("last", [b"", b"LIST" + struct.pack("<I", 6) + b"INFOab", ODD, ODD + b"\0" + ODD])
 def test_notes_behind_no_samples_are_no_samples(tmp_path, last):
     soundfile.write(tmp_path / "a.wav", WAVE, RATE)
     header = (tmp_path / "a.wav").read_bytes()[:40] + bytes(4)
