@@ -140,18 +140,19 @@ def check_writable(path: Path, option: str, *, folder: bool) -> None:
 
 
 class _DigestingFile:
-    """Passes on what is written, hashes it on the way, and remembers when the disk refused."""
+    """Passes on what is written, hashes it on the way, and remembers what stopped that: the disk, or a signal."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.sha256 = file, hashlib.sha256()
-        self.refusal: OSError | None = None
+        self.stopped_by: BaseException | None = None
 
     def write(self, data: bytes) -> int:
-        self.sha256.update(data)
         try:
+            self.sha256.update(data)
             return self.file.write(data)
-        except OSError as error:
-            self.refusal = error
+        except BaseException as error:
+            if isinstance(error, OSError) or not isinstance(error, Exception):
+                self.stopped_by = error
             raise
 
     def flush(self) -> None:
@@ -165,8 +166,10 @@ def _write(file: BinaryIO, content: str | bytes | Callable[[Any], object]) -> st
             content(digesting)
         else:
             digesting.write(content.encode() if isinstance(content, str) else content)
-    except Exception as error:  # PyTorch makes a RuntimeError of a refused write
-        raise digesting.refusal or error from None
+    except Exception:  # PyTorch makes a RuntimeError of whatever stops a write
+        if digesting.stopped_by is not None:
+            raise digesting.stopped_by from None
+        raise
     return digesting.sha256.hexdigest()
 
 

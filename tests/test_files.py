@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from search_spaces import files
 from search_spaces.errors import FailedError, NestlingError
@@ -63,14 +65,40 @@ def test_whatever_goes_wrong_leaves_the_old_file(tmp_path: Path) -> None:
         except TypeError as error:
             raise RuntimeError("a fault of ours") from error
 
-    with pytest.raises(RuntimeError, match="a fault of ours"):  # and it is said to be one
+    with pytest.raises(RuntimeError, match="a fault of ours") as caught:  # and it is said to be one
         write_file(path, swallow)
+    assert isinstance(caught.value.__cause__, TypeError)
     with pytest.raises(
         FailedError, match=r"could not write .*nowhere/x: No such file.*; its folder is not there any m"
     ):
         write_file(tmp_path / "nowhere" / "x", "")
     with pytest.raises(FailedError, match=r"could not write .*: Is a directory; free space or check permissions"):
         write_file(tmp_path, "")
+    assert content(tmp_path) == {"x": "old"}
+
+
+class Signal(BaseException):
+    """What the command line makes of Ctrl-C."""
+
+
+def test_a_signal_while_pytorch_writes_is_no_fault_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x"
+    path.write_text("old")
+    count = 0
+
+    class Interrupted(io.BytesIO):
+        def write(self, data: Any) -> int:
+            nonlocal count
+            count += 1
+            if count == 3:
+                raise Signal
+            return super().write(data)
+
+    monkeypatch.setattr(Path, "open", lambda *_: Interrupted())
+    with pytest.raises((Signal, RuntimeError)) as caught:
+        write_file(path, lambda file: torch.save({"weight": torch.zeros(1000)}, file))
+    assert caught.type is Signal
+    monkeypatch.undo()
     assert content(tmp_path) == {"x": "old"}
 
 
