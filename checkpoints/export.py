@@ -33,7 +33,14 @@ from checkpoints.teachers import NESTLING_TYPE, save_encoder, write_model
 from search_spaces.budget import Budget
 from search_spaces.costs import count_bytes, count_macs, count_params
 from search_spaces.errors import FailedError, NestlingError
-from search_spaces.files import PREFIX, check_writable, hash_file, replacing_folder, write_file
+from search_spaces.files import (
+    PREFIX,
+    REPLACED_CONTENTS,
+    check_writable,
+    hash_file,
+    replacing_folder,
+    write_file,
+)
 from search_spaces.strict_json import load_json
 from search_spaces.strict_yaml import read_text
 from search_spaces.subnet import Subnet
@@ -155,7 +162,7 @@ def check_folder(folder: Path, run: Path | None = None) -> None:
         raise ExportError(f"{folder} belongs to the run {run}, and an export replaces its folder; name another")
     if place.is_dir():
         names = {path.name for path in place.iterdir() if not path.name.startswith(PREFIX)} - {"__pycache__"}
-        if "subnet.json" in names:
+        if "subnet.json" in names or any(place.glob(f"{PREFIX}*/{REPLACED_CONTENTS}")):  # whole, or left by a kill
             names = {name for name in names - set(FILES) if not is_card(name)}
         if names:
             raise ExportError(f"{folder} holds {min(names)}, which is no part of an export; name another folder")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from search_spaces.budget import Budget
 from search_spaces.errors import NestlingError
 from search_spaces.subnet import Subnet
 from supernet.model import Supernet
+from tests.kill_driver import in_fork
 from tests.shell import Shell
 from tests.spaces import small
 
@@ -125,6 +127,36 @@ def test_a_mount_point_is_exported_into(tmp_path: Path, monkeypatch: pytest.Monk
         assert exported(place) == subnet.id
     assert [path.name for path in place.iterdir() if path.name.startswith(".")] == []
     assert place.stat().st_ino == identity
+
+
+@pytest.mark.parametrize("number", [4, 9, 11])  # of 8 moves that take the earlier export away, and 8 for the new one
+def test_a_kill_in_a_mount_point_leaves_room_for_the_next_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: Path) -> bool:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    monkeypatch.setattr("search_spaces.files._exchange", refuse)
+    place, real, count = tmp_path / "volume", Path.rename, 0
+    place.mkdir()
+    export(place, ONE)
+
+    def rename(self: Path, target: Path) -> Path:
+        nonlocal count
+        count += 1
+        if count == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(self, target)
+
+    def work() -> None:
+        monkeypatch.setattr(Path, "rename", rename)
+        export(place, OTHER)
+
+    assert in_fork(work)
+    assert exported(place) not in (ONE.id, OTHER.id)
+    assert refusal(place, OTHER) == ""
+    assert exported(place) == OTHER.id
+    assert [path.name for path in place.iterdir() if path.name.startswith(".")] == []
 
 
 def test_an_edited_model_card_is_kept(tmp_path: Path) -> None:
