@@ -38,6 +38,7 @@ from search_spaces.files import (
     REPLACED_CONTENTS,
     check_writable,
     hash_file,
+    is_unfinished,
     replacing_folder,
     write_file,
 )
@@ -161,7 +162,7 @@ def check_folder(folder: Path, run: Path | None = None) -> None:
     if run and place in ((own := RunFolder(run.resolve())).search_path, own.state_path):
         raise ExportError(f"{folder} belongs to the run {run}, and an export replaces its folder; name another")
     if place.is_dir():
-        names = {path.name for path in place.iterdir() if not path.name.startswith(PREFIX)} - {"__pycache__"}
+        names = {path.name for path in place.iterdir() if not is_unfinished(path)} - {"__pycache__"}
         if "subnet.json" in names or any(place.glob(f"{PREFIX}*/{REPLACED_CONTENTS}")):  # whole, or left by a kill
             names = {name for name in names - set(FILES) if not is_card(name)}
         if names:

@@ -30,7 +30,7 @@ import yaml
 from checkpoints.run_config import FORMAT, MADE_WITH, RunConfig, check_format
 from distillation.trainer import STATE
 from search_spaces.errors import FailedError, NestlingError
-from search_spaces.files import PREFIX, check_writable, explaining, write_file
+from search_spaces.files import check_writable, explaining, is_unfinished, write_file
 from search_spaces.space import SearchSpace
 from search_spaces.strict_json import MAX_BYTES, MOST, load_json
 from search_spaces.strict_yaml import load_yaml, parse_config, read_bytes, read_text
@@ -159,9 +159,8 @@ class RunFolder:
         if self.config_path.exists():
             raise RunError(f"{self.path} already holds a run; resume it, or name another folder")
         check_writable(self.path, "--run", folder=True)
-        names = [path.name for path in self.path.glob("*")]
-        if strays := [name for name in names if name != "lock" and not name.startswith(PREFIX)]:
-            raise RunError(f"{self.path} is not empty ({strays[0]} …) and not a run; name another folder")
+        if strays := [path for path in self.path.glob("*") if path.name != "lock" and not is_unfinished(path)]:
+            raise RunError(f"{self.path} is not empty ({strays[0].name} …) and not a run; name another folder")
 
     @classmethod
     def open(cls, path: str | Path | None, root: str | Path = "runs") -> RunFolder:

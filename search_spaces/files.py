@@ -12,6 +12,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from typing import Any, BinaryIO
 from search_spaces.errors import FailedError, NestlingError
 
 PREFIX = ".writing-"
-"""Of the names of what is not finished."""
+"""Of the names of what is not finished; eight hexadecimal digits follow."""
 REPLACED, REPLACED_CONTENTS = "replaced", "replaced-contents"
 """Inside an unfinished folder: what stood at the destination, as long as the new one is not in its place."""
 _NOT_TO_BE_RENAMED = (errno.EBUSY, errno.EXDEV)
@@ -52,6 +53,11 @@ def write_file(path: str | Path, content: str | bytes | Callable[[Any], object])
                 return _write(file, content)
     with replacing(path) as temporary, temporary.open("wb") as file:
         return _write(file, content)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether its name is one that a writer here gives to what is not finished."""
+    return re.fullmatch(re.escape(PREFIX) + "[0-9a-f]{8}", path.name) is not None
 
 
 def hash_file(path: Path) -> str:
@@ -215,7 +221,7 @@ def _make_file(path: Path) -> None:
 
 def clear_leftovers(folder: Path) -> None:
     """Removes what killed writers left in a folder; an old folder that they had moved aside comes back."""
-    for path in folder.glob(f"{PREFIX}*"):
+    for path in filter(is_unfinished, folder.glob(f"{PREFIX}*")):
         with suppress(OSError):  # it is being worked on, or was faster
             lock = os.open(path, os.O_RDONLY)
             try:
@@ -284,8 +290,8 @@ def _exchange(one: Path, other: Path) -> bool:
 
 def _swap_contents(made: Path, target: Path, aside: Path, seal: str) -> None:
     """Moves what is in `target` aside and what is in `made` there; on any exception all of it back."""
-    old = sorted((p for p in target.iterdir() if not p.name.startswith(PREFIX)), key=lambda p: p.name == seal)
-    new = sorted(made.iterdir(), key=lambda p: p.name != seal)
+    old = sorted((path for path in target.iterdir() if not is_unfinished(path)), key=lambda path: path.name == seal)
+    new = sorted(made.iterdir(), key=lambda path: path.name != seal)
     moves = [*((path, aside / path.name) for path in old), *((path, target / path.name) for path in new)]
     aside.mkdir()
     done: list[tuple[Path, Path]] = []

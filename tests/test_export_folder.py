@@ -96,6 +96,19 @@ def test_a_kill_at_any_point_leaves_the_earlier_export_or_the_new_one(tmp_path: 
     assert os.listdir(tmp_path) == ["x"]  # noqa: PTH208
 
 
+def test_a_file_of_like_name_is_somebody_elses(tmp_path: Path) -> None:
+    export(tmp_path / "x")
+    (tmp_path / "x" / ".writing-notes.md").touch()
+    assert refusal(tmp_path / "x", OTHER).endswith(
+        "x holds .writing-notes.md, which is no part of an export; name another folder"
+    )
+    assert exported(tmp_path / "x") == ONE.id
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".writing-notes.md").touch()
+    with pytest.raises(NestlingError, match=r"run is not empty \(\.writing-notes\.md …\) and not a run"):
+        RunFolder(tmp_path / "run").check_free()
+
+
 def test_a_link_is_followed_and_stays(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")

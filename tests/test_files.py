@@ -165,8 +165,11 @@ def test_the_next_writer_clears_away_what_a_kill_left(tmp_path: Path, kind: str)
     subprocess.run([sys.executable, "-c", LEAVE, tmp_path / "x", kind], check=False)
     assert len(list(tmp_path.iterdir())) == 1
     assert not (tmp_path / "x").exists()
+    strangers = [f"{PREFIX}notes.md", f"{PREFIX}0123abcde"]
+    for name in strangers:
+        (tmp_path / name).touch()
     write_file(tmp_path / "y", "")
-    assert [path.name for path in tmp_path.iterdir()] == ["y"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["y", *strangers])
 
 
 # Folders
@@ -222,7 +225,7 @@ def test_without_an_exchange_the_old_folder_comes_back(
 
 
 def test_an_old_folder_that_a_kill_left_aside_comes_back(tmp_path: Path) -> None:
-    aside = tmp_path / f"{PREFIX}0" / files.REPLACED
+    aside = tmp_path / f"{PREFIX}0123abcd" / files.REPLACED
     aside.mkdir(parents=True)
     write_folder(aside / "x", "old")
     write_file(tmp_path / "y", "")
