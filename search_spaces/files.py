@@ -28,6 +28,8 @@ REPLACED, REPLACED_CONTENTS = "replaced", "replaced-contents"
 """Inside an unfinished folder: what stood at the destination, as long as the new one is not in its place."""
 _NOT_TO_BE_RENAMED = (errno.EBUSY, errno.EXDEV)
 """What a system answers where the destination is a mount point, such as a volume of Docker."""
+_NOT_TO_BE_SYNCED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF)
+"""What some file systems, those of networks among them, answer where a folder is to be forced to disk."""
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -311,10 +313,13 @@ def _swap_contents(made: Path, target: Path, aside: Path, seal: str) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Forces a file or the names in a folder to disk."""
+    """Forces a file to disk, or the names in a folder where the file system can do that."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NOT_TO_BE_SYNCED or not path.is_dir():
+            raise
     finally:
         os.close(handle)
 

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -100,6 +101,27 @@ def test_a_signal_while_pytorch_writes_is_no_fault_of_ours(tmp_path: Path, monke
     assert caught.type is Signal
     monkeypatch.undo()
     assert content(tmp_path) == {"x": "old"}
+
+
+@pytest.mark.parametrize(("number", "kinds"), [(errno.EINVAL, "folder"), (errno.EIO, "folder"), (errno.EINVAL, "file")])
+def test_folders_that_no_system_call_forces_to_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kinds: str
+) -> None:
+    real = os.fsync
+
+    def refuse(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode) == (kinds == "folder"):
+            raise OSError(number, os.strerror(number))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    said = []
+    for write in (lambda: write_file(tmp_path / "x", "text"), lambda: write_folder(tmp_path / "y", "text")):
+        try:
+            write()
+        except FailedError as error:
+            said.append(str(error))
+    assert len(said) == (0 if (number, kinds) == (errno.EINVAL, "folder") else 2), said
 
 
 def test_two_writers_in_one_folder_do_not_meet(tmp_path: Path) -> None:
