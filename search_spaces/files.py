@@ -16,7 +16,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -36,7 +36,8 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 def write_file(path: str | Path, content: str | bytes | Callable[[Any], object]) -> str:
     """Writes a file so that at every moment the old one or the new one is there, whole.
 
-    A link is followed. What is no file, such as /dev/stdout, is written to as it is, and so is a mount point.
+    A link is followed. What is no file, such as a pipe, is written to as it is, and so is a file that nothing can take
+    the place of: a mount point, or one in a folder that may not be written.
 
     Args:
         path: The destination, in a folder that exists.
@@ -50,9 +51,12 @@ def write_file(path: str | Path, content: str | bytes | Callable[[Any], object])
     """
     path = Path(path)
     with explaining(path):
-        if path.exists() and not path.is_file():
+        if path.exists() and not (path.is_file() and _has_room(Path(os.path.realpath(path)).parent)):
             with path.open("wb") as file:
-                return _write(file, content)
+                digest = _write(file, content)
+            if path.is_file():
+                _sync(path)
+            return digest
     with replacing(path) as temporary, temporary.open("wb") as file:
         return _write(file, content)
 
@@ -108,7 +112,7 @@ def replacing_folder(folder: Path, seal: str) -> Iterator[Path]:
     with ExitStack() as stack:
         with explaining(folder):
             target.parent.mkdir(parents=True, exist_ok=True)
-            beside = os.access(target.parent, os.W_OK | os.X_OK) or not target.is_dir()
+            beside = _has_room(target.parent) or not target.is_dir()
             scratch = stack.enter_context(_claim(target.parent if beside else target, Path.mkdir))
         made = scratch / target.name
         yield made
@@ -136,8 +140,9 @@ def check_writable(path: Path, option: str, *, folder: bool) -> None:
         if target.exists() and target.is_dir() != folder:
             kinds = ("a file", "a folder") if folder else ("a folder", "a file")
             raise NestlingError(f"{option} {path} is {kinds[0]}, and {kinds[1]} is to be written; name another place")
-        if target.exists() and not target.is_dir() and not target.is_file():
-            return  # a pipe or a device
+        if target.exists() and not target.is_dir() and not (target.is_file() and _has_room(target.parent)):
+            with target.open("ab") if target.is_file() else nullcontext():  # else it is a pipe or a device
+                return
         place = target if folder else target.parent
         while not place.exists():
             place = place.parent
@@ -215,6 +220,11 @@ def _make_and_lock(folder: Path, make: Callable[[Path], object]) -> tuple[Path, 
             if path.exists():
                 return path, lock
             os.close(lock)
+
+
+def _has_room(folder: Path) -> bool:
+    """Whether something may be made in a folder."""
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def _make_file(path: Path) -> None:

@@ -168,6 +168,21 @@ def test_a_file_that_is_a_mount_point_is_filled(tmp_path: Path, monkeypatch: pyt
     assert content(tmp_path) == {"x": "new"}
 
 
+def test_a_file_in_a_folder_that_may_not_be_written_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path and real(path, mode))
+    monkeypatch.setattr(files, "_make_and_lock", lambda *_: os.mkdir("/proc/x"))  # noqa: PTH102 - refuses
+    (tmp_path / "x").write_text("old and longer")
+    said = ""
+    try:
+        check_writable(tmp_path / "x", "--out", folder=False)
+        write_file(tmp_path / "x", "new")
+    except NestlingError as error:
+        said = str(error)
+    assert said == ""
+    assert content(tmp_path) == {"x": "new"}
+
+
 LEAVE = """
 import os, signal, sys
 from pathlib import Path
