@@ -13,7 +13,7 @@ check:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 .venv/demo .venv/dev: .venv/%: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -110,7 +110,9 @@ def test_a_search_ranks_by_it(given, tmp_path):
 
 @pytest.fixture
 def run(tmp_path):
-    folder = RunFolder.create(tmp_path / "run", {"space": SPACE.to_dict()}, seed=0)
+    job = jobs.describe_job("train supernet", "tiny", None, "demo", "two-stage", (), "cpu", "fp32", None)
+    job |= {"space": SPACE.to_dict(), "data": "", "hours": 0.0}
+    folder = RunFolder.create(tmp_path / "run", job, seed=0)
     folder.save_supernet(supernet(), SupernetRecord())
     return folder
 
