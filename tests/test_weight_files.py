@@ -711,3 +711,12 @@ def test_a_hubert_in_several_files(tmp_path: Path) -> None:
         assert torch.equal(state[name], weight)
     with pytest.raises(ValueError, match="do not make the frames of HuBERT's front-end"):
         open_representation(str(tmp_path))  # by our encoder, whose message this is
+
+
+def test_a_type_that_numpy_lacks_is_called_by_its_name() -> None:
+    kind, scalar = (type("X", (StandIn,), {"name": name}) for name in ("numpy.dtype", "numpy.core.multiarray.scalar"))
+    try:
+        read = plain(scalar(kind("f1"), b"\0"))
+    except TypeError as error:
+        read = repr(error)
+    assert read == "numpy.core.multiarray.scalar"

@@ -227,7 +227,7 @@ def _read_numbers(kind: Any, data: Any, shape: Any, name: str, by_column: bool =
     if isinstance(data, StandIn) and data.name == "builtins.bytes" and not data.args:
         data = b""  # as pickles of protocol 2 have it
     sizes = shape if isinstance(shape, tuple) and len(shape) <= MAX_DIMS else (None,)
-    if not (isinstance(code, str) and re.fullmatch(r"[fiu][1248]|b1", code) and isinstance(data, bytes)):
+    if not (isinstance(code, str) and re.fullmatch(r"f[248]|[iu][1248]|b1", code) and isinstance(data, bytes)):
         return name
     if not all(type(size) is int and size >= 0 for size in sizes) or len(data) != int(code[1]) * prod(sizes):
         return name
