@@ -241,7 +241,7 @@ class RunFolder:
             RunError: Another process holds it.
             FailedError: The run was deleted meanwhile, and all that was written with it.
         """
-        with open(self.lock_path, "a+", encoding="utf-8") as file:  # noqa: PTH123 - flock wants a descriptor
+        with open(self.lock_path, "a+", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - flock wants a descriptor
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

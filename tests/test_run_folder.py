@@ -422,3 +422,15 @@ def test_a_lock_that_nobody_gave_back_is_taken_over(run: RunFolder) -> None:
     assert said == [f"{run.path} was last written by process 12 on elsewhere, which was killed at it"]
     with run.lock(never):
         pass
+
+
+def test_a_lock_that_holds_anything_is_taken_over(run: RunFolder) -> None:
+    run.lock_path.write_bytes(b"\xff\x00")
+    said: list[str] = []
+    try:
+        with run.lock(said.append):
+            said.append("held")
+    except ValueError as error:
+        said.append(repr(error))
+    assert said[-1] == "held"
+    assert run.lock_path.read_bytes() == b""
