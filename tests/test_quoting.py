@@ -31,5 +31,5 @@ def test_python_reads_the_same_text(word: str) -> None:
 
 def test_markdown_reads_plain_text_and_code() -> None:
     assert markdown_text("*a* [b](c) <i> `d`") == r"\*a\* \[b\](c) \<i\> \`d\`"
-    shown = {"a": "`a`", "a`b": "``a`b``", "`a": "`` `a ``", "": "`  `", " a": "`  a `"}
+    shown = {"a": "`a`", "a`b``c": "```a`b``c```", "`a": "`` `a ``", "ab`": "`` ab` ``", "": "`  `", " a": "`  a `"}
     assert {text: markdown_code(text) for text in shown} == shown
