@@ -412,3 +412,39 @@ def test_what_can_be_written_is_left_as_it_was(tmp_path: Path, path: str, folder
     check_writable(tmp_path / path, "--out", folder=folder)
     check_writable(Path("/dev/stdout"), "--out", folder=False)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "there"]
+
+
+def test_all_that_is_written_is_forced_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forced: list[str] = []
+    monkeypatch.setattr(files, "_sync", lambda path: forced.append(path.name))
+    write_file(tmp_path / "x", "text")
+    assert len(forced) == 2
+    assert forced[-1] == tmp_path.name
+    forced.clear()
+    write_folder(tmp_path / "y", "text")
+    assert sorted(forced) == sorted(["LIST", "a", "b", "y", tmp_path.name])
+    assert forced[-1] == tmp_path.name
+    mount(monkeypatch, tmp_path / "y", errno.EBUSY)
+    forced.clear()
+    write_folder(tmp_path / "y", "text")
+    assert forced[-1] == "y"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_a_system_that_cannot_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    class Refusing:
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def renameat2(self, *_: Any) -> int:
+            return -1
+
+    monkeypatch.setattr(files.ctypes, "CDLL", Refusing)
+    monkeypatch.setattr(files.ctypes, "get_errno", lambda: number)
+    write_folder(tmp_path / "x", "old")
+    if number == errno.EIO:
+        with pytest.raises(FailedError, match="Input/output error"):
+            write_folder(tmp_path / "x", "new")
+    else:
+        write_folder(tmp_path / "x", "new")
+    text = "old" if number == errno.EIO else "new"
+    assert content(tmp_path) == {"x/LIST": text, "x/a": text, "x/b": text}
