@@ -105,7 +105,7 @@ def test_create_keeps_its_hands_off_other_folders(run: RunFolder, tmp_path: Path
         RunFolder.create(tmp_path / "thesis", {}, seed=0)
     assert os.listdir(tmp_path / "thesis") == ["chapter.tex"]  # noqa: PTH208
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / ".writing-0a1b").touch()  # left by a kill
+    (tmp_path / "empty" / ".writing-0a1b2c3d").touch()  # left by a kill
     RunFolder.create(tmp_path / "empty", {}, seed=0)
 
 
