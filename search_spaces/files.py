@@ -192,7 +192,7 @@ def explaining(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        gone = not path.is_dir() and not Path(os.path.realpath(path)).parent.is_dir()
+        gone = not Path(os.path.realpath(path)).parent.is_dir()
         remedy = "its folder is not there any more" if gone else "free space or check permissions"
         raise FailedError(f"could not write {path}: {error.strerror or error}; {remedy}") from error
 
