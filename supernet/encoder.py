@@ -11,7 +11,7 @@ dimension, f inner dimension of a feed-forward network, D width in which gates r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from typing import Any, TypeVar
@@ -446,12 +446,12 @@ class Encoder(nn.Module):
             The trace; its lists hold only what `taps` names.
 
         Raises:
-            ValueError: An unknown tap, an item too short for a frame, or a length beyond S.
+            ValueError: An unknown tap, an item too short for a frame or without a length, or a length beyond S.
         """
         if unknown := set(taps) - set(TAPS):
             raise ValueError(f"unknown taps {sorted(unknown)}; the taps are {', '.join(TAPS)}")
         if not torch.compiler.is_compiling():  # a compiled graph cannot ask
-            check_lengths(wave.shape[1], lengths, self.config.min_samples)
+            check_lengths(wave.shape, lengths, self.config.min_samples)
         if self.config.normalize_waveform:
             wave = normalize_waveform(wave, lengths)
         features = self.feature_extractor(wave)  # (B, S) -> (B, T, C)
@@ -469,14 +469,17 @@ class Encoder(nn.Module):
         return trace
 
 
-def check_lengths(num_samples: int, lengths: Tensor | None, min_samples: int) -> None:
-    """Raises ValueError unless each item of a batch makes a frame and lies within the batch.
+def check_lengths(shape: Sequence[int], lengths: Tensor | None, min_samples: int) -> None:
+    """Raises ValueError unless each item of a batch has a length, makes a frame and lies within the batch.
 
     Args:
-        num_samples: S, of the batch.
+        shape: (B, S), of the batch.
         lengths: Valid samples of each item, (B,), int64; None for S.
         min_samples: That make a frame.
     """
+    *rows, num_samples = shape
+    if lengths is not None and list(lengths.shape) != rows:
+        raise ValueError(f"lengths must be one for each item, {rows} of them, got {list(lengths.shape)}")
     found = [num_samples] if lengths is None or not len(lengths) else torch.stack(lengths.aminmax()).tolist()
     if min(found) < min_samples:
         raise ValueError(

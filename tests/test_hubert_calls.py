@@ -258,6 +258,9 @@ def test_too_little_audio_is_refused_by_its_rule(tmp_path: Path, strides: str) -
         assert rule.format(short) in said_of(lambda n=short: ours(WAVE, attention_mask=mask(n, 5000)))
     beyond = "lengths must be at most 5000, the samples of the batch, got 5001"
     assert beyond in said_of(lambda: encoder(WAVE, torch.tensor([5000, 5001])))
+    for count in (0, 1, 3):  # one would be broadcast
+        wanted = f"lengths must be one for each item, [2] of them, got [{count}]"
+        assert wanted in said_of(lambda n=count: encoder(WAVE, torch.full((n,), 5000)))
     assert "padded on the right" in said_of(lambda: ours(WAVE, attention_mask=mask(4000, 5000).flip(-1)))
     with torch.no_grad():  # the least is enough
         assert encoder(torch.ones(1, least)).last.shape == (1, 1, 32)

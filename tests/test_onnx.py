@@ -106,6 +106,31 @@ def test_a_length_that_cannot_be_is_refused_by_its_rule(exported: tuple[Encoder,
     assert error_of(run, encoder, *make_waves(least)) <= TOLERANCE
 
 
+def test_lengths_are_one_for_each_row(exported: tuple[Encoder, Path, OnnxFacts], tmp_path: Path) -> None:
+    """Fewer or more are refused by our reader and by the graph, fp32 and int8; nothing is broadcast."""
+    encoder, path, _ = exported
+    write_int8(path, tmp_path / "int8.onnx")
+    run, options = open_onnx(path), onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    for file in (path, tmp_path / "int8.onnx"):
+        bare = onnxruntime.InferenceSession(file, options)
+        for rows, count in ((3, 1), (3, 2), (3, 4), (1, 2), (1, 3), (3, 0), (0, 1)):
+            wave, lengths = np.full((rows, 3000), 0.1, np.float32), np.full(count, 3000)
+            with pytest.raises(OnnxError, match=rf"one for each item, \[{rows}\] of them, got \[{count}\]"):
+                run(wave, lengths)
+            with pytest.raises(
+                Exception, match="lengths_must_be_one_for_each_row" if rows and count else "ONNXRuntimeE"
+            ):
+                bare.run(None, {"input_values": wave, "lengths": lengths})
+        for rows in (1, 2, 5):
+            wave, lengths = np.full((rows, 3000), 0.1, np.float32), np.full(rows, 3000)
+            assert len(bare.run(["last_hidden_state"], {"input_values": wave, "lengths": lengths})[0]) == rows
+        for count in (0, 1, 3):
+            with pytest.raises(Exception, match="ONNXRuntimeError"):
+                bare.run(None, {"input_values": np.zeros((1, 0), np.float32), "lengths": np.full(count, 40)})
+    assert error_of(run, encoder, *make_waves(4000, 4000)) <= TOLERANCE
+
+
 def test_names_and_metadata(exported: tuple[Encoder, Path, OnnxFacts]) -> None:
     encoder, path, facts = exported
     config = encoder.config
@@ -277,12 +302,12 @@ def test_what_cannot_be_run(exported: tuple[Encoder, Path, OnnxFacts]) -> None:
     _, path, _ = exported
     run = open_onnx(path)
     wave, lengths = make_waves(3000)
-    for waves, counts in (
-        (wave.double(), lengths),
-        (wave[0], lengths),
-        (wave, lengths.int()),
+    for waves, counts, rule in (
+        (wave.double(), lengths, "cannot be run by ONNX Runtime"),
+        (wave[0], lengths, r"one for each item, \[\] of them, got \[1\]"),
+        (wave, lengths.int(), "cannot be run by ONNX Runtime"),
     ):
-        with pytest.raises(OnnxError, match="cannot be run by ONNX Runtime"):
+        with pytest.raises(OnnxError, match=rule):
             run(waves.numpy(), counts.numpy())
 
 

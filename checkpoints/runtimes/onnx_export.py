@@ -5,7 +5,7 @@ dynamic, nothing in it branches on a length, and all its operators are standard.
 
 Inputs: `input_values`, (batch, samples), float32, 16 kHz, and `lengths`, (batch,), int64, the valid samples of each
 item: always given, and equal to `samples` where nothing is padded. A length too short for a frame (`min_samples` of the
-metadata) or beyond `samples` is an error, whose text names the rule.
+metadata) or beyond `samples`, and more or fewer lengths than items, are errors, whose texts name the rule.
 Outputs: `last_hidden_state`, (batch, frames, width), `frame_lengths`, (batch,), int64, and `hidden_states.0` to
 `hidden_states.L`, (batch, frames, width), as in `supernet.encoder.Trace`. Frames beyond `frame_lengths` mean nothing.
 
@@ -40,6 +40,8 @@ MAX_BYTES = 2**31 - 2**24
 """Of weights: an ONNX file is one message of less than 2 GiB, and what else is in it needs far less than 16 MiB."""
 RULE = "each_of_lengths_must_be_at_least_{}_and_at_most_the_samples_given"
 """Name of the node that fails if not: it is all that a runtime tells of the reason."""
+COUNT_RULE = "lengths_must_be_one_for_each_row_of_input_values"
+"""As `RULE`."""
 OUT_OF_REACH = 2**31
 """A row that no batch has."""
 PADDING = {
@@ -86,7 +88,7 @@ class OnnxRunner:
             OnnxError: The arrays are not as said, or too short for a frame.
         """
         try:
-            check_lengths(waves.shape[-1], torch.from_numpy(lengths), self.min_samples)
+            check_lengths(waves.shape, torch.from_numpy(lengths), self.min_samples)
         except ValueError as error:
             raise OnnxError(f"{self.path}: {error}") from error
         try:
@@ -137,6 +139,7 @@ def write_onnx(encoder: Encoder, path: str | Path) -> OnnxFacts:
     for output in program.model.graph.outputs:
         if output.name != "frame_lengths":
             output.shape = ir.Shape(["batch", "frames", config.embed_dim])  # else a formula of the samples
+    next(node for node in program.model.graph if node.op_type == "Concat").name = COUNT_RULE
     for node in program.model.graph:
         if node.op_type == "Gather" and node.inputs[0] is program.model.graph.inputs[0]:
             node.name = RULE.format(least)  # all that ONNX Runtime says of a row that it cannot gather
@@ -215,7 +218,9 @@ class _Graph(nn.Module):
             layer.final_layer_norm = _LoneNorm(layer.final_layer_norm)  # type: ignore[arg-type]
 
     def forward(self, input_values: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
-        # ONNX has no operator that asserts. So rows are gathered, and one whose length cannot be is out of reach.
+        # ONNX has no operator that asserts, and most broadcast. But columns of unequal heights cannot be joined, and of
+        # the rows that are gathered, one whose length cannot be is out of reach.
+        lengths = torch.cat([lengths[:, None], input_values[:, :1].long()], 1)[:, 0]
         fits = (lengths >= self.encoder.config.min_samples) & (lengths <= input_values.shape[1])
         rows = torch.where(fits, torch.arange(lengths.shape[0]), OUT_OF_REACH)
         input_values = input_values.index_select(0, rows)
