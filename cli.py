@@ -125,22 +125,23 @@ def train_teacher(
 
     Example: nestling train teacher --audio my-audio/ --run runs/teacher
     """
+    from checkpoints.export import check_folder
     from checkpoints.jobs import describe_job
-    from checkpoints.teachers import save_encoder
-    from search_spaces.files import check_writable
+    from checkpoints.teachers import replace_teacher
 
-    if to and not dry_run:
-        check_writable(to, "--out", folder=True)
+    place = to or run / "teacher"
+    if not dry_run and (to or place.exists()):
+        check_folder(place, run, "a teacher")
     if resume:
         supernet, folder = _resume("train teacher", run, context)
     else:
         job = describe_job("train teacher", space, init, audio, config, changes, device, precision, seed)
         if dry_run:
             return _dry_run(job)
-        supernet, folder = _train(run, job)
-    to = to or folder.path / "teacher"
-    save_encoder(supernet.extract(supernet.space.container), to)
-    _tell(f"The teacher is in {to}. Next: {_command('train supernet', teacher=to, audio=folder.config['audio'])}")
+        supernet, folder = _train(run, job, to)
+    with _hinting(_how_to_go_on("train teacher", run, to)):
+        replace_teacher(supernet.extract(supernet.space.container), place)
+    _tell(f"The teacher is in {place}. Next: {_command('train supernet', teacher=place, audio=folder.config['audio'])}")
 
 
 @train_app.command("supernet")
@@ -182,8 +183,8 @@ def train_supernet(
     _tell(f"The supernet is in {folder.path}. Next: {_command('search subnet', run=folder.path, budget='50%')}")
 
 
-def _train(path: Path, job: Row) -> tuple[Supernet, RunFolder]:
-    """Trains a new run as `job` says."""
+def _train(path: Path, job: Row, to: Path | None = None) -> tuple[Supernet, RunFolder]:
+    """Trains a new run as `job` says; `to` is the `--out` that was given."""
     from checkpoints.jobs import build_trainer
     from checkpoints.run_folder import RunFolder
     from search_spaces.errors import OutOfMemoryError
@@ -201,7 +202,7 @@ def _train(path: Path, job: Row) -> tuple[Supernet, RunFolder]:
     run = RunFolder.create(path, {**job, **made}, job["recipe"]["seed"])
     with run.lock():
         try:
-            return _run_trainer(trainer, run, record, screen)
+            return _run_trainer(trainer, run, record, screen, to)
         except OutOfMemoryError as error:
             if run.discard():
                 raise
@@ -242,21 +243,25 @@ def _resume(command: str, path: Path, context: typer.Context) -> tuple[Supernet,
         if changes:
             run.amend(job, {"step": step, "command": _command_line(), "changes": changes})
             _note(*(f"from here on, {key} is {after}, not {before}" for key, (before, after) in changes.items()))
-        return _run_trainer(trainer, run, record, screen, step)
+        return _run_trainer(trainer, run, record, screen, asked.get("to"), step)
 
 
 def _run_trainer(
-    trainer: Trainer, run: RunFolder, record: SupernetRecord, screen: Screen, step: int = 0
+    trainer: Trainer, run: RunFolder, record: SupernetRecord, screen: Screen, to: Path | None, step: int = 0
 ) -> tuple[Supernet, RunFolder]:
     """Trains from a step on and keeps the supernet."""
     teacher = run.config["command"].startswith("train teacher")
-    command = _command("train teacher" if teacher else "train supernet", run=run.path)
-    with _hinting(f"; go on with {command} --resume"), screen:
+    with _hinting(_how_to_go_on("train teacher" if teacher else "train supernet", run.path, to)), screen:
         screen.start("train", trainer.recipe.num_steps, step)
         trainer.run()
         run.save_supernet(trainer.supernet, record)
     _show_stages(run)
     return trainer.supernet, run
+
+
+def _how_to_go_on(command: str, run: Path, to: Path | None) -> str:
+    options = {"run": run} if to is None else {"run": run, "out": to}
+    return f"; go on with {_command(command, **options)} --resume"
 
 
 def _open_audio_of(run: RunFolder, moved_to: str | None = None) -> SpeechCorpus:

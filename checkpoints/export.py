@@ -53,12 +53,10 @@ WRAPPER = Path(__file__).parent / "runtimes" / "modeling_nestling.py"
 HF, ONNX, INT8, S3PRL = "hf", "onnx", "int8", "s3prl"
 TARGETS = (HF, ONNX, INT8, S3PRL)
 """What an export can serve: `transformers`, always; ONNX Runtime, in fp32 and beside it in int8; s3prl."""
-FILES = (
-    *("config.json", "model.safetensors", "preprocessor_config.json", "subnet.json", CARD, MANIFEST),
-    *CODE,
-    *S3PRL_FILES,
-    *ONNX_FILES.values(),
-)
+TEACHER_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", MANIFEST)
+FILES = (*TEACHER_FILES, "subnet.json", CARD, *CODE, *S3PRL_FILES, *ONNX_FILES.values())
+KINDS = {"an export": ("subnet.json", FILES), "a teacher": (MANIFEST, TEACHER_FILES)}
+"""What is written as a folder: the file that tells it from other folders, and all that may be in it."""
 
 
 class ExportError(NestlingError):
@@ -144,29 +142,31 @@ def check_targets(names: Collection[str]) -> None:
             raise ExportError(f"--to {name}: there is no such target; {hint}targets are {', '.join(TARGETS)}")
 
 
-def check_folder(folder: Path, run: Path | None = None) -> None:
-    """Refuses to overwrite what export did not write, before anything is done.
+def check_folder(folder: Path, run: Path | None = None, kind: str = "an export") -> None:
+    """Refuses to overwrite what was not written as the same kind of folder, before anything is done.
 
     Args:
         folder: To be written.
-        run: The run that is exported from.
+        run: The run that it comes from.
+        kind: One of `KINDS`.
 
     Raises:
         ExportError: The folder holds something else, or is or contains where one is or the run.
     """
     place = folder.resolve()
     if Path.cwd().is_relative_to(place):
-        raise ExportError(f"{folder.absolute()} is where you are, and an export replaces its folder; name another")
+        raise ExportError(f"{folder.absolute()} is where you are, and {kind} replaces its folder; name another")
     if run and run.resolve().is_relative_to(place):
-        raise ExportError(f"{folder} is or contains the run {run}, and an export replaces its folder; name another")
+        raise ExportError(f"{folder} is or contains the run {run}, and {kind} replaces its folder; name another")
     if run and place in ((own := RunFolder(run.resolve())).search_path, own.state_path):
-        raise ExportError(f"{folder} belongs to the run {run}, and an export replaces its folder; name another")
+        raise ExportError(f"{folder} belongs to the run {run}, and {kind} replaces its folder; name another")
     if place.is_dir():
         names = {path.name for path in place.iterdir() if not is_unfinished(path)} - {"__pycache__"}
-        if "subnet.json" in names or any(place.glob(f"{PREFIX}*/{REPLACED_CONTENTS}")):  # whole, or left by a kill
-            names = {name for name in names - set(FILES) if not is_card(name)}
+        mark, files = KINDS[kind]
+        if mark in names or any(place.glob(f"{PREFIX}*/{REPLACED_CONTENTS}")):  # whole, or left by a kill
+            names = {name for name in names - set(files) if not (CARD in files and is_card(name))}
         if names:
-            raise ExportError(f"{folder} holds {min(names)}, which is no part of an export; name another folder")
+            raise ExportError(f"{folder} holds {min(names)}, which is no part of {kind}; name another folder")
     check_writable(folder, "--out", folder=True)
 
 

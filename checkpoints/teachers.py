@@ -40,7 +40,7 @@ from checkpoints.manifest import MANIFEST, ManifestError, check_file, check_mani
 from distillation.sources import FrozenNetwork, hash_network
 from search_spaces.costs import count_params
 from search_spaces.errors import FailedError, NestlingError
-from search_spaces.files import write_file
+from search_spaces.files import replacing_folder, write_file
 from supernet.encoder import SAMPLE_RATE_HZ, Encoder, EncoderConfig
 from supernet.model import shape_of
 
@@ -294,6 +294,12 @@ def save_encoder(encoder: Encoder, folder: Path, dtype: torch.dtype = torch.floa
     preprocessor = preprocessor_config(encoder.config, encoder.config.normalize_waveform)
     write_model(folder, {**config, "dtype": str(dtype).removeprefix("torch.")}, weights, preprocessor)
     write_manifest(folder)
+
+
+def replace_teacher(encoder: Encoder, folder: Path) -> None:
+    """As `save_encoder`, but the folder is written whole, in the place of all that was in it."""
+    with replacing_folder(folder, seal=MANIFEST) as written:
+        save_encoder(encoder, written)
 
 
 def write_model(

@@ -295,6 +295,8 @@ def test_a_job_that_cannot_start_leaves_no_run(empty, options, wrong, message):
         ("train supernet --run thesis", "thesis is not empty (chapter.tex …) and not a run; name another folder"),
         ("train teacher --out /proc/none/x", "--out /proc/none/x cannot be written: "),
         ("train teacher --out file", "--out file is a file, and a folder is to be written; name another place"),
+        ("train teacher --out thesis", "thesis holds chapter.tex, which is no part of a teacher; name another folder"),
+        ("train teacher --out t --run t/r", "t is or contains the run t/r, and a teacher replaces its folder; name"),
         ("import supernet no.pt --run thesis", "thesis is not empty (chapter.tex …) and not a run"),
         ("evaluate mfcc --task keywords --out /proc/none", "--out /proc/none cannot be written: "),
         ("measure demo --out thesis", "--out thesis is a folder, and a file is to be written; name another place"),
@@ -717,15 +719,50 @@ def test_seed_and_changes_reach_the_run(empty, options):
     assert a.metrics()[0]["losses"] != b.metrics()[0]["losses"]
 
 
-def test_train_teacher_writes_what_train_supernet_takes(empty, options):
+@pytest.fixture
+def train_teacher(empty, options):
+    """A command."""
     (empty.folder / "teacher.yaml").write_text(TEACHER_RECIPE)
     space, audio = (options[options.index(name) + 1] for name in ("--space", "--audio"))
-    said = empty.done(f"train teacher --space {space} --audio {audio} --config teacher.yaml --precision fp32")
+    return f"train teacher --space {space} --audio {audio} --config teacher.yaml --precision fp32"
+
+
+def test_train_teacher_writes_what_train_supernet_takes(empty, train_teacher):
+    said = empty.done(train_teacher)
     assert said.out.startswith("The teacher is in runs/teacher/teacher. Next: nestling train supernet --teacher")
     teacher = load_teacher(empty.folder / "runs/teacher/teacher")
     assert teacher.encoder.config.embed_dim == SPACE.container.embed_dim
     container = RunFolder(empty.folder / "runs/teacher").load_supernet().extract(SPACE.container)
     assert all(torch.equal(x, teacher.encoder.state_dict()[name]) for name, x in container.state_dict().items())
+
+
+def test_a_teacher_takes_the_place_of_an_earlier_one_whole(empty, train_teacher, monkeypatch):
+    def files():
+        return {path: path.stat().st_ino for path in empty.folder.glob("*/*") if path.parent.name == "mine"}
+
+    def refuse(_folder):
+        raise OSError(errno.EIO, "Input/output error")
+
+    empty.done(f"{train_teacher} --out mine")
+    before, again = files(), "train teacher --run runs/teacher --out mine --resume"
+    assert len(before) == 4
+    with monkeypatch.context() as patch:
+        patch.setattr("checkpoints.teachers.write_manifest", refuse)
+        assert empty(again).code == 1
+    assert files() == before
+    empty.done(again)
+    assert files().keys() == before.keys()
+    (empty.folder / "mine/notes.txt").touch()
+    assert empty(again).err == "error: mine holds notes.txt, which is no part of a teacher; name another folder\n"
+
+
+def test_a_teachers_training_goes_on_with_the_folder_that_was_named(empty, train_teacher, interrupt):
+    interrupt(torch.nn.utils, "clip_grad_norm_", 3, signal.SIGINT)
+    said = empty(f"{train_teacher} --out 'my teacher'")
+    hint = "stopped; go on with nestling train teacher --run runs/teacher --out 'my teacher' --resume"
+    assert (said.code, said.err.splitlines()[-1]) == (130, hint)
+    empty.done(hint.partition("nestling ")[2])
+    assert load_teacher(empty.folder / "my teacher").encoder
 
 
 # Searching
