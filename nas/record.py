@@ -108,7 +108,7 @@ class RecordFile:
         self.path = path
         self.doubts: list[str] = []
         """What is wrong with lines that are otherwise sound."""
-        self._num_bytes = self._num_lines = self._number = 0  # of whole lines that were read; number of the last
+        self._num_bytes = self._num_lines = self._number = 0  # of rows that were read, with newlines; number of the last
         self._num_utterances: dict[str, int] = {}
 
     def read(self) -> list[Row]:
@@ -141,9 +141,10 @@ class RecordFile:
             with self.path.open("a+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)  # the system frees that of a process that dies
                 others = list(self._read(file))
-                file.truncate(self._num_bytes)
+                lacking = b"\n" if file.seek(0, os.SEEK_END) < self._num_bytes else b""  # after the row before
+                file.truncate(self._num_bytes - len(lacking))
                 line = _seal({**row, "number": self._number + 1})
-                file.write(line)
+                file.write(lacking + line)
                 file.flush()
                 os.fsync(file.fileno())
         self._num_bytes, self._num_lines = self._num_bytes + len(line), self._num_lines + 1
@@ -151,10 +152,12 @@ class RecordFile:
         return others
 
     def _read(self, file: BinaryIO) -> Iterator[Row]:
-        if file.seek(0, os.SEEK_END) < self._num_bytes:
+        if file.seek(0, os.SEEK_END) < self._num_bytes - 1:
             raise FailedError(f"{self.path} was cut while it was written; nothing more is kept there")
         file.seek(self._num_bytes)
-        *lines, _torn = file.read().split(b"\n")  # every whole line ends with a newline
+        *lines, last = file.read().split(b"\n")
+        if _is_whole(last):  # but for its newline
+            lines.append(last)
         for line in lines:
             self._num_bytes, self._num_lines = self._num_bytes + len(line) + 1, self._num_lines + 1
             try:
@@ -187,6 +190,15 @@ class RecordFile:
             rows = "a row is" if gone == 1 else f"{gone} rows are"
             self.doubts.append(f"{rows} missing before line {self._num_lines} of {self.path}")
         self._number = number
+
+
+def _is_whole(line: bytes) -> bool:
+    """Whether a line without a newline is a row; no part of a row is JSON."""
+    try:
+        load_json(line, "the line")
+    except NestlingError:
+        return False
+    return True
 
 
 def _seal(row: Mapping[str, Any]) -> bytes:

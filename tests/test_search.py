@@ -274,7 +274,7 @@ def test_killed_search_resumes_as_if_never_killed(path, tmp_path, proposer, afte
     assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("cut", [1, 7, 200])
+@pytest.mark.parametrize("cut", [2, 7, 200])
 def test_torn_last_line_costs_one_candidate(path, cut):
     run(open_record(path))
     whole = path.read_bytes()
@@ -284,6 +284,22 @@ def test_torn_last_line_costs_one_candidate(path, cut):
     assert len(objective.scored) == 1
     assert result.num_evaluated == 1
     assert path.read_bytes() == whole
+
+
+def test_a_last_row_that_lacks_only_its_newline_is_kept(path):
+    run(open_record(path), trials=3)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    reader, writer = open_record(path), open_record(path)
+    assert len(reader.candidates) == 3
+    assert path.read_bytes() == whole[:-1]
+    one, other = (candidate(SPACE.sample(random.Random(seed)), *[1.0] * NUM_UTTERANCES) for seed in (98, 99))
+    writer.add(one)
+    assert path.read_bytes().startswith(whole)
+    reader.add(other)
+    again = open_record(path)
+    assert again.doubts == reader.doubts == ()
+    assert [c.subnet for c in again.candidates[3:]] == [one.subnet, other.subnet]
 
 
 def test_reading_a_torn_record_does_not_change_it(path):
