@@ -108,7 +108,7 @@ class RecordFile:
         self.path = path
         self.doubts: list[str] = []
         """What is wrong with lines that are otherwise sound."""
-        self._num_bytes = self._num_lines = self._number = 0  # of rows that were read, with newlines; number of the last
+        self._num_bytes = self._num_lines = self._number = 0  # of rows, newlines included; number of the last
         self._num_utterances: dict[str, int] = {}
 
     def read(self) -> list[Row]:
