@@ -12,7 +12,7 @@ import torch
 
 from checkpoints.formats.hugging_face import TeacherError
 from checkpoints.run_folder import RunError, RunFolder, SupernetRecord
-from checkpoints.teachers import DEMO, Teacher, find_model, load_teacher, locate
+from checkpoints.teachers import DEMO, Teacher, load_teacher, locate
 from distillation.factory import SourceFactory, check_sources
 from distillation.stages import CHANGEABLE, Recipe, Stage, change_recipe, find_changes, is_changeable, load_recipe
 from distillation.trainer import Step, Trainer, generator, open_device
@@ -77,7 +77,7 @@ def resume_job(kept: Job, asked: Mapping[str, Any], step: int) -> tuple[Job, dic
         step: Steps that are done.
 
     Returns:
-        The job, and what changed: `stage-2.learning_rate` -> [before, after]. The same audio may be elsewhere.
+        The job, and what changed: `stage-2.learning_rate` -> [before, after]. Audio and teacher may be elsewhere.
 
     Raises:
         NestlingError: Lists the options that cannot change; or as `describe_job`.
@@ -87,11 +87,11 @@ def resume_job(kept: Job, asked: Mapping[str, Any], step: int) -> tuple[Job, dic
     sets = [*asked.get("changes", ()), *([f"seed={asked['seed']}"] if "seed" in asked else [])]
     after = change_recipe(before, sets)
     done = [s.name for i, s in enumerate(before.stages) if sum(x.steps for x in before.stages[: i + 1]) <= step]
-    refused = []
+    refused, teacher = [], kept["teacher"]
     if "space" in asked and (space := SearchSpace.load(asked["space"])).to_dict() != kept["space"]:
         refused.append(f"--space {space.name} (the run has {kept['space']['name']})")
     for option in ("teacher", "init"):
-        if option in asked and not _is_same(asked[option], kept["teacher"]):
+        if option in asked and (teacher := _find_same(asked[option], kept)) is None:
             refused.append(f"--{option} {asked[option]} (the run has {kept['teacher']})")
     if "config" in asked and (other := find_changes(load_recipe(asked["config"], sets), after)):
         refused.append(f"--config {asked['config']} (the run differs in {next(iter(other))})")
@@ -108,22 +108,27 @@ def resume_job(kept: Job, asked: Mapping[str, Any], step: int) -> tuple[Job, dic
             f"a resumed run goes on as it began, which rules out {', '.join(refused)}; leave them out or start another "
             f"run. What may change: --device, --precision, and by --set {', '.join(CHANGEABLE)}"
         )
-    job = {**kept, "recipe": after.model_dump(mode="json")}
+    job = {**kept, "recipe": after.model_dump(mode="json"), "teacher": teacher}
     job |= {"audio": locate(asked["audio"], BY_NAME)} if "audio" in asked else {}
     job |= {"device": asked["device"]} if "device" in asked else {}
     if "precision" in asked:
         job["precision"] = _choose_precision(asked["precision"], job["device"])
-    changes |= {name: (kept[name], job[name]) for name in ("audio", "device", "precision") if kept[name] != job[name]}
+    free = ("teacher", "audio", "device", "precision")
+    changes |= {name: (kept[name], job[name]) for name in free if kept[name] != job[name]}
     return job, {key: list(values) for key, values in changes.items()}
 
 
-def _is_same(name: str, other: str | None) -> bool:
-    """Whether a name is that of the run's teacher, which may have a commit, or may be written from another folder."""
-    if other is None or name in (other, other.partition("@")[0]):
-        return other is not None
-    if "@" in name and name.partition("@")[0] == other.partition("@")[0]:
-        return other == f"{name.partition('@')[0]}@{find_model(name).revision}"
-    return Path(name).resolve() == Path(other).resolve()
+def _find_same(name: str, kept: Job) -> str | None:
+    """Where the run's teacher is, if that is what a name leads to: by its name, or by its shape and weights."""
+    other: str | None = kept["teacher"]
+    if other is None or name in (other, other.partition("@")[0]) or Path(name).resolve() == Path(other).resolve():
+        return other
+    if not (wanted := kept.get("teacher_hash")):
+        return None
+    teacher = load_teacher(name)
+    if teacher.hash != wanted:
+        return None
+    return f"{teacher.name}@{teacher.revision}" if teacher.revision else locate(name, (DEMO,))
 
 
 def _choose_precision(precision: str, device: str) -> str:

@@ -686,6 +686,22 @@ def test_a_teacher_that_moved_is_named_by_its_key(nestling, options):
     assert f"there is no folder {teacher}-gone; `teacher` in runs/a/config.yaml names it" in said.err
 
 
+def test_a_resumed_run_takes_its_teacher_wherever_that_is(nestling, options):
+    run = RunFolder(nestling.folder / "runs/a")
+    teacher, moved = options[options.index("--teacher") + 1], nestling.folder / "moved"
+    shutil.copytree(teacher, moved)
+    save_encoder(make_teacher(), nestling.folder / "wider", torch.float64)  # the same numbers in other bytes
+    save_encoder(make_teacher(seed=1), nestling.folder / "other")
+    said = nestling("train supernet --run runs/a --resume --teacher other")
+    assert (said.code, run.config["teacher"]) == (2, teacher)
+    assert f"rules out --teacher other (the run has {teacher})" in said.err
+    for name, before in (("moved", teacher), ("wider", str(moved))):
+        said = nestling.done(f"train supernet --run runs/a --resume --teacher {name}")
+        assert f"from here on, teacher is {nestling.folder / name}, not {before}" in said.err
+        assert run.config["teacher"] == str(nestling.folder / name)
+    nestling.done("search subnet --budget 8k --trials 2")
+
+
 def test_a_run_whose_writer_was_killed_elsewhere_is_taken_over(nestling):
     (nestling.folder / "runs/a/lock").write_text("process 12 on a-container")
     said = nestling("search subnet --budget 8k --trials 2 --utterances 2")
