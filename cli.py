@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from speech_tasks.comparison import Cell, Comparison
     from supernet.model import Supernet
 
-out = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 120)
+out = Console(highlight=False, emoji=False, width=None if sys.stdout and sys.stdout.isatty() else 120)
 log = Console(stderr=True, highlight=False, emoji=False)
 MAX_LINES, MAX_LENGTH = 6, 600
 """Of an error, and of a line of it."""
@@ -1298,6 +1298,7 @@ def main() -> None:
     number, and says how to go on.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads must not take a core from working ones
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # no result is lost over an arrow that latin-1 lacks
@@ -1314,6 +1315,13 @@ def main() -> None:
             raise
         code = _explain(error)
     sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """What the shell closed (`>&-`) takes anything and shows nothing: else the next file would get its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - open to the end
 
 
 def _explain(error: Exception) -> int:

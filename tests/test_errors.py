@@ -1,9 +1,12 @@
 """Whose fault an error is, and what the person at the keyboard is told."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import cli
 from search_spaces import space
 from tests.shell import Shell
 
@@ -62,3 +65,26 @@ def test_a_machine_that_refuses_is_code_1(nestling, monkeypatch):
     monkeypatch.setattr(space.SearchSpace, "load", load)
     said = nestling("space tiny")
     assert (said.code, said.err) == (1, "error: [Errno 28] No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("space tiny >&-", 0, ""),
+        ("space tiny --format json >&-", 0, ""),
+        ("--help <&- >&- 2>&-", 0, ""),
+        ("space tini >&-", 2, "error: no space `tini`; "),
+        ("space tini 2>&-", 2, ""),
+    ],
+)
+def test_a_stream_that_is_closed_is_silent(command, code, said):
+    done = subprocess.run(
+        f"exec {sys.executable} -m cli {command}",
+        shell=True,
+        cwd=Path(cli.__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr[: len(said)]) == (code, "", said), done.stderr
+    assert len(done.stderr.splitlines()) == bool(said)
