@@ -11,7 +11,7 @@ dimension, f inner dimension of a feed-forward network, D width in which gates r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from typing import Any, TypeVar
@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 SAMPLE_RATE_HZ = 16_000
-TAPS = ("hidden", "ffn", "attention", "probabilities", "values", "front_end")
+LAYER_TAPS = ("ffn", "attention", "probabilities", "values")
+TAPS = ("hidden", *LAYER_TAPS, "front_end")
 
 Lengths = TypeVar("Lengths", int, Tensor)
 
@@ -128,9 +129,9 @@ class Trace:
     front_end: Tensor | None = None
     """Output of the last convolution, (B, T, C)."""
 
-    def add(self, tapped: Mapping[str, Tensor]) -> None:
-        """Puts what one layer gave to each tap at the end of that tap's list."""
-        for tap, tensor in tapped.items():
+    def add(self, taps: Collection[str], tapped: Iterable[Tensor]) -> None:
+        """Puts what one layer gave to each of `taps`, in the order of `LAYER_TAPS`, at the end of that tap's list."""
+        for tap, tensor in zip([tap for tap in LAYER_TAPS if tap in taps], tapped, strict=True):
             getattr(self, tap).append(tensor)
 
 
@@ -334,8 +335,11 @@ class TransformerLayer(nn.Module):
         relative: Tensor | None,
         taps: Collection[str],
         dropout: Dropout,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The output, (B, T, d), and what the taps ask for."""
+    ) -> tuple[Tensor, ...]:
+        """The output, (B, T, d), and what `taps` ask for, in the order of `LAYER_TAPS`.
+
+        Side by side, since reentrant checkpointing takes what is inside of anything else for no output.
+        """
         tapped: dict[str, Tensor] = {}
         heard = self.layer_norm(x) if self.norm_first else x
         x = x + _drop(self.attention(heard, bias, relative, taps, tapped, dropout.attention), dropout.hidden)
@@ -345,7 +349,8 @@ class TransformerLayer(nn.Module):
         if "ffn" in taps:
             tapped["ffn"] = out
         x = x + _drop(out, dropout.hidden)
-        return x if self.norm_first else self.final_layer_norm(x), tapped
+        x = x if self.norm_first else self.final_layer_norm(x)
+        return x, *(tapped[tap] for tap in LAYER_TAPS if tap in taps)
 
 
 class Transformer(nn.Module):
@@ -391,10 +396,10 @@ class Transformer(nn.Module):
                 continue
             inputs = (x, bias, relative, taps, dropout)
             if self.gradient_checkpointing and self.training:
-                x, tapped = self._gradient_checkpointing_func(layer, *inputs)
+                x, *tapped = self._gradient_checkpointing_func(layer, *inputs)
             else:
-                x, tapped = layer(*inputs)
-            trace.add(tapped)
+                x, *tapped = layer(*inputs)
+            trace.add(taps, tapped)
         if "hidden" in taps:
             trace.hidden.append(x)
         trace.last = self.layer_norm(x) if self.norm_first else x

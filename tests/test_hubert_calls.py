@@ -203,6 +203,30 @@ def test_gradient_checkpointing_computes_layers_again(pair: tuple[Any, Any], ree
     assert learn()[2] == 1
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing:FutureWarning")
+def test_attentions_keep_their_gradients_under_checkpointing(pair: tuple[Any, Any], reentrant: bool) -> None:
+    """In every weight."""
+    _, ours = pair
+    ours.train()
+    ours.config.layerdrop = 0.0
+
+    def learn() -> dict[str, Tensor]:
+        ours.zero_grad()
+        torch.manual_seed(0)
+        out = ours(WAVE, output_attentions=True)
+        (out.last_hidden_state.square().mean() + sum(x.square().sum() for x in out.attentions)).backward()
+        return {name: w.grad.clone() for name, w in ours.named_parameters() if w.grad is not None}
+
+    wanted = learn()
+    ours.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    got = learn()
+    assert got.keys() == wanted.keys()
+    largest = max(float(gradient.abs().max()) for gradient in wanted.values())
+    for name, gradient in wanted.items():
+        assert torch.allclose(got[name], gradient, atol=1e-5 * largest), name
+
+
 def test_a_head_learns_on_a_frozen_front_end(pair: tuple[Any, Any]) -> None:
     """As recipes for CTC do it: frozen front-end, lengths of frames by the model, gradients of all the rest."""
     _, ours = pair
