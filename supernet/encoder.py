@@ -101,7 +101,7 @@ class Dropout:
     features: float = 0.0
     """Of channels, after the feature projection."""
     layer: float = 0.0
-    """Of whole layers."""
+    """Of whole layers, whose taps then hold None."""
 
 
 NO_DROPOUT = Dropout()
@@ -122,14 +122,14 @@ class Trace:
     """Output of each feed-forward network before the residual sum: L tensors, (B, T, d)."""
     attention: list[Tensor] = field(default_factory=list)
     """Attention scores before the softmax, without mask and position bias: L tensors, (B, n, T, T)."""
-    probabilities: list[Tensor] = field(default_factory=list)
+    probabilities: list[Tensor | None] = field(default_factory=list)
     """What the softmax makes of scores, mask and position bias: L tensors, (B, n, T, T)."""
     values: list[Tensor] = field(default_factory=list)
     """Value vectors: L tensors, (B, n, T, H)."""
     front_end: Tensor | None = None
     """Output of the last convolution, (B, T, C)."""
 
-    def add(self, taps: Collection[str], tapped: Iterable[Tensor]) -> None:
+    def add(self, taps: Collection[str], tapped: Iterable[Tensor | None]) -> None:
         """Puts what one layer gave to each of `taps`, in the order of `LAYER_TAPS`, at the end of that tap's list."""
         for tap, tensor in zip([tap for tap in LAYER_TAPS if tap in taps], tapped, strict=True):
             getattr(self, tap).append(tensor)
@@ -393,6 +393,7 @@ class Transformer(nn.Module):
             if "hidden" in taps:
                 trace.hidden.append(x)
             if dropout.layer and torch.rand(()) < dropout.layer:
+                trace.add(taps, [None] * len(set(taps) & set(LAYER_TAPS)))
                 continue
             inputs = (x, bias, relative, taps, dropout)
             if self.gradient_checkpointing and self.training:

@@ -153,6 +153,23 @@ def test_dropout_is_a_huberts_to_the_bit_of_its_masks(pair: tuple[Any, Any]) -> 
     assert error_of([ours.train()(WAVE).last_hidden_state], [still]) <= TOLERANCE
 
 
+@pytest.mark.parametrize("return_dict", [False, True])
+def test_a_layer_that_is_left_out_has_no_attention(pair: tuple[Any, Any], return_dict: bool) -> None:
+    """None in its place: the i-th attention is of layer i, and the layer gives what it gets."""
+    _, ours = pair
+    ours.config.layerdrop, found = 0.5, set()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        out = ours.train()(WAVE, output_attentions=True, output_hidden_states=True, return_dict=return_dict)
+        hidden, attentions = (out.hidden_states, out.attentions) if return_dict else out[1:]
+        assert (len(hidden), len(attentions)) == (3, 2)
+        dropped = tuple(torch.equal(hidden[i], hidden[i + 1]) for i in range(2))
+        assert tuple(attention is None for attention in attentions) == dropped
+        assert all(x is None or x.shape == (2, 4, 15, 15) for x in attentions)
+        found.add(dropped)
+    assert len(found) == 4
+
+
 def test_the_configuration_keeps_dropout(folders: tuple[Path, Path], tmp_path: Path) -> None:
     model = AutoModel.from_pretrained(folders[1], trust_remote_code=True)
     model.config.hidden_dropout, model.config.layerdrop = 0.25, 0.0

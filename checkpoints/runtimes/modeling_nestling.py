@@ -97,7 +97,7 @@ class NestlingModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         **options: object,
-    ) -> BaseModelOutput | tuple[Tensor | tuple[Tensor, ...], ...]:
+    ) -> BaseModelOutput | tuple[Tensor | tuple[Tensor | None, ...], ...]:
         """Encodes a batch of waveforms.
 
         In training, layers, channels and attention are left out as the configuration says. Frames are masked where
@@ -114,7 +114,8 @@ class NestlingModel(PreTrainedModel):  # type: ignore[no-untyped-call]
 
         Returns:
             `last_hidden_state`, (B, T, d); `hidden_states`, L + 1 of them; `attentions`, L of them, (B, n, T, T),
-            whatever the implementation of attention. They are those of all frames before dropout.
+            whatever the implementation of attention. They are those of all frames before dropout; None for a layer that
+            is left out.
 
         Raises:
             ValueError: A row has too little audio for a frame, or padding that is not on the right.
