@@ -184,6 +184,7 @@ def spread_of_trials(
     measure: Callable[[int, Floats, Floats], float],
     sides: tuple[NDArray[np.int64], NDArray[np.int64]],
     names: Sequence[str],
+    count: int | None = None,
 ) -> Spread:
     """The spread of a number over trials, each between what two speakers say, or between what one says twice.
 
@@ -195,6 +196,7 @@ def spread_of_trials(
         measure: A seed, how much each speaker counts, (K,), and each trial, (N,) -> the number.
         sides: The two speakers of each trial, (N,) twice, as places in `names`.
         names: The K speakers.
+        count: How many of them the number can be judged by; None for all.
     """
     size, every = len(names), range(len(np.asarray(seeds)))
     speakers, trials = np.ones(size), np.ones(len(sides[0]))
@@ -209,7 +211,7 @@ def spread_of_trials(
     group = generator("groups of trials", size).permutation(size**2)[low * size + high] % NUM_GROUPS
     group[low == high] = -1  # what one speaker says twice is counted once
     shared = {f"{fitted} {i}": move(speakers, trials - LESS * (group == i)) for i in np.unique(group[group >= 0])}
-    return spread_of_moves(fitted, seeds, moves, size, shared)
+    return spread_of_moves(fitted, seeds, moves, size if count is None else count, shared)
 
 
 def quantile(degrees: float) -> float:

@@ -155,6 +155,7 @@ def score_of_trials(
     speakers: Sequence[str],
     errors: Errors,
     settings: Mapping[str, float] | None = None,
+    count: int | None = None,
 ) -> Score:
     """A metric over trials between two utterances, such as an equal error rate.
 
@@ -167,6 +168,7 @@ def score_of_trials(
         speakers: All of them.
         errors: By utterance.
         settings: What the sweep chose.
+        count: How many of the speakers the metric can be judged by; None for all.
     """
-    spread = spread_of_trials(fitted_for(metric), seeds, measure, sides, speakers)
+    spread = spread_of_trials(fitted_for(metric), seeds, measure, sides, speakers, count)
     return Score(metric, condition, float(np.mean(seeds)), tuple(seeds), spread, settings or {}, errors)

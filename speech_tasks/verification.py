@@ -167,7 +167,9 @@ def score_verification(
     shares = [100 * share_trial_errors((x @ x.T).double().numpy(), owners) for x in embeddings]
     errors = Errors(Voices.of(trials.clips), np.stack([np.stack([x, np.ones(len(x))], axis=1) for x in shares]))
     seeds = [100 * equal_error_rate(cosines, first == second) for cosines in heard]
-    return score_of_trials("EER", condition, seeds, measure, sides, trials.speakers, errors, settings)
+    # Misses are judged by who says two clips; false alarms of two speakers alone are those of one pair.
+    judges = min(int(same.sum()), size if size > 2 else 1)
+    return score_of_trials("EER", condition, seeds, measure, sides, trials.speakers, errors, settings, judges)
 
 
 class VoiceHead(nn.Module):

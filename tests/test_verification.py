@@ -17,11 +17,13 @@ from search_spaces.costs import count_frames
 from search_spaces.subnet import Backbone
 from speech_tasks import verification
 from speech_tasks.aggregates import METRICS
+from speech_tasks.comparison import Comparison
 from speech_tasks.heads import Plan
 from speech_tasks.metrics import equal_error_rate, find_equal_errors
 from speech_tasks.store import Clip, FeatureStore
 from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN, Material
 from speech_tasks.verification import EMBEDDING, Trials, Verification, VoiceHead, score_verification
+from tests.evaluation_cases import make_entry
 from tests.probe_cases import talk
 from tests.speech_cases import FakeCorpus, seeded, spectral_states, utterance
 
@@ -47,7 +49,7 @@ def home(allow_test=True):
 
 
 def abroad(allow_test=True):
-    return FakeCorpus({"test": talk("test", UNSEEN[:2], 8, 2, 8)}, name="abroad", hash="abroad", allow_test=allow_test)
+    return FakeCorpus({"test": talk("test", UNSEEN[:3], 12, 2, 8)}, name="abroad", hash="abroad", allow_test=allow_test)
 
 
 def spoken_by(speakers, num_samples=8000):
@@ -264,6 +266,21 @@ def test_the_interval_is_that_of_what_each_speaker_moves():
     assert found.seeds == pytest.approx(rates)
     assert found.half_interval == pytest.approx(student.ppf(0.975, degrees) * np.sqrt(variance + of_seeds))
     np.testing.assert_allclose(found.errors.tallies[:, :, 0].mean(1), rates, atol=6)  # at a threshold, not between two
+
+
+@pytest.mark.parametrize(
+    ("speakers", "count"), [("aaabbb", 1), ("aaab", 1), ("aaabcd", 1), ("aabbc", 2), ("aabbcc", 3)]
+)
+def test_two_voices_or_one_that_is_heard_twice_judge_nothing(speakers, count):
+    """False alarms of two voices are those of one pair, misses of one voice its own: nothing says how they vary."""
+    heads = [[torch.from_numpy(draw_embeddings(speakers, seed)) for seed in seeds] for seeds in ((0, 1), (2, 3))]
+    scores = [score_verification(IN_DOMAIN, trials_of(speakers), one) for one in heads]
+    entries = [make_entry(name, [score]) for name, score in zip("ab", scores, strict=True)]
+    cell = Comparison(entries).cell(entries[1], "EER", IN_DOMAIN)
+    assert scores[0].spread.count == count
+    for half in (scores[0].half_interval, cell.half_interval):
+        assert np.isfinite(half) == (count > 1)
+    assert count > 1 or cell.verdict == ""
 
 
 @pytest.mark.parametrize("ratio", [0.5, 1.0, 2.0])
