@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ _ENDLESS_BYTES = 2**62
 _MAX_CHUNKS = 1000
 _MAX_HEADER = 4096
 _BLOCK_SECONDS = 10
+_MP3_LENGTH = re.compile(rb"\xff[\xe0-\xff].{11,36}?(Xing|Info)(?P<flags>.{4})(?P<numbers>.{8})", re.DOTALL)
+"""In an mp3 file's first frame: frames and bytes in all, as far as the flags say that they are given."""
+_MAX_REST = 2**20  # bytes: enough to know it for mp3
 _UNREADABLE = (OSError, ValueError, TypeError, soundfile.SoundFileError)
 
 
@@ -54,7 +58,7 @@ def examine(file: Path) -> Sound | str:
             return "is a folder" if file.is_dir() else "is no file" if file.exists() else "does not exist"
         if file.stat().st_size == 0:
             return "is empty"
-        if complaint := _check_wav_length(file):
+        if complaint := _check_wav_length(file) or _check_mp3_length(file):
             return complaint
         with _open(file) as sound:
             return _check_header(sound) or _decode(sound, file)
@@ -249,6 +253,29 @@ def _check_wav_length(file: Path) -> str | None:
     start, num_bytes = (wav.start, wav.num_bytes) if wav else (8, int.from_bytes(head[4:], "little"))
     if num_bytes < _UNKNOWN_BYTES and size + min(start, _MAX_HEADER) < start + num_bytes:
         return f"is cut short: {size} of {start + num_bytes} bytes are there"
+    return None
+
+
+def _check_mp3_length(file: Path) -> str | None:
+    """An mp3 file behind whose end, by its header, there is more mp3, of which libsndfile would read nothing."""
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        head = opened.read(10)
+        start = 10 + sum((byte & 127) << 7 * (3 - i) for i, byte in enumerate(head[6:])) if head[:3] == b"ID3" else 0
+        opened.seek(start)
+        found = _MP3_LENGTH.search(opened.read(_MAX_HEADER))
+        if not found or not found["flags"][-1] & 2:
+            return None
+        counts_frames = found["flags"][-1] & 1
+        end = start + found.start() + int.from_bytes(found["numbers"][4 * counts_frames :][:4])
+        opened.seek(end)
+        rest = opened.read(_MAX_REST)
+    with (
+        suppress(soundfile.LibsndfileError),
+        soundfile.SoundFile(io.BytesIO(rest[128 * (rest[:3] == b"TAG") :])) as more,
+    ):
+        if more.format == "MP3" and more.frames >= MIN_SECONDS * more.samplerate:
+            return f"is several mp3 files in one: the first ends after {end} of {size} bytes; split it"
     return None
 
 

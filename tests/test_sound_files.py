@@ -126,6 +126,23 @@ def test_mp3_that_was_cut_short_says_so(tmp_path):
     assert "a.mp3 promises 32000 samples and holds " in str(heard(tmp_path))
 
 
+@pytest.mark.parametrize("before", [b"", b"ID3\x03\0\0\0\0\x07\x76" + bytes(1014)], ids=["plain", "tagged"])
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
+def test_mp3_files_behind_one_another_are_not_taken_for_the_first(tmp_path, mode, before):
+    soundfile.write(tmp_path / "a.mp3", WAVE, RATE, bitrate_mode=mode)
+    soundfile.write(tmp_path / "b.mp3", WAVE[::-1], 44_100)
+    one, other = (before + (tmp_path / name).read_bytes() for name in ("a.mp3", "b.mp3"))
+    (tmp_path / "b.mp3").unlink()
+    old, cover = b"TAG" + bytes(125), b"APETAGEX" + b"\xff\xfb\x90\x64" * 500
+    for rest in (b"", old, bytes(5000), cover, one[-150:]):
+        (tmp_path / "a.mp3").write_bytes(one + rest)
+        assert len(heard(tmp_path)["a.mp3"]) == len(WAVE)
+    for rest in (one, other, old + one, one + other):
+        (tmp_path / "a.mp3").write_bytes(one + rest)
+        wanted = f"a.mp3 is several mp3 files in one: the first ends after {len(one)} of {len(one + rest)} bytes"
+        assert wanted in str(heard(tmp_path))
+
+
 WRONG = {  # 44 bytes of header: the size of the rest is at 4, that of the samples at 40
     **{f"riff {by:+d}": {4: 64_036 + by} for by in (-44, -36, -8, -1, 1, 8, 36, 44)},
     **{f"riff {size:x}": {4: size} for size in (0, 0x7FFFF000, 0xFFFFFFFF)},
