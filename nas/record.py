@@ -65,7 +65,7 @@ class ScoreRow:
     @cached_property
     def score(self) -> Score:
         """Utterance by utterance."""
-        return Score(np.array([np.nan if loss is None else loss for loss in self.per_utterance], np.float32))
+        return Score(np.array(self.per_utterance, np.float32))  # None is NaN
 
 
 @dataclass(frozen=True)

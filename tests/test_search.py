@@ -1,7 +1,9 @@
+import fcntl
 import json
 import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -461,6 +463,53 @@ def test_rows_of_an_older_nestling_are_taken_as_they_are(path):
         change(path, number, dict.copy, seal=False)
     assert summary(run(open_record(path), trials=9)) == whole
     assert [json.loads(line).get("number") for line in path.read_text().splitlines()] == [None] * 6 + [7, 8, 9, 10]
+
+
+@pytest.mark.parametrize("number", [2, "3"], ids=["one that was there", "a word"])
+def test_a_row_whose_number_is_not_the_next_is_said_and_kept(path, number):
+    run(open_record(path), trials=3)
+
+    def renumber(row):
+        row["number"] = number
+        del row["check"]
+
+    change(path, 3, renumber)
+    record = open_record(path)
+    assert record.doubts == (
+        f"line 3 of {path} is row {number}, which has its place before it",
+        f"a row is missing before line 4 of {path}",
+    )
+    assert len(record.candidates) == 3
+
+
+def test_damage_done_by_others_while_a_search_runs_is_named_by_its_line(path):
+    record = open_record(path)
+    for i in range(3):
+        record.add(candidate(SPACE.sample(random.Random(i)), 1.0))
+    with path.open("ab") as file:
+        file.write(b"nonsense\n")
+    with pytest.raises(ValueError, match=r"line 4 of .*candidates\.jsonl is damaged"):
+        record.add(candidate(SPACE.container, 1.0))
+
+
+def test_a_row_is_forced_to_the_disk_before_it_counts(path, monkeypatch):
+    record, forced = open_record(path), []
+    monkeypatch.setattr("nas.record.os.fsync", lambda _: forced.append(path.read_bytes()))
+    record.add(candidate(SPACE.container, 1.0))
+    assert forced == [path.read_bytes()]
+
+
+def test_who_appends_waits_for_who_is_appending(path):
+    record = open_record(path)
+    record.start("a search")
+    with ThreadPoolExecutor() as pool, path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        added = pool.submit(record.add, candidate(SPACE.container, 1.0))
+        with pytest.raises(TimeoutError):
+            added.result(timeout=0.3)
+        fcntl.flock(other, fcntl.LOCK_UN)
+        added.result(timeout=30)
+    assert len(open_record(path).candidates) == 1
 
 
 @pytest.mark.parametrize("delete", [True, False], ids=["deleted", "cut"])
