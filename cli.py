@@ -6,6 +6,7 @@ Results go to stdout, progress and logs to stderr. Exit code 0: done; 1: failed;
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -57,6 +58,8 @@ REMEDIES = {
     "demo": "take --quick",
 }
 """Command -> what to do where memory does not suffice."""
+NAMES_NOTHING = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)
+"""What a system answers to a name that nothing can have: whoever gave it can give another."""
 UsageError: Any = typer.BadParameter.__base__
 """What typer raises of words that it does not understand; it gives no name to it."""
 PLAIN_SECONDS = 10.0
@@ -1332,6 +1335,8 @@ def _explain(error: Exception) -> int:
     if not isinstance(error, NestlingError | UsageError) and (shortage := describe_shortage(error)):
         remedy = REMEDIES.get(next(iter(sys.argv[1:]), ""), "ask for less")
         error = OutOfMemoryError(f"{shortage}; {remedy}, or close other programs")
+    if isinstance(error, OSError) and error.errno in NAMES_NOTHING:
+        error = NestlingError(f"{error.filename}: {error.strerror}; give another name")
     if isinstance(error, NestlingError):
         first, *more = map(str, error.args)
         if len(more) >= MAX_LINES:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -153,12 +154,12 @@ def check_folder(folder: Path, run: Path | None = None, kind: str = "an export")
     Raises:
         ExportError: The folder holds something else, or is or contains where one is or the run.
     """
-    place = folder.resolve()
+    place = Path(os.path.realpath(folder))
     if Path.cwd().is_relative_to(place):
         raise ExportError(f"{folder.absolute()} is where you are, and {kind} replaces its folder; name another")
-    if run and run.resolve().is_relative_to(place):
+    if run and Path(os.path.realpath(run)).is_relative_to(place):
         raise ExportError(f"{folder} is or contains the run {run}, and {kind} replaces its folder; name another")
-    if run and place in ((own := RunFolder(run.resolve())).search_path, own.state_path):
+    if run and place in ((own := RunFolder(Path(os.path.realpath(run)))).search_path, own.state_path):
         raise ExportError(f"{folder} belongs to the run {run}, and {kind} replaces its folder; name another")
     if place.is_dir():
         names = {path.name for path in place.iterdir() if not is_unfinished(path)} - {"__pycache__"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -121,7 +122,7 @@ def resume_job(kept: Job, asked: Mapping[str, Any], step: int) -> tuple[Job, dic
 def _find_same(name: str, kept: Job) -> str | None:
     """Where the run's teacher is, if that is what a name leads to: by its name, or by its shape and weights."""
     other: str | None = kept["teacher"]
-    if other is None or name in (other, other.partition("@")[0]) or Path(name).resolve() == Path(other).resolve():
+    if other is None or name in (other, other.partition("@")[0]) or os.path.realpath(name) == os.path.realpath(other):
         return other
     if not (wanted := kept.get("teacher_hash")):
         return None

@@ -137,6 +137,8 @@ def check_writable(path: Path, option: str, *, folder: bool) -> None:
     """
     target = Path(os.path.realpath(path))
     try:
+        if any(place.is_symlink() for place in (target, *target.parents)):  # all are followed that lead anywhere
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         if target.exists() and target.is_dir() != folder:
             kinds = ("a file", "a folder") if folder else ("a folder", "a file")
             raise NestlingError(f"{option} {path} is {kinds[0]}, and {kinds[1]} is to be written; name another place")

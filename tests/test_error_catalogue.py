@@ -61,6 +61,7 @@ def shell(tmp_path_factory):
     (folder / "binary.bin").write_bytes(bytes(range(256)) * 40)
     with zipfile.ZipFile(folder / "zip.pt", "w") as archive:
         archive.writestr("a/b", "c")
+    (folder / "loop").symlink_to("loop")
     for name in ("empty", "other", "weightless"):
         (folder / name).mkdir()
     shutil.copy(folder / "audio/take-01.wav", folder / "other/x.wav")
@@ -619,6 +620,29 @@ USERS = [
     ("search subnet --run runs/a --audio ''", "`` is neither a folder of audio nor a manifest"),
     ("export subnet --out x --run runs/keyless --subnet subnet.json", "runs/keyless/config.yaml: missing key `recipe`"),
     ("export subnet --out x --run runs/liar", "runs/liar/search/result.json"),
+    *(
+        (f"{command} {'x' * 300}", "File name too long; give another name")
+        for command in (
+            "report --run",
+            "space",
+            "train supernet --run",
+            "train supernet --config",
+            "train supernet --audio",
+            "train supernet {job} --teacher",
+            "train teacher --out",
+            "import supernet zip.pt --run",
+            "cost --space tiny --subnet",
+            "evaluate",
+            "measure",
+            "demo --quick --run",
+        )
+    ),
+    ("evaluate mfcc --out loop", "--out loop cannot be written: Too many levels of symbolic links; name another place"),
+    ("train teacher --out loop", "--out loop cannot be written: Too many levels of symbolic links; name another place"),
+    ("export subnet --run runs/a --out loop", "--out loop cannot be written: Too many levels of symbolic links"),
+    ("train supernet --run loop/x", "--run loop/x cannot be written: Too many levels of symbolic links"),
+    ("train supernet --run loop", "--run loop cannot be written: Too many levels of symbolic links"),
+    ("measure encoder --out loop", "--out loop cannot be written: Too many levels of symbolic links"),
     ("report --run runs/liar", "runs/liar/search/result.json"),
 ]
 """What was typed -> what is said of it; {job} is a whole training job but for its teacher, {here} the folder."""
