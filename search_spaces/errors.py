@@ -53,12 +53,16 @@ _SHORTAGES = (
 
 
 def describe_shortage(error: Exception) -> str | None:
-    """What an allocator said: that of Python, NumPy, PyTorch or ONNX Runtime. None where memory was not the reason."""
+    """What an allocator said: that of Python, NumPy, PyTorch or ONNX Runtime. None where memory was not the reason.
+
+    PyTorch and C++ say it in a RuntimeError, ONNX Runtime in classes of its own; in any other, such words are quoted.
+    """
     said = str(error)
     if isinstance(error, OSError):
         short = error.errno == errno.ENOMEM
     else:
-        short = isinstance(error, MemoryError) or any(words in said.lower() for words in _SHORTAGES)
+        speaks = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime.")
+        short = isinstance(error, MemoryError) or (speaks and any(words in said.lower() for words in _SHORTAGES))
     if not short:
         return None
     return f"not enough memory ({said.splitlines()[0]})" if said else "not enough memory"

@@ -28,6 +28,7 @@ from checkpoints.run_report import collect_record, collect_report
 from checkpoints.teachers import load_encoder, load_teacher, save_encoder
 from nas.objective import DistillationObjective
 from search_spaces.costs import count_macs, count_params
+from search_spaces.errors import NestlingError
 from tests.shell import Shell
 from tests.test_whole_files import full_disk
 from tests.training_cases import SPACE, make_teacher, make_wave, write_audio, write_case
@@ -550,6 +551,17 @@ def test_too_little_memory_names_what_to_lower_and_blocks_no_next_try(empty, opt
         "or close other programs"
     )
     assert list((empty.folder / "runs").iterdir()) == []
+
+
+def test_who_only_speaks_of_memory_is_not_short_of_it(empty, options, monkeypatch):
+    text = "out of memory.wav could be read when it was opened, and no longer"
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: raise_(NestlingError(text)))
+    said = empty("train supernet --run runs/a", *options)
+    assert (said.code, said.err.splitlines()[-1]) == (2, f"error: {text}")
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: raise_(KeyError(text)))
+    said = empty("train supernet --run runs/b", *options)
+    assert said.err.splitlines()[-2] == f"error: this is a fault of Nestling, not yours: KeyError: '{text}'"
+    Path(said.err.splitlines()[-1].removeprefix("where it happened is in ").partition(";")[0]).unlink()
 
 
 def test_too_little_memory_keeps_what_was_trained(empty, options, short):
