@@ -118,6 +118,7 @@ def replacing_folder(folder: Path, seal: str) -> Iterator[Path]:
         yield made
         with explaining(folder):
             _sync_all(made)
+            stack.enter_context(_taking_turns(target.parent))
             if beside:
                 _put(made, target, scratch / REPLACED / target.name, seal)
             else:
@@ -222,6 +223,17 @@ def _make_and_lock(folder: Path, make: Callable[[Path], object]) -> tuple[Path, 
             if path.exists():
                 return path, lock
             os.close(lock)
+
+
+@contextmanager
+def _taking_turns(folder: Path) -> Iterator[None]:
+    """One writer at a time puts something into a folder: the next would find the place empty between two steps."""
+    with ExitStack() as stack:
+        with suppress(OSError):  # a folder that may not be read, or a file system that knows no locks
+            lock = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, lock)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _has_room(folder: Path) -> bool:

@@ -261,6 +261,39 @@ def test_without_an_exchange_the_old_folder_comes_back(
     assert content(tmp_path) == {"x/LIST": "new", "x/a": "new", "x/b": "new"}
 
 
+@pytest.mark.parametrize("old", [True, False])
+def test_two_writers_of_one_folder_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bool) -> None:
+    no_exchange(monkeypatch)
+    place, real = tmp_path / "x", Path.rename
+    said: list[str] = []
+    if old:
+        write_folder(place, "old")
+
+    def write_other() -> None:
+        try:
+            write_folder(place, "other")
+        except FailedError as error:
+            said.append(str(error))
+
+    thread = threading.Thread(target=write_other)
+
+    def rename(self: Path, target: Path) -> Path:
+        if target == place and thread.ident is None:  # the place is empty now
+            thread.start()
+            thread.join(0.3)
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    try:
+        write_folder(place, "one")
+    except FailedError as error:
+        said.append(str(error))
+    thread.join()
+    assert said == []
+    assert content(place) == {"LIST": "other", "a": "other", "b": "other"}
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
 def test_an_old_folder_that_a_kill_left_aside_comes_back(tmp_path: Path) -> None:
     aside = tmp_path / f"{PREFIX}0123abcd" / files.REPLACED
     aside.mkdir(parents=True)
