@@ -642,6 +642,22 @@ def test_finalists_over_the_latency_bound_are_dropped():
     assert 1 <= result.num_tied <= len(fast) < 10
 
 
+def test_what_another_search_scores_meanwhile_wins_if_it_is_fast_enough(path):
+    best = SPACE.sample(random.Random(5))
+    open_record(path).start("another search")
+
+    class Meanwhile(MadeUpObjective):
+        def __call__(self, subnet):
+            if len(self.scored) == 15:
+                open_record(path).add(candidate(best, *[0.0] * NUM_UTTERANCES))
+            return super().__call__(subnet)
+
+    calls, budget = [], Budget.parse("latency<=1000ms@1s", SPACE)
+    result = run(open_record(path), budget, Meanwhile(), time_subnets=fake_timer(calls), trials=20)
+    assert result.winner.candidate.subnet == best
+    assert [len(subnets) for subnets, _ in calls] == [10, 1]  # its own finalists, then what else there is
+
+
 def test_what_is_better_than_the_winner_but_too_slow_is_not_tied():
     """Larger is better here, and only what is small is fast."""
     smallest, largest = (count_macs(SPACE.backbone, s, 1.0) / 1e6 for s in (SPACE.smallest(), SPACE.container))
