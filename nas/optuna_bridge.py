@@ -143,7 +143,7 @@ def write_study(candidates: Iterable[Candidate], space: SearchSpace, path: Path,
             storage.remove_session()
             storage.engine.dispose()
     except Exception as error:  # SQLite, SQLAlchemy and Optuna fail in a dozen ways
-        said = str(getattr(error, "orig", None) or error.__cause__ or error).splitlines() or [type(error).__name__]
+        said = str(error.__cause__ or error).splitlines() or [type(error).__name__]
         raise FailedError(
             f"{path} was not written: {said[0]}; the search is complete without it, and the next one writes it anew "
             "if it is deleted"

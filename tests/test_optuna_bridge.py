@@ -1,6 +1,7 @@
 import random
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -175,6 +176,23 @@ def test_a_study_that_cannot_be_written_is_named(tmp_path, said):
         f"{path} was not written: {said}; the search is complete without it, and the next one writes it anew if it is "
         "deleted"
     )
+
+
+@pytest.mark.parametrize(("failure", "said"), [(OSError("no\nmore"), "no"), (RuntimeError(), "RuntimeError")])
+def test_whatever_goes_wrong_with_a_study_has_a_word(tmp_path, monkeypatch, failure, said):
+    def fail(*_, **__):
+        raise failure
+
+    monkeypatch.setattr("nas.optuna_bridge.optuna.create_study", fail)
+    error = refusal(tmp_path / "study.db")
+    assert isinstance(error, FailedError), error
+    assert f"was not written: {said}; " in str(error)
+
+
+def test_no_study_stays_open(tmp_path):
+    path = tmp_path / "study.db"
+    write_study(some_candidates(), SPACE, path, "made up")
+    assert [link for link in Path("/proc/self/fd").iterdir() if link.exists() and link.resolve() == path] == []
 
 
 def test_failed_candidates_are_failed_trials(tmp_path):
