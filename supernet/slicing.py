@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -75,6 +76,7 @@ class Cut:
     part: int = 1
 
 
+@cache
 def axes(name: str, num_convs: int) -> tuple[Axis, ...]:
     """The axes of a parameter of an encoder with `num_convs` convolutions.
 
