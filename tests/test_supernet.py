@@ -17,7 +17,16 @@ from supernet.slicing import Axis
 from tests.spaces import GATED, NAMES, RELEASED, VARIANTS, small
 
 SUBNETS_PER_SPACE = 200
+MACS_PER_SPACE = 20
+"""Counting what runs takes ten times as long as counting parameters."""
 TOLERANCE = 1e-5  # of the RMS: the two sides add the same fp32 numbers in another order
+
+
+@pytest.fixture(autouse=True)
+def no_weights_but_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What layers draw when they are made is drawn over or loaded over, always; thousands are made here."""
+    for layer in (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Embedding):
+        monkeypatch.setattr(layer, "reset_parameters", lambda _: None)
 
 
 def randomize(module: torch.nn.Module, seed: int) -> None:
@@ -159,11 +168,13 @@ def test_any_subnet_equals_the_written_rule_and_its_extraction(name: str) -> Non
             reference = expected(wave, lengths, taps)
             assert_traces_equal(supernet(wave, lengths, subnet, taps), reference)
             assert_traces_equal(extracted(wave, lengths, taps), reference)
-        for key, value in expected.state_dict().items():
+        found, wanted = extracted.state_dict(), expected.state_dict()
+        assert found.keys() == wanted.keys()
+        for key, value in wanted.items():
             if "original" in key and name in RELEASED:  # normalised anew, in another order of sums
-                assert torch.allclose(extracted.state_dict()[key], value, rtol=1e-5, atol=1e-7), key
+                assert torch.allclose(found[key], value, rtol=1e-5, atol=1e-7), key
             else:
-                assert torch.equal(extracted.state_dict()[key], value), key
+                assert torch.equal(found[key], value), key
 
 
 def test_gates_of_a_narrow_stream_read_the_channels_they_read_in_the_container() -> None:
@@ -237,15 +248,13 @@ def test_inner_units_taken_from_the_front_are_noticed_under_lighthuberts_rule() 
 @pytest.mark.parametrize("name", [*NAMES, GATED])
 def test_costs_are_exact(name: str) -> None:
     space = small(name)
-    supernet = make(space)
-    for subnet in subnets(space, SUBNETS_PER_SPACE):
-        encoder = supernet.extract(subnet)
+    for i, subnet in enumerate(subnets(space, SUBNETS_PER_SPACE)):
+        encoder = Encoder(encoder_config(space.backbone, subnet))  # what the supernet extracts is one, see above
         assert count_params(space.backbone, subnet) == sum(p.numel() for p in encoder.parameters())
-    for subnet in subnets(space, 60):
-        encoder = supernet.extract(subnet)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            encoder(torch.randn(1, 8000), None, ("attention",))  # this tap computes attention by plain matmuls
-        assert counter.get_total_flops() == 2 * count_macs(space.backbone, subnet, 0.5)
+        if i < MACS_PER_SPACE:
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                encoder(torch.ones(1, 8000), None, ("attention",))  # this tap computes attention by plain matmuls
+            assert counter.get_total_flops() == 2 * count_macs(space.backbone, subnet, 0.5)
 
 
 @pytest.mark.parametrize("name", [*NAMES, GATED])
