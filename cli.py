@@ -326,7 +326,11 @@ def _dry_run(job: Row) -> None:
     from distillation.stages import Recipe
     from search_spaces.space import SearchSpace
     from search_spaces.strict_yaml import parse_config
+    from speech_data.folder import check_source
+    from speech_data.synthesis import BY_NAME
 
+    if job["audio"] not in BY_NAME:
+        check_source(job["audio"])
     recipe: Recipe = parse_config(Recipe, job["recipe"])
     teacher = None
     if job["teacher"]:

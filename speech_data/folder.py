@@ -170,8 +170,6 @@ def open_folder(
     """
     if (path is None) == (splits is None):
         raise ValueError("give open_folder either a path or splits")
-    if path == "":  # which `Path` would take for where we are
-        raise NestlingError("`` is neither a folder of audio nor a manifest; name one")
     given = splits if splits is not None else {"": str(path)}  # "": the splits are ours to make
     sources = {split: Path(source) for split, source in given.items()}
     unknown = sorted(set(sources) - {"", *SPLITS})
@@ -179,12 +177,17 @@ def open_folder(
         raise NestlingError(f"no split is called {unknown[0]!r}; the splits are {', '.join(SPLITS)}")
     listed: dict[str, list[ListedAudio]] = {}
     skipped: list[SkippedFile] = []
-    for split, source in sources.items():
+    for split, source in given.items():
         listed[split], unreadable = _list_source(source, f"{split}/" if split else "")
         skipped += unreadable
     name = "+".join(source.name for source in sources.values())
     places = ", ".join(map(str, sources.values()))
     return _open(name, places, listed, skipped, False, allow_test=allow_test, on_progress=on_progress)
+
+
+def check_source(path: Path | str) -> None:
+    """Raises NestlingError as `open_folder` does of what is no folder of audio and no manifest; decodes nothing."""
+    _list_source(path, "")
 
 
 def open_listed(
@@ -262,8 +265,11 @@ def _open(
 # What is listed
 
 
-def _list_source(source: Path, prefix: str) -> tuple[list[ListedAudio], list[SkippedFile]]:
+def _list_source(given: Path | str, prefix: str) -> tuple[list[ListedAudio], list[SkippedFile]]:
     """What a folder or a manifest lists; the prefix keeps the names of different splits apart."""
+    if given == "":  # which `Path` would take for where we are
+        raise NestlingError("`` is neither a folder of audio nor a manifest; name one")
+    source = Path(given)
     if source.is_dir():
         listed, skipped = _list_folder(source)
         return [replace(item, name=prefix + item.name) for item in listed], skipped

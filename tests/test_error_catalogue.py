@@ -637,6 +637,15 @@ USERS = [
             "demo --quick --run",
         )
     ),
+    *(
+        (f"train {what} {{job}} --dry-run --audio {audio}", message)
+        for what in ("supernet", "teacher")
+        for audio, message in (
+            ("nowhere", "nowhere is neither a folder of audio nor a manifest; it does not exist"),
+            ("''", "`` is neither a folder of audio nor a manifest; name one"),
+            ("empty", "empty holds no wav, flac, mp3, ogg or opus file (it holds no file at all); convert it to flac"),
+        )
+    ),
     ("evaluate mfcc --out loop", "--out loop cannot be written: Too many levels of symbolic links; name another place"),
     ("train teacher --out loop", "--out loop cannot be written: Too many levels of symbolic links; name another place"),
     ("export subnet --run runs/a --out loop", "--out loop cannot be written: Too many levels of symbolic links"),
