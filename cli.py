@@ -32,7 +32,6 @@ from rich.text import Text
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from checkpoints.jobs import Scorer
     from checkpoints.run_folder import RunFolder, SupernetRecord
     from checkpoints.runtimes.subjects import Subject
     from distillation.stages import Recipe
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from nas.latency import Ratio
     from nas.measurement import Timing
     from nas.proposals import Proposer
+    from nestling.workflows.jobs import Scorer
     from search_spaces.budget import Budget
     from search_spaces.space import SearchSpace
     from speech_data.corpus import SpeechCorpus
@@ -129,8 +129,8 @@ def train_teacher(
     Example: nestling train teacher --audio my-audio/ --run runs/teacher
     """
     from checkpoints.export import check_folder
-    from checkpoints.jobs import describe_job
     from checkpoints.teachers import replace_teacher
+    from nestling.workflows.jobs import describe_job
 
     place = to or run / "teacher"
     if not dry_run and (to or place.exists()):
@@ -173,7 +173,7 @@ def train_supernet(
 
     Example: nestling train supernet --space base --teacher facebook/hubert-base-ls960 --audio my-audio/ --run runs/base
     """
-    from checkpoints.jobs import describe_job
+    from nestling.workflows.jobs import describe_job
 
     run = run or Path("runs") / Path(space).stem
     if resume:
@@ -188,8 +188,8 @@ def train_supernet(
 
 def _train(path: Path, job: Row, to: Path | None = None) -> tuple[Supernet, RunFolder]:
     """Trains a new run as `job` says; `to` is the `--out` that was given."""
-    from checkpoints.jobs import build_trainer
     from checkpoints.run_folder import RunFolder
+    from nestling.workflows.jobs import build_trainer
     from search_spaces.errors import OutOfMemoryError
 
     RunFolder(path).check_free()
@@ -216,8 +216,8 @@ def _train(path: Path, job: Row, to: Path | None = None) -> tuple[Supernet, RunF
 
 def _resume(command: str, path: Path, context: typer.Context) -> tuple[Supernet, RunFolder]:
     """Goes on with a run as its config.yaml says, but for what was typed and may change."""
-    from checkpoints.jobs import build_trainer, resume_job, resume_trainer
     from checkpoints.run_folder import RunFolder
+    from nestling.workflows.jobs import build_trainer, resume_job, resume_trainer
     from search_spaces.errors import NestlingError
 
     run = RunFolder.open(path)
@@ -304,7 +304,7 @@ def _open_audio(audio: str) -> SpeechCorpus:
 
 def _show_stages(run: RunFolder) -> None:
     """What each stage did to the container."""
-    from checkpoints.run_report import summarize_stages
+    from nestling.workflows.run_report import summarize_stages
 
     table = Table(
         "stage", "steps", "container's loss", "its phone error", title="Training", title_justify="left", box=SIMPLE
@@ -400,8 +400,8 @@ def search_subnet(
 
     Example: nestling search subnet --budget 25M --budget "latency<=30ms@2s"
     """
-    from checkpoints.jobs import check_objective, open_scorer
     from checkpoints.run_folder import RunFolder
+    from nestling.workflows.jobs import check_objective, open_scorer
     from search_spaces.errors import NestlingError
     from search_spaces.space import SearchSpace
 
@@ -445,11 +445,11 @@ def _search(
     seed: int,
     screen: Screen,
 ) -> Row:
-    from checkpoints.results import RECORD, describe_result, save_result
     from nas.latency import SubnetTimer, describe_load
     from nas.optuna_bridge import write_study
     from nas.record import Record
     from nas.search import Trial, search
+    from nestling.workflows.search_result import RECORD, describe_result, save_result
 
     supernet, space = scorer.supernet, scorer.supernet.space
     record = Record(folder.search_path / RECORD, scorer.fingerprint, space.backbone)
@@ -504,7 +504,7 @@ def _make_proposer(sampler: str, space: SearchSpace) -> Proposer:
 def _show_result(result: Row) -> None:
     """The winner, who comes near it, and how sure that is."""
     from nas.objective import DistillationObjective
-    from nas.report import short_count
+    from nestling.reports.run_facts import short_count
 
     finalists = result["finalists"]
     winner = finalists[0]
@@ -583,8 +583,9 @@ def export_subnet(
 
 def _export(run: RunFolder, name: str, folder: Path, targets: Sequence[str] = ("hf",)) -> Row:
     from checkpoints.export import INT8, export_subnet
-    from checkpoints.results import find_subnet, load_result
-    from checkpoints.run_report import collect_record
+    from nestling.reports.model_card import model_card
+    from nestling.workflows.run_report import collect_record
+    from nestling.workflows.search_result import find_subnet, load_result
     from search_spaces.budget import Budget
 
     supernet = run.load_supernet()
@@ -596,7 +597,7 @@ def _export(run: RunFolder, name: str, folder: Path, targets: Sequence[str] = ("
         subnet,
         folder,
         budget=Budget.parse(text, supernet.space),
-        card=collect_record(run, subnet, _command_line()),
+        card=model_card(collect_record(run, subnet, _command_line())),
         to=targets,
         audio=_sample_speech(run) if INT8 in targets else (),
     )
@@ -617,7 +618,7 @@ def _export(run: RunFolder, name: str, folder: Path, targets: Sequence[str] = ("
 
 def _sample_speech(run: RunFolder) -> list[Tensor]:
     """A little of the run's audio, to measure the error of int8 on; nothing where it is gone."""
-    from checkpoints.jobs import sample_speech
+    from nestling.workflows.jobs import sample_speech
     from search_spaces.errors import NestlingError
 
     try:
@@ -641,9 +642,9 @@ def report(run: RunOption = None) -> None:
 
 
 def _write_report(folder: RunFolder) -> Path:
-    from checkpoints.run_report import collect_report
-    from nas.picture import save_picture
-    from nas.report_page import write_report
+    from nestling.reports.run_page import write_report
+    from nestling.reports.still_picture import save_picture
+    from nestling.workflows.run_report import collect_report
 
     report = collect_report(folder)
     write_report(report, folder.report_path)
@@ -694,8 +695,8 @@ def evaluate(
 
     Example: nestling evaluate my-encoder demo log-mel --task first --reference demo
     """
-    from checkpoints.evaluation import Ledger, evaluate_encoders, name_apart, view_layers, write_evaluation_page
     from checkpoints.representations import open_representation
+    from nestling.workflows.evaluation import Ledger, evaluate_encoders, name_apart, view_layers, write_evaluation_page
     from search_spaces.files import check_writable
     from speech_tasks.comparison import Comparison, find_reference
     from speech_tasks.layer_view import LayerProbe
@@ -756,7 +757,7 @@ def _show_comparison(comparison: Comparison) -> None:
 
 def _comparison_table(comparison: Comparison, metrics: Sequence[str], costs: bool, scored: bool) -> Table:
     """A row for each encoder and condition; the last table, that with the mean, has the score too."""
-    from nas.report import short_count
+    from nestling.reports.run_facts import short_count
     from speech_tasks.comparison import MEAN, describe_metric
 
     def cost(count: int | None) -> str:
@@ -983,7 +984,7 @@ def space(
 
     Example: nestling space lighthubert-small --budget 25M
     """
-    from checkpoints.results import describe_cost
+    from nestling.workflows.search_result import describe_cost
     from search_spaces.budget import Budget, format_count
     from search_spaces.space import SearchSpace
 
@@ -1047,7 +1048,7 @@ def cost(
 
     Example: nestling cost --space base --subnet largest --cross-check
     """
-    from checkpoints.results import load_subnet
+    from nestling.workflows.search_result import load_subnet
     from search_spaces.costs import breakdown
     from search_spaces.errors import NestlingError
     from search_spaces.space import SearchSpace
@@ -1107,8 +1108,8 @@ def demo(
 
     Example: nestling demo --quick
     """
-    from checkpoints.demo import describe_demo, measure_sizes
-    from checkpoints.jobs import open_scorer
+    from nestling.workflows.demo import describe_demo, measure_sizes
+    from nestling.workflows.jobs import open_scorer
     from search_spaces.space import SearchSpace
 
     began = time.monotonic()

@@ -15,8 +15,8 @@ from datetime import date
 from itertools import pairwise
 from pathlib import Path
 
-from checkpoints.evaluation import load_evaluations
 from checkpoints.run_folder import made_with
+from nestling.workflows.evaluation import load_evaluations
 from speech_tasks.comparison import MEAN, Comparison, Entry, describe_metric, format_value
 
 SIZES = ("smallest", "middle", "container")

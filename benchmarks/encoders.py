@@ -15,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from checkpoints.export import write_encoder
-from checkpoints.jobs import training_batches
 from checkpoints.run_folder import RunFolder
 from checkpoints.teachers import load_teacher
 from distillation.factory import SourceFactory
 from distillation.stages import Recipe
 from distillation.trainer import Trainer, draw_subnets, generator
+from nestling.workflows.jobs import training_batches
 from search_spaces.budget import Budget
 from search_spaces.costs import count_macs, count_params
 from search_spaces.space import SearchSpace

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import torch
 
-from checkpoints.evaluation import load_evaluations
 from checkpoints.representations import BASELINES, open_representation
 from checkpoints.run_folder import made_with
+from nestling.workflows.evaluation import load_evaluations
 from speech_tasks.comparison import MEAN, Comparison, Entry, describe_metric
 from speech_tasks.materials import open_materials
 from speech_tasks.mix import LEAST, Mix, choose_mix, held_out_agreement, judge_mixes, spearman

@@ -12,8 +12,8 @@ import argparse
 from datetime import date
 from pathlib import Path
 
-from checkpoints.evaluation import load_evaluations
 from checkpoints.run_folder import made_with
+from nestling.workflows.evaluation import load_evaluations
 from speech_tasks.comparison import MEAN, Comparison, Entry, describe_metric, format_value
 
 

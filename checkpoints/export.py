@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import count
@@ -23,7 +23,6 @@ import supernet.encoder
 from checkpoints.formats.hugging_face import hugging_face_config, preprocessor_config
 from checkpoints.formats.limits import MAX_JSON_BYTES
 from checkpoints.manifest import CARD, KEPT_CARD, MANIFEST, is_card, write_manifest
-from checkpoints.model_card import CODE, CardFacts, ExportRecord, model_card
 from checkpoints.proof import TOLERANCE, ProofError, measure_error, prove_outputs, prove_params
 from checkpoints.run_folder import RunFolder
 from checkpoints.runtimes.onnx_export import write_onnx
@@ -46,10 +45,12 @@ from search_spaces.files import (
 from search_spaces.strict_json import load_json
 from search_spaces.strict_yaml import read_text
 from search_spaces.subnet import Subnet
-from supernet.encoder import Encoder
+from supernet.encoder import Encoder, EncoderConfig
 from supernet.model import Supernet
 
 SCHEMA_VERSION = 1
+CODE = ("modeling_nestling.py", "encoder.py")
+"""What travels with an encoder that no class of `transformers` has the shape of."""
 WRAPPER = Path(__file__).parent / "runtimes" / "modeling_nestling.py"
 HF, ONNX, INT8, S3PRL = "hf", "onnx", "int8", "s3prl"
 TARGETS = (HF, ONNX, INT8, S3PRL)
@@ -87,13 +88,49 @@ class ExportReport:
     """The file that an edited model card of an earlier export was moved to."""
 
 
+@dataclass(frozen=True)
+class CardFacts:
+    """What export counted and proved, for the model card."""
+
+    name: str
+    """Of the folder."""
+    id: str
+    """Of the subnet."""
+    space: str
+    params: int
+    macs_1s: int
+    size_bytes: int
+    """Of the fp32 weights."""
+    budget: str
+    measured_budget: bool
+    """It bounds a latency, which is measured and not counted."""
+    model_class: str
+    """That opens it in `transformers`: HubertModel, WavLMModel, or NestlingModel, which travels in the folder."""
+    code_hashes: Mapping[str, str]
+    """SHA-256 of the files in `CODE`, where they are needed."""
+    errors: Mapping[str, float]
+    """Who reopened it -> the largest relative error of an output."""
+    onnx_opset: int | None = None
+    """Of model.onnx, if that was asked for."""
+    int8_bytes: int | None = None
+    int8_error: float | None = None
+    """Largest relative error of any hidden state of model.int8.onnx on `int8_audio`."""
+    int8_audio: str = ""
+    s3prl_entry: str | None = None
+    """Of torch.hub and s3prl's hub, if the folder is an upstream."""
+
+
+Card = Callable[[CardFacts, EncoderConfig], str]
+"""Writes README.md."""
+
+
 def export_subnet(
     supernet: Supernet,
     subnet: Subnet,
     folder: str | Path,
     *,
     budget: Budget,
-    card: ExportRecord,
+    card: Card,
     to: Collection[str] = (HF,),
     audio: Sequence[Tensor] = (),
 ) -> ExportReport:
@@ -104,7 +141,7 @@ def export_subnet(
         subnet: Of the supernet's space.
         folder: Must not exist, or be empty, or be an earlier export, which is replaced. A link to one is followed.
         budget: Its exact bounds must hold; bounds on latency are only written down.
-        card: For the model card.
+        card: Writes the model card; see `nestling.reports.model_card`.
         to: Some of `TARGETS`; int8 brings onnx along.
         audio: Waveforms, each (S,), on which the error of int8 is measured; without any, noise.
 
@@ -208,7 +245,7 @@ def _write(
     supernet: Supernet,
     subnet: Subnet,
     budget: Budget,
-    card: ExportRecord,
+    card: Card,
     to: Collection[str],
     audio: Sequence[Tensor],
 ) -> ExportReport:
@@ -245,7 +282,7 @@ def _write(
         "proof": {"tolerance": TOLERANCE, "errors": report.errors, "int8_error": report.int8_error},
     }
     facts = _card_facts(report, written, space.name, budget, bool(audio))
-    values["card_sha256"] = write_file(written / CARD, model_card(facts, encoder.config, card))
+    values["card_sha256"] = write_file(written / CARD, card(facts, encoder.config))
     write_file(written / "subnet.json", json.dumps(values, indent=2) + "\n")
     write_manifest(written)
     return report

@@ -46,8 +46,8 @@ def main() -> None:
     import torch
     from safetensors.torch import save_file
 
-    from checkpoints.results import find_subnet
     from checkpoints.run_folder import RunFolder
+    from nestling.workflows.search_result import find_subnet
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="a run folder with an export in RUN/encoder")

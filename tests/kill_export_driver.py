@@ -17,7 +17,7 @@ import torch
 import checkpoints.export
 from checkpoints.export import export_subnet
 from checkpoints.manifest import check_manifest
-from checkpoints.model_card import ExportRecord
+from nestling.reports.model_card import ExportRecord, model_card
 from search_spaces import files
 from search_spaces.budget import Budget
 from search_spaces.errors import NestlingError
@@ -53,7 +53,7 @@ def die_at(call: int, log: Path) -> None:
 
 
 def export(folder: Path, subnet: Subnet) -> None:
-    export_subnet(SUPERNET, subnet, folder, budget=Budget(), card=ExportRecord())
+    export_subnet(SUPERNET, subnet, folder, budget=Budget(), card=model_card(ExportRecord()))
 
 
 def held(folder: Path) -> str:

@@ -17,10 +17,10 @@ import sklearn.cluster  # noqa: F401 - this and others here, so that no fork imp
 import torch
 import torch._dynamo
 
-import checkpoints.run_report  # noqa: F401
 import cli
 import distillation.factory
 import distillation.trainer  # noqa: F401
+import nestling.workflows.run_report  # noqa: F401
 from checkpoints.run_folder import RunFolder
 from tests.kill_driver import in_fork
 from tests.training_cases import write_case

@@ -20,13 +20,13 @@ import typer
 import yaml
 
 import cli
-from checkpoints.jobs import describe_job
-from checkpoints.model_card import _origin
-from checkpoints.results import find_subnet
 from checkpoints.run_folder import RunFolder
-from checkpoints.run_report import collect_record, collect_report
 from checkpoints.teachers import load_encoder, load_teacher, save_encoder
 from nas.objective import DistillationObjective
+from nestling.reports.model_card import _origin
+from nestling.workflows.jobs import describe_job
+from nestling.workflows.run_report import collect_record, collect_report
+from nestling.workflows.search_result import find_subnet
 from search_spaces.costs import count_macs, count_params
 from search_spaces.errors import NestlingError
 from tests.shell import Shell

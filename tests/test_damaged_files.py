@@ -20,11 +20,11 @@ import yaml
 
 import checkpoints.export
 import speech_tasks.materials
-from checkpoints.evaluation import Ledger, load_evaluations
 from checkpoints.representations import open_representation
 from checkpoints.run_folder import RunFolder
-from checkpoints.run_report import collect_report
 from checkpoints.runtimes.peak_memory import measure_memory
+from nestling.workflows.evaluation import Ledger, load_evaluations
+from nestling.workflows.run_report import collect_report
 from search_spaces.errors import FailedError, NestlingError
 from speech_data.corpus import Corpus, Utterance
 from speech_data.espeak import phonemize

@@ -8,8 +8,8 @@ import re
 import pytest
 from transformers import HubertConfig, HubertModel
 
-from checkpoints.evaluation import EVALUATIONS, PAGE
 from checkpoints.export import write_encoder
+from nestling.workflows.evaluation import EVALUATIONS, PAGE
 from tests.encoders import randomize
 from tests.evaluation_cases import use_quick_heads, use_tiny_audio, write_cache
 from tests.shell import Shell

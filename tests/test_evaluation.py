@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from checkpoints.evaluation import (
+from checkpoints.representations import Representation
+from nestling.reports.layer_drawing import COLOURS, colour_of, draw_errors, draw_likeness
+from nestling.workflows.evaluation import (
     EVALUATIONS,
     Ledger,
     evaluate_encoders,
@@ -22,8 +24,6 @@ from checkpoints.evaluation import (
     view_layers,
     write_evaluation_page,
 )
-from checkpoints.representations import Representation
-from nas.layer_pictures import COLOURS, colour_of, draw_errors, draw_likeness
 from speech_tasks import phones, provenance
 from speech_tasks.comparison import Comparison
 from speech_tasks.heads import Fitted

@@ -29,8 +29,8 @@ import checkpoints.export
 import checkpoints.proof
 from checkpoints.export import TARGETS, ExportError, ExportReport, export_subnet, write_encoder
 from checkpoints.manifest import MANIFEST, write_manifest
-from checkpoints.model_card import ExportRecord
 from checkpoints.teachers import load_teacher
+from nestling.reports.model_card import ExportRecord, model_card
 from search_spaces.budget import Budget
 from search_spaces.costs import count_params
 from search_spaces.errors import NestlingError
@@ -49,6 +49,7 @@ RECORD = ExportRecord(
     language="en",
     scores={"phone error rate, test | 3 voices": "21.3 %"},
 )
+CARD = model_card(RECORD)
 NO_BUDGET = Budget()
 
 
@@ -80,7 +81,7 @@ def export(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder = tmp_path_factory.mktemp("exports") / f"my-{request.param}.v1"
     subnet = SHAPES[request.param](supernet)
     budget = Budget.parse("params<=1M, latency<=5ms@1s", supernet.space)
-    report = export_subnet(supernet, subnet, folder, budget=budget, card=RECORD)
+    report = export_subnet(supernet, subnet, folder, budget=budget, card=CARD)
     assert report.plain == (request.param == "plain")
     return supernet, report
 
@@ -213,7 +214,7 @@ def test_gates_are_exported_as_a_wavlm_if_one_has_the_shape(tmp_path: Path, shap
     supernet = Supernet(replace(space, backbone=backbone, embed_dim=(16,)), torch.Generator())
     randomize(supernet.container)
     subnet = SHAPES[shape](supernet)
-    report = export_subnet(supernet, subnet, tmp_path / "gated", budget=NO_BUDGET, card=RECORD)
+    report = export_subnet(supernet, subnet, tmp_path / "gated", budget=NO_BUDGET, card=CARD)
     assert report.plain == (shape == "plain")
     model = AutoModel.from_pretrained(report.folder, trust_remote_code=True)
     assert type(model).__name__ == ("WavLMModel" if report.plain else "NestlingModel")
@@ -228,7 +229,7 @@ def test_gates_are_exported_as_a_wavlm_if_one_has_the_shape(tmp_path: Path, shap
 def test_a_card_shows_names_as_they_are(tmp_path: Path, name: str) -> None:
     supernet = make_supernet()
     record = replace(RECORD, teacher=name, datasets=(name,), commands=(f"nestling export subnet --out {name}",))
-    export_subnet(supernet, even(supernet), tmp_path / name, budget=NO_BUDGET, card=record, to=("s3prl",))
+    export_subnet(supernet, even(supernet), tmp_path / name, budget=NO_BUDGET, card=model_card(record), to=("s3prl",))
     text = (tmp_path / name / "README.md").read_text("utf-8").split("---\n", 2)[2]
     assert text.replace("\n", "").isprintable()
     assert text.splitlines()[1] == "# " + {"`tick`": r"\`tick\`", "<b>": r"\<b\>", "\x1b[31m": r"\\x1b\[31m"}.get(
@@ -254,7 +255,7 @@ def test_a_sparse_card(tmp_path: Path) -> None:
         even(supernet),
         folder,
         budget=NO_BUDGET,
-        card=ExportRecord(teacher="models", datasets=("a b",)),
+        card=model_card(ExportRecord(teacher="models", datasets=("a b",))),
     )
     _, head, text = (folder / "README.md").read_text().split("---\n", 2)
     assert parse_yaml(head).keys() == {"library_name", "pipeline_tag", "tags"}
@@ -377,7 +378,7 @@ def test_wrapper_answers_as_hubert_does(tmp_path: Path) -> None:
 def test_every_backbone_exports(tmp_path: Path, shape: str, backbone: dict[str, Any]) -> None:
     supernet = make_supernet(**backbone)
     subnet = SHAPES[shape](supernet)
-    report = export_subnet(supernet, subnet, tmp_path / "x", budget=NO_BUDGET, card=RECORD)
+    report = export_subnet(supernet, subnet, tmp_path / "x", budget=NO_BUDGET, card=CARD)
     assert_computes(report.folder, supernet, subnet)
     prepare = AutoFeatureExtractor.from_pretrained(report.folder)
     normalize = backbone.get("normalize_waveform", True)
@@ -393,7 +394,7 @@ def test_a_reordered_supernet_exports(tmp_path: Path) -> None:
     groups, width = supernet.space.backbone.pos_conv_groups, supernet.space.container.embed_dim
     reorder(supernet, {WIDTH: torch.rand(groups, width // groups, generator=torch.Generator().manual_seed(0))})
     subnet = uneven(supernet)
-    export_subnet(supernet, subnet, tmp_path / "x", budget=NO_BUDGET, card=RECORD)
+    export_subnet(supernet, subnet, tmp_path / "x", budget=NO_BUDGET, card=CARD)
     assert_computes(tmp_path / "x", supernet, subnet)
 
 
@@ -403,7 +404,7 @@ def test_a_reordered_supernet_exports(tmp_path: Path) -> None:
 def refusal(supernet: Supernet, subnet: Subnet, folder: Path, budget: str = "") -> str:
     before = sorted(folder.parent.rglob("*"))
     with pytest.raises(NestlingError) as caught:
-        export_subnet(supernet, subnet, folder, budget=Budget.parse(budget, supernet.space), card=RECORD)
+        export_subnet(supernet, subnet, folder, budget=Budget.parse(budget, supernet.space), card=CARD)
     assert sorted(folder.parent.rglob("*")) == before
     return str(caught.value)
 
@@ -421,7 +422,7 @@ def test_what_the_space_or_the_budget_does_not_hold(tmp_path: Path) -> None:
         subnet,
         tmp_path / "deep" / "x",
         budget=Budget.parse(f"params<={params}", supernet.space),
-        card=RECORD,
+        card=CARD,
     )
 
 
@@ -440,7 +441,7 @@ def test_folders_of_others_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (folder / "config.json").unlink()
     monkeypatch.chdir(tmp_path)
     for choose in (uneven, even, uneven):  # an empty folder, then earlier exports
-        report = export_subnet(supernet, choose(supernet), "x", budget=NO_BUDGET, card=RECORD)
+        report = export_subnet(supernet, choose(supernet), "x", budget=NO_BUDGET, card=CARD)
         assert (folder / "encoder.py").exists() == (not report.plain)
         assert [path.name for path in tmp_path.iterdir()] == ["x"]
     (folder / "thesis.tex").touch()
@@ -527,7 +528,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_network_that_blows_up_roundings_is_allowed_as_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     supernet = make_supernet()
     monkeypatch.setattr(checkpoints.proof, "TOLERANCE", 1e-9)  # as if every network did
-    report = export_subnet(supernet, even(supernet), tmp_path / "x", budget=NO_BUDGET, card=RECORD)
+    report = export_subnet(supernet, even(supernet), tmp_path / "x", budget=NO_BUDGET, card=CARD)
     assert max(report.errors.values()) > 1e-9
     monkeypatch.setattr(checkpoints.proof, "MAX_TOLERANCE", 1e-9)
     assert "opened with transformers" in refusal(supernet, even(supernet), tmp_path / "y")
@@ -550,7 +551,7 @@ def test_errors_that_are_not_numbers_fail_the_proof() -> None:
 def test_the_proof_draws_nothing(export: tuple[Supernet, ExportReport], tmp_path: Path, capfd: Any) -> None:
     supernet, report = export
     bars = transformers.utils.logging.is_progress_bar_enabled()
-    export_subnet(supernet, report.subnet, tmp_path / "x", budget=NO_BUDGET, card=RECORD)
+    export_subnet(supernet, report.subnet, tmp_path / "x", budget=NO_BUDGET, card=CARD)
     assert capfd.readouterr() == ("", "")
     assert transformers.utils.logging.is_progress_bar_enabled() == bars
 
@@ -561,7 +562,7 @@ def test_every_target_is_written_proven_and_explained(tmp_path: Path, shape: str
     subnet = SHAPES[shape](supernet)
     audio = [0.1 * torch.randn(6000, generator=torch.Generator().manual_seed(0))]
     report = export_subnet(
-        supernet, subnet, tmp_path / "my-encoder", budget=NO_BUDGET, card=RECORD, to=TARGETS, audio=audio
+        supernet, subnet, tmp_path / "my-encoder", budget=NO_BUDGET, card=CARD, to=TARGETS, audio=audio
     )
     assert report.errors.keys() == {"nestling", "transformers", "torch.hub", "onnxruntime"}
     assert max(report.errors.values()) <= 1e-5
@@ -582,7 +583,7 @@ def test_every_target_is_written_proven_and_explained(tmp_path: Path, shape: str
     run_blocks(card, tmp_path)
     load_teacher(report.folder)
     export_subnet(
-        supernet, subnet, report.folder, budget=NO_BUDGET, card=RECORD
+        supernet, subnet, report.folder, budget=NO_BUDGET, card=CARD
     )  # replaced, with what it does not ask for
     assert not {"model.onnx", "expert.py"} & {path.name for path in report.folder.iterdir()}
 
@@ -606,12 +607,12 @@ def test_targets_that_do_not_exist(tmp_path: Path) -> None:
     with pytest.raises(
         ExportError, match=r"--to onx: there is no such target; did you mean `onnx`\? targets are hf, onnx"
     ):
-        export_subnet(supernet, even(supernet), tmp_path / "x", budget=NO_BUDGET, card=RECORD, to=("onx",))
+        export_subnet(supernet, even(supernet), tmp_path / "x", budget=NO_BUDGET, card=CARD, to=("onx",))
 
 
 def test_exports_open_without_remote_code_where_nestling_is_installed(tmp_path: Path) -> None:
     supernet = make_supernet()
-    report = export_subnet(supernet, SHAPES["wrapper"](supernet), tmp_path / "x", budget=NO_BUDGET, card=RECORD)
+    report = export_subnet(supernet, SHAPES["wrapper"](supernet), tmp_path / "x", budget=NO_BUDGET, card=CARD)
     checkpoints.register_auto_model()
     checkpoints.register_auto_model()  # twice does no harm
     model = AutoModel.from_pretrained(report.folder)
@@ -646,7 +647,7 @@ from pathlib import Path
 from random import Random
 import torch
 from checkpoints.export import export_subnet
-from checkpoints.model_card import ExportRecord
+from nestling.reports.model_card import ExportRecord, model_card
 from search_spaces.budget import Budget
 from supernet.model import Supernet
 from tests.spaces import small
@@ -654,7 +655,12 @@ from tests.spaces import small
 supernet = Supernet(small("tiny"), torch.Generator().manual_seed(0))
 try:
     report = export_subnet(
-        supernet, supernet.space.sample(Random(5)), Path("x"), budget=Budget(), card=ExportRecord(), to=["hf", "s3prl"]
+        supernet,
+        supernet.space.sample(Random(5)),
+        Path("x"),
+        budget=Budget(),
+        card=model_card(ExportRecord()),
+        to=["hf", "s3prl"],
     )
     print(sorted(report.errors), report.plain)
 except Exception as error:
@@ -678,11 +684,11 @@ def test_the_proof_leaves_transformers_own_modules_alone(tmp_path: Path) -> None
     supernet = make_supernet()
     subnet = uneven(supernet)
     for name in "xy":
-        export_subnet(supernet, subnet, tmp_path / name, budget=NO_BUDGET, card=RECORD)
+        export_subnet(supernet, subnet, tmp_path / name, budget=NO_BUDGET, card=CARD)
     model = AutoModel.from_pretrained(tmp_path / "x", trust_remote_code=True)
     before = (loader.HF_MODULES_CACHE, list(sys.path), {n for n in sys.modules if n.startswith("transformers_modules")})
     kept = sorted(Path(loader.HF_MODULES_CACHE).rglob("*.py"))
-    export_subnet(supernet, subnet, tmp_path / "z", budget=NO_BUDGET, card=RECORD)
+    export_subnet(supernet, subnet, tmp_path / "z", budget=NO_BUDGET, card=CARD)
     after = (loader.HF_MODULES_CACHE, list(sys.path), {n for n in sys.modules if n.startswith("transformers_modules")})
     assert after == before
     assert sorted(Path(loader.HF_MODULES_CACHE).rglob("*.py")) == kept

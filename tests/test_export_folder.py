@@ -18,10 +18,10 @@ import torch
 
 import checkpoints.export
 from checkpoints.export import export_subnet
-from checkpoints.jobs import describe_job
 from checkpoints.manifest import check_manifest
-from checkpoints.model_card import ExportRecord
 from checkpoints.run_folder import RunFolder, SupernetRecord
+from nestling.reports.model_card import ExportRecord, model_card
+from nestling.workflows.jobs import describe_job
 from search_spaces.budget import Budget
 from search_spaces.errors import NestlingError
 from search_spaces.subnet import Subnet
@@ -41,7 +41,7 @@ def unproven(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def export(folder: Path, subnet: Subnet = ONE) -> checkpoints.export.ExportReport:
-    return export_subnet(SUPERNET, subnet, folder, budget=Budget(), card=ExportRecord())
+    return export_subnet(SUPERNET, subnet, folder, budget=Budget(), card=model_card(ExportRecord()))
 
 
 def refusal(folder: Path, subnet: Subnet) -> str:

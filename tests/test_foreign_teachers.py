@@ -181,8 +181,8 @@ def test_it_trains_a_supernet_that_is_searched_and_exported(case: tuple[Shell, s
 
 
 def test_the_container_starts_from_fresh_weights(case: tuple[Shell, str]) -> None:
-    from checkpoints.jobs import build_trainer, describe_job
     from distillation.trainer import generator
+    from nestling.workflows.jobs import build_trainer, describe_job
     from speech_data.folder import open_folder
 
     nestling, _ = case

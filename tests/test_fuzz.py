@@ -17,9 +17,9 @@ from checkpoints.export import write_encoder
 from checkpoints.formats.stand_ins import plain
 from checkpoints.formats.weight_files import read_checkpoint, read_folder_weights, read_safetensors
 from checkpoints.manifest import check_manifest, write_manifest
-from checkpoints.results import load_subnet
 from checkpoints.teachers import TeacherError, load_encoder, normalizes_waveform, read_config, read_json, save_encoder
 from distillation.stages import RECIPES, load_recipe
+from nestling.workflows.search_result import load_subnet
 from search_spaces.budget import Budget
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Subnet

@@ -13,8 +13,8 @@ import torch
 
 from checkpoints.export import export_subnet, write_encoder
 from checkpoints.manifest import MANIFEST, ManifestError, check_file, check_manifest, extend_manifest, write_manifest
-from checkpoints.model_card import ExportRecord
 from checkpoints.teachers import DEMO_TEACHER, TeacherError, load_encoder, save_encoder
+from nestling.reports.model_card import ExportRecord, model_card
 from search_spaces.budget import Budget
 from supernet.model import Supernet
 from tests.encoders import make_encoder, randomize
@@ -130,7 +130,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     randomize(supernet.container)
     subnet = supernet.space.sample(random.Random(5))
     folder = tmp_path_factory.mktemp("export") / "x"
-    assert not export_subnet(supernet, subnet, folder, budget=Budget(), card=ExportRecord()).plain
+    assert not export_subnet(supernet, subnet, folder, budget=Budget(), card=model_card(ExportRecord())).plain
     yield folder
     load_encoder(folder)  # the tests left it whole
 

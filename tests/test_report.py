@@ -11,10 +11,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from nas.drawing import DARK, LIGHT, SYMBOLS, draw_subnet, safe_text
-from nas.page import script_hash
-from nas.picture import save_picture
-from nas.report import (
+from nestling.reports.page import script_hash
+from nestling.reports.run_facts import (
     LARGEST,
     SEARCHED,
     UNIFORM,
@@ -35,8 +33,10 @@ from nas.report import (
     describe,
     short_count,
 )
-from nas.report_page import render_report, write_report
-from nas.report_plots import GROUPS, best_by_size, front_figures, loss_figures, thin_series
+from nestling.reports.run_page import render_report, write_report
+from nestling.reports.run_plots import GROUPS, best_by_size, front_figures, loss_figures, thin_series
+from nestling.reports.still_picture import save_picture
+from nestling.reports.subnet_drawing import DARK, LIGHT, SYMBOLS, draw_subnet, safe_text
 from search_spaces.costs import breakdown, count_macs, count_params
 from search_spaces.subnet import Backbone, Layer, Subnet
 
@@ -236,7 +236,7 @@ class Page(HTMLParser):
 def small_plotly(monkeypatch, request):
     """Plotly's own 4.8 MB only where a test asks for them."""
     if "real_plotly" not in request.fixturenames:
-        monkeypatch.setattr("nas.page.get_plotlyjs", lambda: "/* plotly */")
+        monkeypatch.setattr("nestling.reports.page.get_plotlyjs", lambda: "/* plotly */")
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def test_page_is_well_formed_and_fetches_nothing():
         assert not name.startswith("on")
         assert "url(" not in (value or "")
     assert "@import" not in render_report(BARE)
-    assert "url(" not in (files("nas") / "report.html").read_text(encoding="utf-8")
+    assert "url(" not in (files("nestling.reports") / "page.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("real_plotly")

@@ -21,12 +21,13 @@ import torch
 from torch import Tensor
 from transformers import AutoModel
 
-from checkpoints.export import ExportRecord, export_subnet, write_encoder
+from checkpoints.export import export_subnet, write_encoder
 from checkpoints.manifest import MANIFEST
 from checkpoints.proof import TOLERANCE as PROVEN
 from checkpoints.proof import ProofError, prove_outputs
 from checkpoints.runtimes.s3prl_expert import UpstreamExpert
 from checkpoints.runtimes.s3prl_upstream import S3PRL_FILES, entry_name, write_s3prl
+from nestling.reports.model_card import ExportRecord, model_card
 from search_spaces.budget import Budget
 from supernet.encoder import Encoder
 from supernet.model import Supernet
@@ -386,9 +387,9 @@ def test_it_works_alone_in_both_layouts(exports: dict[str, Path], encoders: dict
 def test_an_export_with_an_upstream_can_be_replaced(tmp_path: Path) -> None:
     supernet = Supernet(small("tiny"), torch.Generator())
     subnet, folder = supernet.space.smallest(), tmp_path / "my-encoder"
-    export_subnet(supernet, subnet, folder, budget=Budget(), card=ExportRecord())
+    export_subnet(supernet, subnet, folder, budget=Budget(), card=model_card(ExportRecord()))
     write_s3prl(supernet.extract(subnet), folder)
-    export_subnet(supernet, subnet, folder, budget=Budget(), card=ExportRecord())
+    export_subnet(supernet, subnet, folder, budget=Budget(), card=model_card(ExportRecord()))
     assert not (folder / "hubconf.py").exists()
 
 

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from checkpoints import jobs
 from checkpoints.run_folder import RunFolder, SupernetRecord
 from nas.proposals import EvolutionProposer
 from nas.record import Record
 from nas.search import search
 from nas.task_objective import TaskObjective
+from nestling.workflows import jobs
 from search_spaces.budget import Budget
 from speech_tasks.proxy import DEFAULT_MIX, Proxy
 from supernet.model import Supernet

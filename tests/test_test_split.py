@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints import jobs
 from checkpoints.run_folder import RunFolder
+from nestling.workflows import jobs
 from speech_data.corpus import Corpus
 from speech_data.folder import FolderCorpus
 from speech_data.synthesis import corpus_folder, synthesised_corpus
@@ -229,10 +229,10 @@ def test_materials_alone_allow_a_test_split(trees):
 @pytest.mark.parametrize(
     ("name", "callers"),
     [
-        ("open_test", ["checkpoints/demo.py"]),
+        ("open_test", ["nestling/workflows/demo.py"]),
         ("measure_sizes", ["cli.py"]),
         ("flite_corpus", ["speech_tasks/materials.py"]),
-        ("open_materials", ["checkpoints/jobs.py", "cli.py"]),
+        ("open_materials", ["nestling/workflows/jobs.py", "cli.py"]),
     ],
 )
 def test_what_can_open_test_is_called_by_evaluation_and_with_dev_by_search(trees, name, callers):
@@ -242,7 +242,7 @@ def test_what_can_open_test_is_called_by_evaluation_and_with_dev_by_search(trees
 def test_search_asks_for_dev(trees):
     calls = [
         {k.arg: ast.unparse(k.value) for k in node.keywords}
-        for node in ast.walk(trees["checkpoints/jobs.py"])
+        for node in ast.walk(trees["nestling/workflows/jobs.py"])
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("open_materials")
     ]
     assert [call["scored"] for call in calls] == ["'dev'"]

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from checkpoints.evaluation import FORMAT, Ledger
 from checkpoints.manifest import write_manifest
 from checkpoints.representations import open_representation
-from checkpoints.results import save_result
 from checkpoints.run_folder import RunFolder
 from checkpoints.runtimes.s3prl_upstream import write_s3prl
 from checkpoints.teachers import write_model
-from nas.page import write_page
+from nestling.reports.page import write_page
+from nestling.workflows.evaluation import FORMAT, Ledger
+from nestling.workflows.search_result import save_result
 from search_spaces.errors import NestlingError
 from speech_tasks.curve import Point, save_curve
 from tests.training_cases import make_teacher

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from nas.drawing import safe_text
-from nas.report import (
+from nestling.reports.run_facts import (
     LARGEST,
     UNIFORM,
     CandidateRow,
@@ -18,6 +17,7 @@ from nas.report import (
     describe,
     short_count,
 )
+from nestling.reports.subnet_drawing import safe_text
 
 MAX_CURVE_POINTS = 1000
 """A longer loss curve is drawn as the means of equal runs of steps."""

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from nas.drawing import DARK, LIGHT, STYLE, SYMBOLS, draw_subnet, safe_text
-from nas.report import CandidateRow, Chosen, Report, short_count
-from nas.report_plots import GROUPS, best_by_size, group_name
+from nestling.reports.run_facts import CandidateRow, Chosen, Report, short_count
+from nestling.reports.run_plots import GROUPS, best_by_size, group_name
+from nestling.reports.subnet_drawing import DARK, LIGHT, STYLE, SYMBOLS, draw_subnet, safe_text
 from search_spaces.errors import NestlingError
 from search_spaces.files import write_file
 from search_spaces.subnet import Subnet

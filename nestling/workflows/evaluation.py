@@ -17,7 +17,7 @@ from torch import Tensor
 from checkpoints.formats.limits import shorten
 from checkpoints.representations import Representation
 from checkpoints.run_folder import made_with
-from nas.evaluation_page import EvaluationFacts, write_evaluation
+from nestling.reports.evaluation_page import EvaluationFacts, write_evaluation
 from search_spaces.errors import NestlingError
 from search_spaces.files import write_file
 from search_spaces.quoting import shell_command

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from checkpoints.export import CODE, CardFacts
 from checkpoints.run_folder import dump_yaml
 from search_spaces.quoting import markdown_code, markdown_text, printable, python_literal, shell_command
 from supernet.encoder import EncoderConfig
-
-CODE = ("modeling_nestling.py", "encoder.py")
-"""What travels with an encoder that no class of `transformers` has the shape of."""
 
 
 @dataclass(frozen=True)
@@ -36,40 +35,12 @@ class ExportRecord:
     """The teacher's commit, if it is of the hub."""
 
 
-@dataclass(frozen=True)
-class CardFacts:
-    """What export counted and proved."""
-
-    name: str
-    """Of the folder."""
-    id: str
-    """Of the subnet."""
-    space: str
-    params: int
-    macs_1s: int
-    size_bytes: int
-    """Of the fp32 weights."""
-    budget: str
-    measured_budget: bool
-    """It bounds a latency, which is measured and not counted."""
-    model_class: str
-    """That opens it in `transformers`: HubertModel, WavLMModel, or NestlingModel, which travels in the folder."""
-    code_hashes: Mapping[str, str]
-    """SHA-256 of the files in `CODE`, where they are needed."""
-    errors: Mapping[str, float]
-    """Who reopened it -> the largest relative error of an output."""
-    onnx_opset: int | None = None
-    """Of model.onnx, if that was asked for."""
-    int8_bytes: int | None = None
-    int8_error: float | None = None
-    """Largest relative error of any hidden state of model.int8.onnx on `int8_audio`."""
-    int8_audio: str = ""
-    s3prl_entry: str | None = None
-    """Of torch.hub and s3prl's hub, if the folder is an upstream."""
+def model_card(record: ExportRecord) -> Callable[[CardFacts, EncoderConfig], str]:
+    """What writes the card of an encoder with this record: a YAML head for the hub, then sections."""
+    return partial(_render, record=record)
 
 
-def model_card(facts: CardFacts, config: EncoderConfig, record: ExportRecord) -> str:
-    """The card: a YAML head for the hub, then sections."""
+def _render(facts: CardFacts, config: EncoderConfig, record: ExportRecord) -> str:
     sections = [
         _introduction(facts, record),
         _section("Costs", _table("counted", _costs(facts))),

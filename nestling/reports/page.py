@@ -18,8 +18,8 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from nas.drawing import DARK, LIGHT, STYLE, SYMBOLS, safe_text
-from nas.report import Measure
+from nestling.reports.run_facts import Measure
+from nestling.reports.subnet_drawing import DARK, LIGHT, STYLE, SYMBOLS, safe_text
 from search_spaces.files import write_file
 
 BRAND = (
@@ -43,7 +43,7 @@ def render_page(title: str, body: str, figures: Sequence[dict[str, Any]] = (), s
         figures: Plotly's, each with the `id` of the element it is drawn in; Plotly comes along only if there are some.
         style: CSS beyond that of all pages.
     """
-    template = (files("nas") / "report.html").read_text(encoding="utf-8")
+    template = (files("nestling.reports") / "page.html").read_text(encoding="utf-8")
     script = template.partition("<script>")[2].partition("</script>")[0]
     plotly: str = get_plotlyjs() if figures else ""
     return Template(template).substitute(

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from checkpoints.formats.hugging_face import TeacherError
-from checkpoints.model_card import ExportRecord
-from checkpoints.results import RECORD, RESULT, SavedFinalist, SavedResult, load_result
 from checkpoints.run_folder import HISTORY, RunFolder
 from checkpoints.teachers import load_teacher
 from nas.objective import DistillationObjective
 from nas.record import RecordFile, ScoreRow
-from nas.report import (
+from nestling.reports.model_card import ExportRecord
+from nestling.reports.run_facts import (
     LARGEST,
     SEARCHED,
     UNIFORM,
@@ -34,6 +33,7 @@ from nas.report import (
     Usage,
     find_front,
 )
+from nestling.workflows.search_result import RECORD, RESULT, SavedFinalist, SavedResult, load_result
 from search_spaces.budget import Budget
 from search_spaces.costs import breakdown, count_macs, count_params
 from search_spaces.quoting import python_literal, shell_command

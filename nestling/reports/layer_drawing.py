@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.drawing import safe_text
+from nestling.reports.subnet_drawing import safe_text
 from speech_tasks.layer_view import ProbeErrors
 
 COLOURS = ("heads", "mark", "conv", "ffn", "ink", "dot")

@@ -6,9 +6,19 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from nas.drawing import Drawing, draw_subnet, safe_text
-from nas.page import BRAND, Scale, facts, full_count, legend, notes, render_page, section, table, write_page
-from nas.report import (
+from nestling.reports.page import (
+    BRAND,
+    Scale,
+    facts,
+    full_count,
+    legend,
+    notes,
+    render_page,
+    section,
+    table,
+    write_page,
+)
+from nestling.reports.run_facts import (
     UNIFORM,
     BudgetUse,
     Chosen,
@@ -22,7 +32,8 @@ from nas.report import (
     describe,
     short_count,
 )
-from nas.report_plots import GROUPS, front_figures, group_name, loss_figures, series_colours
+from nestling.reports.run_plots import GROUPS, front_figures, group_name, loss_figures, series_colours
+from nestling.reports.subnet_drawing import Drawing, draw_subnet, safe_text
 
 
 def write_report(report: Report, path: Path) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from checkpoints.jobs import Job, describe_job
-from checkpoints.results import find_subnet
 from checkpoints.run_folder import RunFolder
 from checkpoints.teachers import load_teacher
+from nestling.workflows.jobs import Job, describe_job
+from nestling.workflows.search_result import find_subnet
 from speech_tasks.curve import measure_curve, save_curve
 from speech_tasks.materials import open_test
 from speech_tasks.phone_probe import PhoneProbe

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nas.drawing import safe_text
-from nas.layer_pictures import STYLE as LAYER_STYLE
-from nas.layer_pictures import colour_of, draw_errors, draw_likeness
-from nas.page import BRAND, Scale, facts, legend, notes, render_page, section, table, write_page
-from nas.report import Measure, short_count
+from nestling.reports.layer_drawing import STYLE as LAYER_STYLE
+from nestling.reports.layer_drawing import colour_of, draw_errors, draw_likeness
+from nestling.reports.page import BRAND, Scale, facts, legend, notes, render_page, section, table, write_page
+from nestling.reports.run_facts import Measure, short_count
+from nestling.reports.subnet_drawing import safe_text
 from speech_tasks.comparison import BOTTOM_LINE, MEAN, Cell, Comparison, Entry, describe_metric, format_value
 from speech_tasks.layer_view import LayerView
 from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN

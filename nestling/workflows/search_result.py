@@ -10,8 +10,8 @@ from typing import Any
 from checkpoints.formats.limits import shorten
 from nas.latency import Latency
 from nas.record import RecordFile, ScoreRow
-from nas.report import LARGEST, SEARCHED, UNIFORM
 from nas.search import Finalist, SearchResult
+from nestling.reports.run_facts import LARGEST, SEARCHED, UNIFORM
 from search_spaces.budget import Budget
 from search_spaces.costs import count_bytes, count_macs, count_params
 from search_spaces.errors import NestlingError

@@ -1,0 +1,1 @@
+"""Nestling: one speech supernet, encoders of any size."""

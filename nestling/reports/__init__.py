@@ -1,0 +1,1 @@
+"""What a person looks at, from facts alone: pages, plots, drawings, model cards, tables, progress."""
