@@ -9,7 +9,8 @@ import pytest
 import soundfile
 
 from speech_data import folder as folder_module
-from speech_data.folder import open_folder
+from speech_data.corpus import Utterance
+from speech_data.folder import _divide_by_content, _Piece, _place, open_folder
 
 
 def tone(seconds=0.5, rate=16_000, hertz=440.0):
@@ -184,6 +185,31 @@ def test_splits_are_stable_disjoint_and_never_empty_from_three_files_on(tmp_path
     assert len(ids["train"]) > 45
     with pytest.raises(ValueError, match="no split 'test' in this corpus"):
         first.utterances("test")
+
+
+def test_the_first_eight_digits_of_a_hash_place_it():
+    assert _place("00000163" + "f" * 56) == 55  # 0x163 is 355
+    assert _place("ffffffff" + "0" * 56) == 4_294_967_295 % 100
+
+
+@pytest.mark.parametrize(
+    ("numbers", "splits"),
+    [
+        ([704, 309, 210, 99], {"search": [704], "dev": [309], "train": [210, 99]}),  # their place: the last two digits
+        ([1, 7], {"search": [], "dev": [], "train": [1, 7]}),  # too few to be divided
+        ([90, 350, 250, 150, 620, 80], {"search": [620], "dev": [150], "train": [90, 350, 250, 80]}),
+        ([1, 2, 3, 8], {"search": [2, 3], "dev": [8], "train": [1]}),
+    ],
+)
+def test_files_are_divided_by_what_they_hold(tmp_path, numbers, splits):
+    """A split that would be empty gets the file of the lowest place, or of the lowest hash among these."""
+    pieces = [
+        _Piece(Utterance(f"{number}#{i}", None, 1), f"{number:08x}", tmp_path, i, i + 1)
+        for number in numbers
+        for i in range(2)
+    ]
+    divided = {split: [piece.utterance.id for piece in pieces] for split, pieces in _divide_by_content(pieces).items()}
+    assert divided == {split: [f"{n}#{i}" for n in found for i in range(2)] for split, found in splits.items()}
 
 
 def test_given_splits_are_taken_and_test_is_refused(tmp_path):

@@ -117,3 +117,57 @@ def test_the_hash_of_a_corpus_is_that_of_its_files(tmp_path):
         return Corpus(tmp_path / name).hash
 
     assert make("one", 1, 2, 3) == make("two", 1, 2, 3) != make("three", 1, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: np.save(path, np.zeros(8, np.float32)), "is not an array of 16-bit samples"),
+        (lambda path: np.save(path, np.zeros((8, 1), np.int16)), "is not an array of 16-bit samples"),
+        (lambda path: np.save(path, np.array([{}] * 8)), r"is damaged \(.*\)"),  # pickled
+        (lambda path: write_zip(path, np.zeros(8, np.int16)), "is not an array of 16-bit samples"),
+        (lambda path: path.write_bytes(b""), r"is damaged \(.*\)"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), r"is damaged \(.*\)"),
+        (lambda path: np.save(path, np.zeros(7, np.int16)), "is shorter than its labels say"),
+    ],
+)
+def test_a_shard_that_holds_no_samples_is_refused(folder, write, message):
+    path = folder / "train-000.npy"
+    write(path)
+    corpus = Corpus(folder)
+    last = corpus.utterances("train")[-1]
+    again = "delete the folder and synthesise the corpus again"
+    with pytest.raises(ValueError, match=rf"^{path} {message}; {again}$"):
+        corpus.read(last)
+
+
+def write_zip(path, samples):
+    with path.open("wb") as file:
+        np.savez(file, samples)
+
+
+def test_shards_are_mapped_not_read(folder):
+    corpus = Corpus(folder)
+    corpus.read(corpus.utterances("train")[0])
+    assert isinstance(corpus._audio["train-000"], np.memmap)
+
+
+def test_a_damaged_label_is_named_by_its_line(folder):
+    with (folder / "train-000.jsonl").open("a") as file:
+        file.write("\n{")
+    with pytest.raises(ValueError, match=r"train-000\.jsonl, line 3\b.*; delete the folder and synthesise the corpus"):
+        Corpus(folder).utterances("train")
+
+
+def test_another_format_is_refused(folder):
+    path = folder / "corpus.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"format": 1}))
+    assert Corpus(folder).name == "handmade"
+    path.write_text(json.dumps(manifest | {"format": 2}))
+    with pytest.raises(ValueError, match=r"format is 2; this Nestling reads 1.*; delete the folder and synthesise"):
+        Corpus(folder)
+
+
+def test_synthesised_speech_is_said_to_be():
+    assert Corpus.synthesised is True

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import checkpoints.export
-from checkpoints.export import export_subnet
+from checkpoints.export import check_folder, export_subnet
 from checkpoints.manifest import check_manifest
 from checkpoints.run_folder import RunFolder, SupernetRecord
 from nestling.reports.model_card import ExportRecord, model_card
@@ -196,6 +196,29 @@ def test_an_edited_model_card_is_kept(tmp_path: Path) -> None:
     del values["card_sha256"]  # as exports of old
     (folder / "subnet.json").write_text(json.dumps(values))
     assert export(folder).kept_card == "README.md.previous"
+    (folder / "subnet.json").write_text("[]")  # damaged: it does not say either
+    assert export(folder).kept_card == "README.md.previous-3"
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "holds"),
+    [
+        ("an export", ["config.json"], "config.json"),  # of any model, without what tells an export from others
+        ("an export", ["config.json", "subnet.json", "README.md", "README.md.previous"], None),
+        ("a teacher", ["config.json", "README.md"], "README.md"),
+        ("a teacher", ["config.json", "README.md", "SHA256SUMS"], "README.md"),  # a teacher is written without a card
+        ("a teacher", ["config.json", "SHA256SUMS"], None),
+    ],
+)
+def test_only_its_own_kind_is_replaced(tmp_path: Path, kind: str, names: list[str], holds: str | None) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    if holds is None:
+        check_folder(tmp_path, kind=kind)
+    else:
+        with pytest.raises(NestlingError) as caught:
+            check_folder(tmp_path, kind=kind)
+        assert str(caught.value) == f"{tmp_path} holds {holds}, which is no part of {kind}; name another folder"
 
 
 @pytest.fixture

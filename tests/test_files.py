@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import io
@@ -447,6 +448,21 @@ def test_what_can_be_written_is_left_as_it_was(tmp_path: Path, path: str, folder
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "there"]
 
 
+def test_a_pipe_is_there_to_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is made beside it, which its folder may refuse; nor is it opened, which waits for a reader."""
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(files, "_make_and_lock", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
+    for place in (tmp_path / "pipe", Path("/dev/null")):
+        check_writable(place, "--out", folder=False)
+    with pytest.raises(NestlingError, match="new cannot be written: Permission denied"):
+        check_writable(tmp_path / "new", "--out", folder=False)
+
+
 def test_all_that_is_written_is_forced_to_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forced: list[str] = []
     monkeypatch.setattr(files, "_sync", lambda path: forced.append(path.name))
@@ -461,6 +477,42 @@ def test_all_that_is_written_is_forced_to_disk(tmp_path: Path, monkeypatch: pyte
     forced.clear()
     write_folder(tmp_path / "y", "text")
     assert forced[-1] == "y"
+
+
+def test_two_folders_change_places_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("x", "y"):
+        write_folder(tmp_path / name, name, (SEAL,))
+    here, rename_exchange = -100, 2  # of Linux's fcntl.h and fs.h
+    one, other = (os.fsencode(tmp_path / name) for name in ("x", "y"))
+    if ctypes.CDLL(None).renameat2(here, one, here, other, rename_exchange) != 0:
+        pytest.skip("the file system cannot")
+    assert content(tmp_path) == {"x/LIST": "y", "y/LIST": "x"}
+    assert files._exchange(tmp_path / "x", tmp_path / "y")
+    assert content(tmp_path) == {"x/LIST": "x", "y/LIST": "y"}
+    fail_at(monkeypatch, 1, OSError(errno.EIO, os.strerror(errno.EIO)))  # nothing is moved besides
+    write_folder(tmp_path / "x", "new", (SEAL,))
+    assert content(tmp_path) == {"x/LIST": "new", "y/LIST": "y"}
+
+
+@pytest.mark.parametrize("name", [files.REPLACED, files.REPLACED_CONTENTS, "x"])
+def test_the_only_copy_of_what_stood_there_is_not_removed(tmp_path: Path, name: str) -> None:
+    (tmp_path / "unfinished" / name).mkdir(parents=True)
+    files._remove(tmp_path / "unfinished")
+    assert (tmp_path / "unfinished").exists() == (name != "x")
+
+
+def test_a_folder_that_is_not_there_is_made_whatever_stands_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "new" / "deep" / "x", "text", (SEAL,))
+    assert content(tmp_path) == {"new/deep/x/LIST": "text"}
+    real = os.access  # it may err: then the system itself is asked
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path and real(path, mode))
+    write_folder(tmp_path / "y", "text", (SEAL,))
+    assert content(tmp_path / "y") == {"LIST": "text"}
+    fail_at(monkeypatch, 1, OSError(errno.EBUSY, os.strerror(errno.EBUSY)))
+    with pytest.raises(FailedError, match=r"could not write .*z: Device or resource busy; free space or check"):
+        write_folder(tmp_path / "z", "text", (SEAL,))  # no mount point: nothing is there
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EIO])

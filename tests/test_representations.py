@@ -38,7 +38,7 @@ from checkpoints.manifest import write_manifest
 from checkpoints.representations import ACCEPTED, Representation, encode_alone, open_representation
 from checkpoints.runtimes.onnx_export import write_onnx
 from checkpoints.runtimes.quantize import write_int8
-from checkpoints.teachers import save_encoder
+from checkpoints.teachers import DEMO_TEACHER, Found, save_encoder
 from search_spaces.costs import count_frames
 from search_spaces.errors import NestlingError
 from search_spaces.subnet import Backbone
@@ -246,6 +246,14 @@ def test_names_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert open_representation("./mfcc/").params != open_representation("mfcc").params == 0
     monkeypatch.chdir(tmp_path / "mfcc")
     assert open_representation(".").name == "mfcc"
+
+
+def test_models_on_the_hub_keep_the_name_and_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Found(DEMO_TEACHER, "some/name", "c" * 40)
+    monkeypatch.setattr("checkpoints.representations.find_model", lambda _: found)
+    for source in ("some/name", "some/name@main", "untrained:some/name@main"):  # what stands for a commit is shown
+        opened = open_representation(source)
+        assert (opened.name, opened.source, opened.revision) == (source, source, "c" * 40)
 
 
 # What it costs
