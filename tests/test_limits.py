@@ -125,3 +125,8 @@ def test_every_key_of_an_export_has_a_limit() -> None:
         assert key in str(find_excess({key: [1] * (MAX_LAYERS + 1)}))
         assert find_excess({key: [limit] * MAX_LAYERS}) is None or key == "conv_dim"
     assert MAX_PARAMS > 2_000_000_000
+
+
+def test_what_is_no_number_is_left_to_other_checks() -> None:
+    values = {"hidden_size": "wide", "conv_dim": ["x", None, {}], "num_hidden_layers": None, "conv_kernel": {"a": 1}}
+    assert find_excess(values) is None

@@ -472,6 +472,7 @@ def test_a_folder_is_checked_against_its_manifest_whoever_computes_it(tmp_path: 
     (tmp_path / "model.safetensors").write_bytes(data)
     with pytest.raises(NestlingError, match=r"is not what its SHA256SUMS lists: model\.safetensors differs"):
         open_representation(str(tmp_path))
+    assert open_representation(f"untrained:{tmp_path}").params  # which reads no weights
 
 
 def test_a_mask_embedding_may_be_missing(tmp_path: Path) -> None:
