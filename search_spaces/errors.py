@@ -21,7 +21,7 @@ class NestlingError(ValueError):
     """
 
     def __init__(self, *lines: str) -> None:
-        super().__init__(*(part for line in lines for part in str(line).split(_BREAK)))
+        super().__init__(*(part for line in lines for part in line.split(_BREAK)))
 
     def __str__(self) -> str:
         return _BREAK.join(self.args)

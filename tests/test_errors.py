@@ -1,5 +1,6 @@
 """Whose fault an error is, and what the person at the keyboard is told."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 import cli
 from search_spaces import space
+from search_spaces.errors import FailedError, NestlingError, OutOfMemoryError, describe_shortage
 from tests.shell import Shell
 
 
@@ -88,3 +90,46 @@ def test_a_stream_that_is_closed_is_silent(command, code, said):
     )
     assert (done.returncode, done.stdout, done.stderr[: len(said)]) == (code, "", said), done.stderr
     assert len(done.stderr.splitlines()) == bool(said)
+
+
+def test_a_message_is_lines_of_which_all_but_the_first_are_indented():
+    error = NestlingError("one\n  two", "three\nfour")
+    assert error.args == ("one", "two", "three\nfour")
+    assert str(error) == "one\n  two\n  three\nfour"
+    assert str(NestlingError(str(error))) == str(error)
+
+
+def test_what_a_user_caused_and_what_failed_end_with_codes_of_their_own():
+    assert [kind.exit_code for kind in (NestlingError, FailedError, OutOfMemoryError)] == [2, 1, 1]
+
+
+class AnotherRuntimeError(Exception):
+    """As ONNX Runtime's are, which are no RuntimeErrors."""
+
+
+class OnnxRuntimeError(Exception):
+    """One of its."""
+
+
+OnnxRuntimeError.__module__ = "onnxruntime.capi.onnxruntime_pybind11_state"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "not enough memory"),
+        (MemoryError("Unable to allocate 8 GiB"), "not enough memory (Unable to allocate 8 GiB)"),
+        (MemoryError("x"), "not enough memory (x)"),
+        (RuntimeError("CUDA out of memory.\nTried"), "not enough memory (CUDA out of memory.)"),
+        (RuntimeError("std::bad_alloc"), "not enough memory (std::bad_alloc)"),
+        (RuntimeError("shapes differ"), None),
+        (OnnxRuntimeError("Failed to allocate memory"), "not enough memory (Failed to allocate memory)"),
+        (OnnxRuntimeError("no such node"), None),
+        (AnotherRuntimeError("out of memory"), None),
+        (ValueError("line 3: out of memory"), None),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "not enough memory ([Errno 12] Cannot allocate memory)"),
+        (OSError(errno.ENOSPC, "out of memory"), None),
+    ],
+)
+def test_memory_was_the_reason_where_an_allocator_said_so(error, said):
+    assert describe_shortage(error) == said
