@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import subprocess
@@ -12,7 +13,16 @@ import pytest
 import torch
 
 from checkpoints.export import export_subnet, write_encoder
-from checkpoints.manifest import MANIFEST, ManifestError, check_file, check_manifest, extend_manifest, write_manifest
+from checkpoints.manifest import (
+    MANIFEST,
+    ManifestError,
+    check_file,
+    check_manifest,
+    extend_manifest,
+    is_card,
+    list_manifest,
+    write_manifest,
+)
 from checkpoints.teachers import DEMO_TEACHER, TeacherError, load_encoder, save_encoder
 from nestling.reports.model_card import ExportRecord, model_card
 from search_spaces.budget import Budget
@@ -100,6 +110,59 @@ def test_the_manifest_itself(folder: Path) -> None:
         (folder / MANIFEST).write_text(text, newline="")
         assert message in refusal(folder)
         assert refusal(folder).isprintable()
+
+
+def test_a_manifest_has_at_most_a_mebibyte(folder: Path) -> None:
+    os.truncate(folder / MANIFEST, 1024 * 1024)
+    assert "SHA256SUMS lists: " in refusal(folder)
+    os.truncate(folder / MANIFEST, 1024 * 1024 + 1)
+    with pytest.raises(ManifestError) as caught:
+        check_manifest(folder)
+    assert str(caught.value) == (
+        f"{folder / MANIFEST} is no manifest: 1,048,577 bytes, and at most 1,048,576 are read. Get the folder "
+        "again, or delete that file"
+    )
+
+
+def test_a_manifest_is_a_file(folder: Path) -> None:
+    (folder / MANIFEST).unlink()
+    (folder / MANIFEST).mkdir()
+    with pytest.raises(ManifestError) as caught:
+        check_manifest(folder)
+    assert str(caught.value) == (
+        f"{folder / MANIFEST} is no manifest, not even a file; get the folder again, or delete that"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("README.md", True),
+        ("README.md.previous", True),
+        ("README.md.previous-2", True),
+        ("README.md.previous-10", True),
+        ("README.md.previous-", False),
+        ("README.md.previous-2.bak", False),
+        ("README-md", False),
+        ("README.mdxprevious", False),
+        ("a.bin", False),
+    ],
+)
+def test_cards_are_known_by_their_names(folder: Path, name: str, is_one: bool) -> None:
+    assert is_card(name) is is_one
+    (folder / name).write_text("changed")
+    if is_one:
+        check_manifest(folder)
+    else:
+        refusal(folder)
+
+
+def test_only_names_of_the_folders_own_files_are_listed(folder: Path) -> None:
+    with (folder / MANIFEST).open("a") as file:
+        file.write("00  ../c\n00  /etc/passwd\n00  d/e\ntorn")
+    assert list_manifest(folder) == ["a.bin", "b.json"]
+    (folder / MANIFEST).unlink()
+    assert list_manifest(folder) == []
 
 
 def test_folders_of_ours_have_one(tmp_path: Path) -> None:

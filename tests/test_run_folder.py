@@ -21,13 +21,17 @@ import pytest
 import torch
 
 import checkpoints.run_folder
+from checkpoints.run_config import RunConfig, check_format
 from checkpoints.run_folder import RunError, RunFolder, SupernetRecord, dump_yaml, newest_run
 from search_spaces.errors import FailedError, NestlingError
-from search_spaces.strict_yaml import load_yaml, parse_yaml
+from search_spaces.files import write_file
+from search_spaces.space import SearchSpace
+from search_spaces.strict_yaml import load_yaml, parse_config, parse_yaml
 from supernet.model import Supernet
 from tests.kill_driver import SAVES, state_at
 from tests.spaces import small
 from tests.test_whole_files import full_disk
+from tests.training_cases import RECIPE
 
 
 @pytest.fixture
@@ -95,6 +99,101 @@ def test_a_folder_of_another_format_is_refused_by_name(run: RunFolder, number: s
         RunFolder.open(run.path)
 
 
+def test_a_number_of_a_format_is_from_1_to_the_newest() -> None:
+    for number in (1, 2, 3):
+        check_format({"format": number}, 3)
+    check_format({}, 1)  # of the first
+    check_format({"format": 9, "schema_version": 1}, 1, "schema_version")
+    for number in (True, 0, -1, 1.0, "1", None):
+        with pytest.raises(NestlingError) as caught:
+            check_format({"version": number}, 3, "version")
+        assert str(caught.value) == f"`version` should be a number from 1 to 3, got {number!r}"
+
+
+CONFIG = {
+    "command": "train supernet --audio x",
+    "teacher": None,
+    "audio": "x",
+    "device": "cpu",
+    "precision": "fp32",
+    "space": SearchSpace.load("tiny").to_dict(),
+    "recipe": parse_yaml(RECIPE),
+    "data": "abc",
+    "hours": 1.5,
+}
+
+
+def test_a_configuration_is_told_without_what_it_was_made_with(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "a", CONFIG, seed=3)
+    assert run.config == {"format": 2, "seed": 3, **CONFIG}
+    assert list(run.config) == ["format", "seed", *CONFIG]
+    assert run.made_with == checkpoints.run_folder.made_with()
+
+
+def test_four_faults_of_a_configuration_are_told(run: RunFolder) -> None:
+    with pytest.raises(NestlingError) as caught:
+        _ = run.config
+    first, *lines, last = str(caught.value).splitlines()
+    assert first == f"{run.config_path}:"
+    assert lines == [
+        "  missing key `command`",
+        "  missing key `teacher`",
+        "  missing key `audio`",
+        "  missing key `device`",
+    ]
+    assert last == "  and 5 more"
+
+
+def test_a_configuration_of_an_older_nestling_is_of_format_1() -> None:
+    older = {"seed": 0, "made_with": {}, **CONFIG}
+    assert parse_config(RunConfig, older).format == 1
+    with pytest.raises(NestlingError) as caught:
+        parse_config(RunConfig, older | {"device": "gpu"}, "config.yaml")
+    assert str(caught.value) == "config.yaml: device 'gpu' is none that PyTorch knows"
+
+
+def test_what_changes_when_a_run_goes_on_is_added_to_its_history(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "a", CONFIG, seed=3)
+    changes = [{"step": step, "command": "train supernet --resume", "changes": {"x": [1, 2]}} for step in (4, 9)]
+    run.amend({"audio": "y"}, changes[0])
+    run.amend({"device": "cuda"}, changes[1])
+    assert run.config == {"format": 2, "seed": 3, **CONFIG, "audio": "y", "device": "cuda", "history": changes}
+    assert run.made_with["torch"] == torch.__version__
+
+
+def test_a_run_without_a_checkpoint_can_be_discarded(run: RunFolder) -> None:
+    assert run.discard() is True
+    assert not run.path.exists()
+    assert run.discard() is True  # what cannot be deleted is no reason to fail
+    run = RunFolder.create(run.path, {}, seed=0)
+    for step in (0, 1):
+        run.save_state(state_at(step))
+        assert run.discard() is False
+    assert run.load_state(never)
+
+
+def test_only_its_own_traces_may_lie_where_a_run_begins(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "a")
+    run.check_free()
+    assert not run.path.exists()
+    run.path.mkdir()
+    run.lock_path.touch()
+    run.check_free()
+
+    def write(file: Any) -> None:
+        run.check_free()  # with a file of another writer, who is not done
+        file.write(b"x")
+
+    write_file(run.lock_path, write)
+    (run.path / "notes").touch()
+    with pytest.raises(RunError) as caught:
+        run.check_free()
+    assert str(caught.value) == f"{run.path} is not empty (notes …) and not a run; name another folder"
+    (tmp_path / "file").touch()
+    with pytest.raises(NestlingError, match="--run"):
+        RunFolder(tmp_path / "file").check_free()
+
+
 def test_create_keeps_its_hands_off_other_folders(run: RunFolder, tmp_path: Path) -> None:
     assert run.search_path.is_dir()
     with pytest.raises(RunError, match=r"already holds a run; resume it, or name another folder"):
@@ -145,6 +244,8 @@ def test_commit_is_that_of_this_code_alone(monkeypatch: pytest.MonkeyPatch, tmp_
     assert checkpoints.run_folder.git_commit() == head
     (tmp_path / "code.py").write_text("changed")
     assert checkpoints.run_folder.git_commit() == f"{head}-dirty"
+    monkeypatch.setenv("PATH", "")
+    assert checkpoints.run_folder.git_commit() is None
 
 
 # The record
@@ -193,6 +294,40 @@ def test_a_bad_line_inside_the_record_is_named(run: RunFolder) -> None:
         with pytest.raises(NestlingError, match=rf"metrics\.jsonl, line 2: {re.escape(message)}"):
             run.cut_metrics(1)
         assert len(run.metrics_path.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, ""),
+        ({"losses": {"largest": 0.5, "random": 0.6}}, ""),
+        ({"stage": None, "learning_rate": None, "losses": None, "before": "one", "phone_error": 0.5}, ""),
+        ({"before": "one", "phone_error": 0.0}, ""),
+        ({"before": "one"}, "missing key `phone_error` beside `before`"),
+        ({"before": "one", "losses": None, "stage": None}, "missing key `phone_error` beside `before`"),
+        ({"stage": None}, "a step needs `stage` and `learning_rate`, a probe `before` and `phone_error`"),
+        ({"learning_rate": None}, "a step needs `stage` and `learning_rate`, a probe `before` and `phone_error`"),
+        ({"losses": None}, "missing key `losses.largest`"),
+        ({"losses": {"random": 0.5}}, "missing key `losses.largest`"),
+    ],
+)
+def test_a_row_is_a_step_or_a_probe(run: RunFolder, changes: dict[str, Any], message: str) -> None:
+    row = row_of(1) | changes
+    run.append_metrics(row)
+    if not message:
+        assert run.metrics() == [row]
+        return
+    with pytest.raises(NestlingError) as caught:
+        run.metrics()
+    assert str(caught.value) == f"{run.metrics_path}, line 1: {message}"
+
+
+def test_four_faults_of_a_row_are_told(run: RunFolder) -> None:
+    run.append_metrics({"step": 1, "stage": 1, "losses": 1, "learning_rate": "", "before": 1, "phone_error": ""})
+    with pytest.raises(NestlingError) as caught:
+        run.metrics()
+    assert len(str(caught.value).splitlines()) == 6
+    assert str(caught.value).endswith("\n  and 1 more")
 
 
 # Checkpoints
@@ -268,6 +403,27 @@ def test_no_good_state_is_an_error(run: RunFolder) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("state", "problem"),
+    [
+        ([1], "it holds a list"),
+        ({k: v for k, v in state_at(2).items() if k != "heads"}, "it has no `heads`"),
+        (state_at(2) | {"step": True}, "`step` is a bool, not a int"),
+        (state_at(2) | {"step": 2.0}, "`step` is a float, not a int"),
+        (state_at(2) | {"recipe": None}, "`recipe` is a NoneType, not a dict"),
+        (Path("x"), "it is no checkpoint, UnpicklingError"),
+    ],
+)
+def test_a_checkpoint_with_a_digest_of_its_own_may_hold_anything(run: RunFolder, state: Any, problem: str) -> None:
+    run.save_state(state_at(1))
+    path = run.state_path / "step-00000002.pt"
+    digest = write_file(path, lambda file: torch.save(state, file))
+    path.with_suffix(".sha256").write_text(f"{digest}  {path.name}\n")
+    said: list[str] = []
+    assert (run.load_state(said.append) or {})["step"] == 1
+    assert said == [f"checkpoint step-00000002.pt is damaged ({problem}); going back to step-00000001.pt"]
+
+
 def test_going_on_after_damage_drops_the_damaged_state(run: RunFolder) -> None:
     for step in (100, 200):
         run.save_state(state_at(step))
@@ -338,6 +494,61 @@ def test_supernet_round_trip(run: RunFolder) -> None:
             assert torch.equal(loaded.state_dict()[name], weight), name
         assert run.supernet_record == record
     assert "replaces" not in json.loads(run.supernet_record_path.read_text())
+
+
+@pytest.mark.parametrize(("writes", "seed"), [(1, 1), (2, 2)])
+def test_a_supernet_is_described_at_every_moment(
+    run: RunFolder, writes: int, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is saved in three writes; the second renames the weights into place."""
+    space, done = small("tiny"), []
+    record = SupernetRecord("demo", "mit", "hash 1", "abc", "def")
+
+    def write(path: Path, data: Any) -> str:
+        if len(done) == writes:
+            raise FailedError("the disk is full")
+        done.append(path.name)
+        return write_file(path, data)
+
+    run.save_supernet(Supernet(space, torch.Generator().manual_seed(1)), record)
+    monkeypatch.setattr(checkpoints.run_folder, "write_file", write)
+    with pytest.raises(FailedError):
+        run.save_supernet(Supernet(space, torch.Generator().manual_seed(2)), SupernetRecord("other"))
+    assert done == ["supernet.json", "supernet.safetensors"][:writes]
+    assert run.supernet_record == (record if seed == 1 else SupernetRecord("other"))
+    wanted = Supernet(space, torch.Generator().manual_seed(seed)).state_dict()
+    assert all(torch.equal(wanted[name], weight) for name, weight in run.load_supernet().state_dict().items())
+
+
+def test_the_first_supernet_replaces_none(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+    monkeypatch.setattr(checkpoints.run_folder, "write_file", lambda _, data: kept.append(data))
+    run.save_supernet(Supernet(small("tiny"), torch.Generator()), SupernetRecord())
+    assert json.loads(kept[0])["replaces"] is None
+
+
+def test_weights_that_are_not_of_the_space_beside_them(run: RunFolder) -> None:
+    run.save_supernet(Supernet(small("tiny"), torch.Generator()), SupernetRecord())
+    record = json.loads(run.supernet_record_path.read_text())
+    other = SearchSpace.load("tiny")
+    run.supernet_record_path.write_text(
+        json.dumps(record | {"space": other.to_dict(), "space_hash": other.hash}), "utf-8"
+    )
+    with pytest.raises(RunError) as caught:
+        run.load_supernet()
+    assert str(caught.value) == (
+        f"{run.supernet_path} does not hold the weights of `space` in {run.supernet_record_path}"
+    )
+
+
+def test_four_faults_of_a_supernets_record_are_told(run: RunFolder) -> None:
+    run.save_supernet(Supernet(small("tiny"), torch.Generator()), SupernetRecord())
+    run.supernet_record_path.write_text("{}")
+    with pytest.raises(NestlingError) as caught:
+        run.load_supernet()
+    keys = ("schema_version", "sha256", "space", "space_hash")
+    lines = [f"{run.supernet_record_path}:", *(f"  missing key `{key}`" for key in keys), "  and 3 more"]
+    assert str(caught.value).splitlines() == lines
 
 
 def test_a_damaged_supernet_is_refused(run: RunFolder) -> None:
