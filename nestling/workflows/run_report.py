@@ -172,7 +172,7 @@ def _scores(subnet: Subnet, result: SavedResult | None, points: Sequence[Point])
 
 
 def _facts(run: RunFolder, config: Row, result: SavedResult | None) -> Facts:
-    versions = tuple((k, str(v)) for k, v in run.made_with.items() if v)
+    versions = tuple((k, v) for k, v in run.made_with.items() if v)
     return Facts(
         teacher=config["teacher"] or "none",
         data=str(config.get("trained_on", config["audio"])),  # an imported supernet was trained elsewhere

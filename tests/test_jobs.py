@@ -1,0 +1,349 @@
+"""What a run is made of: its job, what may change when it goes on, its teacher, its trainer, and its scorer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from checkpoints.formats.hugging_face import TeacherError
+from checkpoints.run_folder import RunError, RunFolder, SupernetRecord
+from checkpoints.teachers import save_encoder
+from distillation.stages import CHANGEABLE
+from nestling.workflows import jobs
+from nestling.workflows.jobs import (
+    OBJECTIVES,
+    Job,
+    build_trainer,
+    check_objective,
+    describe_job,
+    open_scorer,
+    resume_job,
+    resume_trainer,
+)
+from search_spaces.errors import NestlingError
+from search_spaces.space import SearchSpace
+from supernet.model import Supernet
+from tests.training_cases import RECIPE, SPACE, Tones, make_teacher
+
+
+class Recorded(Tones):
+    synthesised = False
+
+
+class Silent(Recorded):
+    def utterances(self, split: str) -> Any:
+        if split == "search":
+            raise NestlingError("no such split")
+        return super().utterances(split)
+
+
+def ignore(_: str) -> None:
+    pass
+
+
+def refuse(text: str) -> None:
+    pytest.fail(f"said {text!r}")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A space, recipes and a teacher."""
+    root = tmp_path_factory.mktemp("jobs")
+    (root / "handful.yaml").write_text(json.dumps(SPACE.to_dict()))
+    (root / "recipe.yaml").write_text(RECIPE)
+    (root / "alone.yaml").write_text("""
+stages:
+  - name: warm-up
+    steps: 1
+    batch_size: 2
+    crop_seconds: 0.4
+    sources:
+      signal: {kind: signal}
+    objective:
+      - {source: signal, matching: front_end, distance: mse}
+""")
+    save_encoder(make_teacher(), root / "teacher")
+    return root
+
+
+def describe(folder: Path, recipe: str = "recipe", teacher: str | None = "teacher", **changes: Any) -> Job:
+    options = {
+        "command": "train supernet",
+        "space": str(folder / "handful.yaml"),
+        "teacher": teacher and str(folder / teacher),
+        "audio": "demo",
+        "config": str(folder / f"{recipe}.yaml"),
+        "changes": None,
+        "device": "cpu",
+        "precision": "fp32",
+        "seed": None,
+    }
+    return describe_job(**(options | changes))
+
+
+def refusal(call: Callable[[], Any]) -> str:
+    with pytest.raises(NestlingError) as caught:
+        call()
+    return str(caught.value)
+
+
+# Jobs
+
+
+def test_a_job_is_resolved_to_plain_values(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    job = describe(folder, seed=4, changes=["stage-1.steps=7"], teacher=None)
+    assert json.loads(json.dumps(job)) == job
+    assert job["teacher"] is None
+    assert (job["recipe"]["seed"], job["recipe"]["stages"][0]["steps"]) == (4, 7)
+    assert SearchSpace.from_dict(job["space"]) == SPACE
+    assert describe(folder, teacher="teacher")["teacher"] == str(folder / "teacher")
+    job = describe_job("x", "tiny", "teacher", "teacher", "demo", None, "cpu", "fp32", None)
+    assert (job["teacher"], job["audio"]) == (str(folder / "teacher"), str(folder / "teacher"))
+
+
+def test_a_job_for_what_is_not_there_is_refused(folder: Path) -> None:
+    assert refusal(lambda: describe(folder, device="gpu")).startswith("cannot compute on 'gpu': ")
+    assert refusal(lambda: describe(folder, precision="fp16")) == "--precision is fp32, bf16 or auto; got fp16"
+
+
+def test_a_run_that_goes_on_as_it_was_is_the_same_job(folder: Path) -> None:
+    kept = describe(folder)
+    assert resume_job(kept, {}, 5) == (kept, {})
+    asked = {
+        "space": str(folder / "handful.yaml"),
+        "config": str(folder / "recipe.yaml"),
+        "teacher": str(folder / "teacher"),
+        "init": str(folder / "teacher"),
+        "audio": "demo",
+        "device": "cpu",
+        "precision": "fp32",
+        "seed": 0,
+        "changes": [],
+    }
+    assert resume_job(kept, asked, 5) == (kept, {})
+
+
+@pytest.mark.parametrize(
+    ("asked", "step", "changed"),
+    [
+        ({"changes": ["stage-2.learning_rate=0.1"]}, 9, {"stage-2.learning_rate": [0.0005, 0.1]}),
+        ({"changes": ["stage-1.batch_size=9"]}, 4, {"stage-1.batch_size": [3, 9]}),
+        ({"changes": ["stage-2.batch_size=9"]}, 5, {"stage-2.batch_size": [3, 9]}),
+        ({"changes": ["save_every=9"]}, 10, {"save_every": [2, 9]}),
+        ({"precision": "bf16"}, 5, {"precision": ["fp32", "bf16"]}),
+    ],
+)
+def test_what_may_change_is_told(folder: Path, asked: dict[str, Any], step: int, changed: dict[str, Any]) -> None:
+    kept = describe(folder)
+    kept["recipe"]["stages"][1]["learning_rate"] = 0.0005
+    job, changes = resume_job(kept, asked, step)
+    assert changes == changed
+    assert json.loads(json.dumps(job)) == job
+    assert job["precision"] == asked.get("precision", "fp32")
+    assert resume_job(job, {}, step) == (job, {})
+
+
+def test_audio_and_device_may_be_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    kept = describe(folder, audio="elsewhere") | {"device": "cuda:3"}
+    job, changes = resume_job(kept, {"audio": "teacher", "device": "cpu"}, 5)
+    assert (job["audio"], job["device"]) == (str(folder / "teacher"), "cpu")
+    assert changes == {"audio": ["elsewhere", str(folder / "teacher")], "device": ["cuda:3", "cpu"]}
+
+
+REST = "; leave them out or start another run. What may change: --device, --precision, and by --set " + ", ".join(
+    CHANGEABLE
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "step", "refused"),
+    [
+        ({"seed": 3}, 0, "--seed 3 (the run has 0)"),
+        ({"space": "tiny"}, 0, "--space tiny (the run has handful)"),
+        ({"teacher": "x"}, 0, "--teacher x (the run has TEACHER)"),
+        ({"init": "x"}, 0, "--init x (the run has TEACHER)"),
+        ({"changes": ["stage-2.steps=7"]}, 0, "--set stage-2.steps=7 (the run has 5)"),
+        ({"changes": ["stage-1.batch_size=9"]}, 5, "--set stage-1.batch_size=9 (stage-1 is done)"),
+        ({"changes": ["stage-2.batch_size=9"]}, 10, "--set stage-2.batch_size=9 (stage-2 is done)"),
+        (
+            {"seed": 3, "changes": ["stage-1.batch_size=9", "stage-2.batch_size=8"], "teacher": "x"},
+            6,
+            "--teacher x (the run has TEACHER), --seed 3 (the run has 0), --set stage-1.batch_size=9 (stage-1 is done)",
+        ),
+    ],
+)
+def test_what_may_not_change_is_listed(folder: Path, asked: dict[str, Any], step: int, refused: str) -> None:
+    kept = describe(folder) | {"teacher": "TEACHER"}
+    said = refusal(lambda: resume_job(kept, asked, step))
+    assert said == f"a resumed run goes on as it began, which rules out {refused}{REST}"
+
+
+def test_another_recipe_is_refused_and_the_same_with_changes_is_not(folder: Path) -> None:
+    kept = describe(folder)
+    said = refusal(lambda: resume_job(kept, {"config": "demo"}, 0))
+    assert said.startswith("a resumed run goes on as it began, which rules out --config demo (the run differs in ")
+    asked = {"config": str(folder / "recipe.yaml"), "changes": ["save_every=9"]}
+    assert resume_job(kept, asked, 0)[1] == {"save_every": [2, 9]}
+
+
+def test_a_device_that_is_none_is_refused_before_a_run_goes_on(folder: Path) -> None:
+    assert refusal(lambda: resume_job(describe(folder), {"device": "gpu"}, 0)).startswith("cannot compute on 'gpu': ")
+
+
+# Teachers
+
+
+def find(monkeypatch: pytest.MonkeyPatch, name: str, kept: Job, **teacher: Any) -> str | None:
+    """What `--teacher NAME` leads to."""
+    loaded = SimpleNamespace(hash="abc", name="org/teacher", revision=None) if teacher else None
+    monkeypatch.setattr(jobs, "load_teacher", lambda _: SimpleNamespace(**(vars(loaded) | teacher)))
+    return jobs._find_same(name, kept)
+
+
+@pytest.mark.parametrize("name", ["org/x@1a", "org/x"])
+def test_a_teacher_is_the_same_by_its_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find(monkeypatch, name, {"teacher": "org/x@1a", "teacher_hash": "abc"}) == "org/x@1a"
+
+
+def test_a_teacher_is_the_same_by_where_it_lies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    kept = {"teacher": str(folder / "teacher"), "teacher_hash": "abc"}
+    assert find(monkeypatch, "teacher", kept) == str(folder / "teacher")
+
+
+def test_a_teacher_is_the_same_by_its_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    kept = {"teacher": "gone", "teacher_hash": "abc"}
+    assert find(monkeypatch, "teacher", kept, revision="1a") == "org/teacher@1a"
+    assert find(monkeypatch, "teacher", kept, revision=None) == str(folder / "teacher")
+    assert find(monkeypatch, "teacher", kept, hash="def") is None
+
+
+def test_no_teacher_is_the_same_as_none_or_one_that_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find(monkeypatch, "x", {"teacher": None, "teacher_hash": "abc"}) is None
+    assert find(monkeypatch, "x", {"teacher": "y"}) is None
+    assert find(monkeypatch, "x", {"teacher": "y", "teacher_hash": ""}) is None
+
+
+@pytest.mark.parametrize("data", [{}, {"data": "d"}])
+def test_a_teacher_that_is_recognised_is_silent(tmp_path: Path, data: Job) -> None:
+    teacher: Any = SimpleNamespace(hash="abc")
+    jobs._recognize(teacher, RunFolder(tmp_path), {"teacher": "x", "teacher_hash": "abc", **data}, refuse)
+    with pytest.raises(RunError) as caught:
+        jobs._recognize(teacher, RunFolder(tmp_path), {"teacher": "x", "teacher_hash": "def", **data}, refuse)
+    assert str(caught.value) == (
+        f"x is not the teacher that {tmp_path} was begun with: its shape and weights hash to abc, not def; "
+        "put that one back, or start a new run"
+    )
+
+
+def test_an_older_run_did_not_keep_what_its_teacher_was(tmp_path: Path) -> None:
+    teacher: Any = SimpleNamespace(hash="abc")
+    jobs._recognize(teacher, RunFolder(tmp_path), {"teacher": "x"}, refuse)  # a run that begins
+    said: list[str] = []
+    jobs._recognize(teacher, RunFolder(tmp_path), {"teacher": "x", "data": "d"}, said.append)
+    assert said == [f"{tmp_path} did not keep what its teacher was; whether x is still the same is not known"]
+
+
+def test_a_teacher_that_has_moved_is_told_with_where_it_is_named(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    said = refusal(lambda: jobs._load_teacher(run, str(tmp_path / "gone")))
+    assert "`teacher` in" not in said
+    run.config_path.touch()
+    with pytest.raises(TeacherError) as caught:
+        jobs._load_teacher(run, str(tmp_path / "gone"))
+    assert str(caught.value) == f"{said}; `teacher` in {run.config_path} names it: correct that if it has moved"
+
+
+# Trainers
+
+
+def test_a_trainer_comes_with_where_its_supernet_is_from(folder: Path, tmp_path: Path) -> None:
+    trainer, record = build_trainer(RunFolder(tmp_path), describe(folder), Recorded(), ignore, refuse)
+    teacher = jobs.load_teacher(str(folder / "teacher"))
+    assert record == SupernetRecord("teacher", None, "0", None, teacher.hash)
+    assert trainer.supernet.space == SPACE
+    job = describe(folder) | {"teacher_hash": "0"}
+    assert "is not the teacher that" in refusal(
+        lambda: build_trainer(RunFolder(tmp_path), job, Recorded(), ignore, refuse)
+    )
+
+
+def test_a_trainer_needs_a_teacher_where_its_recipe_wants_one(folder: Path, tmp_path: Path) -> None:
+    job = describe(folder, recipe="alone", teacher=None)
+    _, record = build_trainer(RunFolder(tmp_path), job, Recorded(), ignore, refuse)
+    assert record == SupernetRecord(data="0")
+    job = describe(folder, teacher=None)
+    said = refusal(lambda: build_trainer(RunFolder(tmp_path), job, Recorded(), ignore, refuse))
+    assert "is a teacher, and none was given" in said
+
+
+def test_a_checkpoint_that_does_not_fit_is_blamed_on_its_folder(tmp_path: Path) -> None:
+    def resume(state: Any) -> None:
+        if state:
+            raise NestlingError("of another space")
+
+    trainer: Any = SimpleNamespace(resume=resume)
+    resume_trainer(trainer, RunFolder(tmp_path), {})
+    with pytest.raises(RunError) as caught:
+        resume_trainer(trainer, RunFolder(tmp_path), {"step": 1})
+    assert str(caught.value) == f"{tmp_path / 'state'}: of another space"
+
+
+# Scorers
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_objective_is_known(name: str) -> None:
+    check_objective(name)
+
+
+@pytest.mark.parametrize(("name", "hint"), [("prox", "did you mean `proxy`? "), ("xyzzy", "")])
+def test_an_objective_that_is_not_known_is_told_with_the_nearest(name: str, hint: str) -> None:
+    assert (
+        refusal(lambda: check_objective(name)) == f"no objective `{name}`; {hint}it is one of {', '.join(OBJECTIVES)}"
+    )
+
+
+@pytest.fixture
+def trained(folder: Path, tmp_path: Path) -> RunFolder:
+    """A run after a step; its supernet has other weights than its checkpoint."""
+    job = describe(folder, recipe="alone", teacher=None)
+    run = RunFolder.create(tmp_path / "run", {**job, "data": "0", "hours": 0.1}, seed=0)
+    trainer, record = build_trainer(run, job, Recorded(), ignore)
+    trainer.run()
+    run.save_supernet(Supernet(SPACE, torch.Generator().manual_seed(7)), record)
+    return run
+
+
+def test_a_scorer_scores_the_runs_supernet(trained: RunFolder) -> None:
+    scorer = open_scorer(trained, Recorded(), 2, "cpu", refuse)
+    wanted = trained.load_supernet().state_dict()
+    assert all(torch.equal(wanted[name], weight) for name, weight in scorer.supernet.state_dict().items())
+    assert len(scorer(SPACE.container).per_utterance) == 2
+
+
+def test_a_scorer_that_cannot_be_opened_says_why(trained: RunFolder) -> None:
+    assert refusal(lambda: open_scorer(trained, Recorded(), 2, "gpu", ignore)).startswith("cannot compute on 'gpu': ")
+    assert refusal(lambda: open_scorer(trained, Silent(), 2, "cpu", ignore)) == (
+        "tones has no audio to compare subnets on; three files or more have some"
+    )
+    states = trained.state_path.rename(trained.path / "elsewhere")
+    trained.state_path.mkdir()
+    assert refusal(lambda: open_scorer(trained, Recorded(), 2, "cpu", ignore)) == (
+        f"{trained.path} has no checkpoint, and its heads are needed to score subnets; train it first"
+    )
+    trained.state_path.rmdir()
+    states.rename(trained.state_path)
+    trained.amend({"space": SearchSpace.load("tiny").to_dict()}, {"step": 0, "command": "", "changes": {}})
+    assert refusal(lambda: open_scorer(trained, Recorded(), 2, "cpu", ignore)) == (
+        f"{trained.config_path}: `space` is not that of {trained.supernet_record_path}, which was trained"
+    )
