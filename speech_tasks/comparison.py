@@ -106,7 +106,7 @@ class Comparison:
     def remarks(self) -> tuple[str, ...]:
         """What must be said beside the numbers: one reader alone, wordings that are not new, and what chance marks."""
         scores = [score for entry in self.entries for score in entry.evaluation.scores]
-        said = dict.fromkeys(describe_voices(score) for score in scores if score.errors)
+        said = dict.fromkeys(describe_voices(score) for score in scores)
         remarks = [text for text in said if text]
         results = [result for entry in self.entries for result in entry.evaluation.results if result.synthesised]
         synthesised = {score.metric for result in results for score in result.scores}

@@ -16,6 +16,7 @@ from speech_tasks.comparison import (
     Comparison,
     describe_metric,
     find_reference,
+    find_unlike,
     format_value,
 )
 from speech_tasks.store import Clip
@@ -75,6 +76,8 @@ def test_a_difference_as_large_as_its_interval_is_not_real():
     assert cell("PER", 41.0, moves).half_interval == pytest.approx(1.0)
     assert cell("PER", 40.999, moves).verdict == ""
     assert cell("PER", 41.001, moves).verdict == "worse"
+    same = [make_entry(name, {"PER": 40}) for name in "re"]  # which nothing moves
+    assert Comparison(same).cell(same[1], "PER", IN_DOMAIN).verdict == ""
 
 
 def test_nothing_is_real_where_one_speaker_judges():
@@ -213,6 +216,12 @@ def test_it_is_said_who_is_judged_by_where_there_are_no_two_speakers(speakers, w
     )
 
 
+def test_nothing_is_said_of_scores_that_several_speakers_judge():
+    right = np.ones((1, 3, 2))
+    entry = make_entry("e", [score_ratio("PER", IN_DOMAIN, right, said_by("aab")), make_score("EER", 5)])
+    assert Comparison([entry]).remarks == ()
+
+
 def test_what_is_no_number_is_neither_better_nor_worse():
     for values in ((5.0, math.nan), (math.nan, 5.0)):
         entries = [make_entry(name, {"EER": value}) for name, value in zip("re", values, strict=True)]
@@ -224,6 +233,9 @@ def test_wordings_are_spoken_of_where_commands_are_synthesised():
     first, second = entry.evaluation.results
     results = (first, replace(second, synthesised=False))  # sentences by a program, commands by people
     assert Comparison([replace(entry, evaluation=Evaluation("e", results, 3.0))]).remarks == ()
+    assert Comparison([make_entry("e", {"slot CER": 4, "PER": 1, "IC accuracy": 2, "slot F1": 3})]).remarks == (
+        "IC accuracy, slot CER, slot F1: all wordings of the synthesised commands occur in train; only voices are new.",
+    )
 
 
 def test_it_is_said_what_chance_marks_where_differences_are_many():
@@ -234,6 +246,8 @@ def test_it_is_said_what_chance_marks_where_differences_are_many():
         assert Comparison(entries).remarks == (
             f"Of {number} differences, about 1 (5 %) are marked by chance alone where nothing differs.",
         )
+    (said,) = Comparison([*many[:3], make_entry("f", {"PER": 1, "EER": 2})]).remarks  # what it lacks is no difference
+    assert said.startswith("Of 12 differences, about 1 ")
 
 
 def test_the_score_is_between_log_mel_and_the_reference():
@@ -310,6 +324,7 @@ def test_a_variant_has_the_unit_and_direction_of_its_kind():
         ("WER (beam)", -0.55001, "-0.6", "-0.6"),
         ("MTWV", 0.4567, "0.457", "+0.457"),
         (MEAN, 80.04, "80.0", "+80.0"),
+        ("PER", math.inf, "∞", "∞"),
     ],
 )
 def test_a_value_has_as_many_digits_as_its_unit_deserves(name, value, shown, signed):
@@ -343,6 +358,42 @@ def test_json_holds_all_but_errors_by_utterance():
     assert list(scores) == [*values["metrics"]]
     assert (scores["PER"]["value"], scores["PER"]["difference"], scores["PER"]["verdict"]) == (40, 20, "worse")
     assert scores["PER"]["settings"] == {"learning rate": 1e-3}
+
+
+def test_json_holds_half_intervals_where_they_have_a_bound():
+    entries = [make_entry(name, [make_score("PER", 40, SHARED), make_score("EER", 5, {"one": 0.0})]) for name in "re"]
+    values = json.loads(json.dumps(Comparison(entries).to_dict(), allow_nan=False))
+    first, second = ({score["metric"]: score for score in e["scores"]} for e in values["encoders"])
+    for each in (first, second):
+        assert each["PER"]["half_interval"] == pytest.approx(5 * WIDTH)
+        assert each["EER"]["half_interval"] is None
+    halves = [second[metric]["difference_half_interval"] for metric in ("PER", "EER")]
+    assert halves == [pytest.approx(0, abs=1e-9), None]
+    assert first["PER"]["difference_half_interval"] is None
+
+
+# What compares
+
+
+def of_code(entry, **codes):
+    """An entry some of whose tasks have other code."""
+    results = tuple(replace(r, fingerprint=codes.get(r.task, r.fingerprint)) for r in entry.evaluation.results)
+    return replace(entry, evaluation=replace(entry.evaluation, results=results))
+
+
+def test_scores_of_other_code_than_the_last_are_found_and_refused():
+    a, b, c = (make_entry(name, {"PER": 10, "KS accuracy": 90, "EER": 5}) for name in "abc")
+    c = replace(c, evaluation=replace(c.evaluation, results=c.evaluation.results[:1]))  # phones alone
+    assert find_unlike([a, b, c]) == []
+    old = of_code(a, phones="old", keywords="old", verification="old")
+    told = "phones of a are of others than those of c; keywords, verification of a are of others than those of b"
+    assert "; ".join(map(str, find_unlike([old, b, c]))) == told
+    with pytest.raises(
+        ValueError, match=rf"^only scores of the same code, libraries and audio compare, and {told}; eva"
+    ):
+        Comparison([old, b, c])
+    (last,) = find_unlike([a, of_code(b, phones="new")])
+    assert (last.entry, last.tasks, last.newest) == (a, ("phones",), "b")
 
 
 # Which is the reference

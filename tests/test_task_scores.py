@@ -8,7 +8,7 @@ from scipy.stats import t as student
 from scipy.stats import ttest_1samp, ttest_rel
 
 from speech_tasks.store import Clip
-from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN, Material, score_ratio
+from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN, Material, score_of_trials, score_ratio
 from tests.speech_cases import FakeCorpus, utterance
 
 
@@ -121,6 +121,33 @@ def test_who_says_nothing_that_counts_judges_nothing():
 def test_one_utterance_says_nothing_of_chance():
     assert score([1.0]).half_interval == np.inf
     assert score([1.0]).difference(score([0.0])) == (100.0, np.inf)
+
+
+def test_a_score_over_trials_is_the_mean_of_its_seeds():
+    sides, right = (np.array([0, 0, 1, 2]), np.array([1, 2, 2, 2])), np.array([1.0, 0.0, 1.0, 1.0])
+
+    def measure(seed, speakers, trials):
+        return seed + 100 * np.average(right, weights=trials * speakers[sides[0]] * speakers[sides[1]])
+
+    errors = score([1.0, 0.0]).errors
+    given = ("EER", OUT_OF_DOMAIN, [75.0, 76.0], measure, sides, "abc", errors)
+    found = score_of_trials(*given, {"learning rate": 0.1}, count=2)
+    assert (found.metric, found.condition, found.value, found.seeds) == ("EER", OUT_OF_DOMAIN, 75.5, (75.0, 76.0))
+    assert (found.settings, found.errors, found.spread.count) == ({"learning rate": 0.1}, errors, 2)
+    plain = score_of_trials(*given)
+    assert (plain.settings, plain.spread.count) == ({}, 3)
+
+
+def test_test_alone_is_drawn_from_a_corpus_of_its_own():
+    corpus, tests = (
+        FakeCorpus({split: [utterance(f"{name} {split}")] for split in ("dev", "test")}) for name in ("own", "crowd")
+    )
+    material = Material(corpus, tests=tests)
+    assert [clip.utterance.id for split in ("dev", "test") for clip in material.clips(split)] == [
+        "own dev",
+        "crowd test",
+    ]
+    assert [clip.utterance.id for clip in Material(corpus).clips("test")] == ["own test"]
 
 
 def test_the_second_corpus_is_scored_beside_test_alone():
