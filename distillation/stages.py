@@ -19,8 +19,7 @@ CHANGEABLE = ("learning_rate", "weight_decay", "clip_norm", "dropout", "batch_si
 """Keys of a recipe that may change while a run is under way: no checkpoint depends on them."""
 DONE = "done"
 """What comes after the last stage."""
-
-
+STRICT = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 MAX_CODES = 1 << 15
 """Of a code book: codes are kept in 16 bits."""
 
@@ -28,7 +27,7 @@ MAX_CODES = 1 << 15
 class SourceSpec(BaseModel):
     """How to make one source of targets."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = STRICT
 
     kind: Literal["teacher", "signal", "codes"]
     tap: Literal["hidden", "ffn"] = "hidden"
@@ -44,7 +43,7 @@ class SourceSpec(BaseModel):
 class Stage(BaseModel):
     """Data, view, objective, what is trained and for how long."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = STRICT
 
     name: str
     subnets: Which = "container"
@@ -83,7 +82,7 @@ class Stage(BaseModel):
 class Recipe(BaseModel):
     """An ordered list of stages."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = STRICT
 
     description: str = ""
     seed: int = 0

@@ -1,8 +1,20 @@
 """Recipes are strict, say what is wrong with them, and can be changed value by value."""
 
+from pathlib import Path
+
 import pytest
 
-from distillation.stages import RECIPES, Stage, load_recipe
+from distillation.stages import (
+    RECIPES,
+    Recipe,
+    SourceSpec,
+    Stage,
+    change_recipe,
+    find_changes,
+    is_changeable,
+    load_recipe,
+)
+from distillation.views import View
 from tests.training_cases import RECIPE
 
 SHIPPED = sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -18,6 +30,66 @@ def make_stage(**values):
     source = {"t": {"kind": "teacher"}}
     term = {"source": "t", "matching": "mean", "distance": "l1"}
     return Stage(**{"name": "a", "steps": 10, "sources": source, "objective": [term], **values})
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("key", "below", "least", "most", "above"),
+    [
+        ("num_random", -1, 0, 1000, 1001),
+        ("steps", 0, 1, 100_000_000, 100_000_001),
+        ("batch_size", 0, 1, 65_536, 65_537),
+        ("crop_seconds", 0.1, 0.101, 3600, 3600.1),
+        ("learning_rate", 0, 1e-12, 10, 10.1),
+        ("warmup_share", -0.01, 0, 0.999, 1),
+        ("weight_decay", -0.01, 0, 10, 10.1),
+        ("clip_norm", 0, 1e-12, 1e12, float("inf")),
+        ("dropout", -0.01, 0, 0.999, 1),
+    ],
+)
+def test_a_stage_takes_what_is_within_its_bounds(key, below, least, most, above):
+    for value in (least, most):
+        assert getattr(make_stage(**{key: value}), key) == value
+    for value in (below, above, float("nan")):
+        with pytest.raises(ValueError, match=rf"validation error for Stage\n{key}\n"):
+            make_stage(**{key: value})
+
+
+def test_other_bounds():
+    assert [SourceSpec(kind="codes", num_codes=count).num_codes for count in (2, 32_768)] == [2, 32_768]
+    for count in (1, 32_769):
+        with pytest.raises(ValueError, match="num_codes"):
+            SourceSpec(kind="codes", num_codes=count)
+    assert Recipe(save_every=1, stages=[make_stage()]).save_every == 1
+    with pytest.raises(ValueError, match="save_every"):
+        Recipe(save_every=0, stages=[make_stage()])
+    with pytest.raises(ValueError, match="stages"):
+        Recipe(stages=[])
+    with pytest.raises(ValueError, match="objective"):
+        make_stage(objective=[])
+
+
+def test_values_that_a_recipe_leaves_out():
+    recipe = Recipe(stages=[make_stage()])
+    assert (recipe.description, recipe.seed, recipe.save_every) == ("", 0, 50)
+    (stage,) = recipe.stages
+    left_out = {key: value for key, value in stage.model_dump().items() if key not in stage.model_fields_set}
+    assert left_out.pop("view") == View().model_dump()
+    assert left_out == {
+        "subnets": "container",
+        "num_random": 1,
+        "reorder": False,
+        "batch_size": 16,
+        "crop_seconds": 2.0,
+        "learning_rate": 1e-3,
+        "warmup_share": 0.1,
+        "weight_decay": 0.01,
+        "clip_norm": 1.0,
+        "dropout": 0.0,
+    }
+    assert SourceSpec(kind="codes").num_codes == 100
 
 
 # Learning rate
@@ -53,6 +125,7 @@ def test_shipped_recipes():
 def test_every_shipped_recipe_loads_and_reads_back(name):
     recipe = load_recipe(name)
     assert recipe.description
+    assert load_recipe(Path(name)) == recipe
     assert recipe.num_steps == sum(stage.steps for stage in recipe.stages) > 0
     assert type(recipe).model_validate(recipe.model_dump(mode="json")) == recipe
 
@@ -124,6 +197,38 @@ def test_masked_frames_need_a_mask(recipe):
     load_recipe(recipe, ["stages.0.objective.0.frames=masked"])
     with pytest.raises(ValueError, match=r"`stages\.0`: objective\.0 counts masked frames, and the view masks none"):
         load_recipe(recipe, ["stages.0.objective.0.frames=masked", "stage-1.view.mask_share=0"])
+
+
+def test_a_recipe_in_hand_is_changed_as_a_file_is(recipe):
+    before = load_recipe(recipe)
+    changes = ["seed=7", "stage-2.objective.0.weight=0.25", "stages.0.view.mask_share=0.5"]
+    assert change_recipe(before, changes) == load_recipe(recipe, changes)
+    assert before == load_recipe(recipe)
+    with pytest.raises(ValueError, match=r"^recipe: unknown key `sede`"):
+        change_recipe(before, ["sede=7"])
+
+
+def test_what_differs_is_named_by_its_stage(recipe):
+    before = load_recipe(recipe)
+    assert find_changes(before, before) == {}
+    changes = ["seed=7", "stage-2.objective.0.weight=0.25", "stage-1.sources.codes.kind=codes", "stage-1.dropout=0"]
+    found = find_changes(before, load_recipe(recipe, changes))
+    assert {key: value for key, value in found.items() if "sources" not in key} == {
+        "seed": (0, 7),
+        "stage-2.objective.0.weight": (1.0, 0.25),
+        "stage-1.dropout": (0.1, 0.0),
+    }
+    assert found["stage-1.sources.codes.kind"] == (None, "codes")
+    back = find_changes(load_recipe(recipe, changes), before)
+    assert back == {key: (new, old) for key, (old, new) in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("key", "changeable"),
+    [("save_every", True), ("stage-1.learning_rate", True), ("seed", False), ("stage-1.view.mask_share", False)],
+)
+def test_what_no_checkpoint_depends_on_may_change(key, changeable):
+    assert is_changeable(key) is changeable
 
 
 def test_all_problems_are_listed_at_once(recipe):
