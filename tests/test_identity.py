@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import re
 import runpy
+import struct
 import sys
 from importlib import metadata
 from pathlib import Path
 
 import onnx
 import pytest
+import torch
 
 from checkpoints.export import write_encoder
 from checkpoints.representations import open_representation
@@ -19,6 +22,7 @@ from speech_tasks.phones import Phones
 from speech_tasks.provenance import fingerprint_task
 from speech_tasks.task import Material
 from supernet.encoder import Encoder
+from supernet.weights import hash_weights
 from tests.code_cases import changed, forget_code, installed_elsewhere
 from tests.encoders import randomize
 from tests.evaluation_cases import LoudnessTask
@@ -239,3 +243,12 @@ def test_phones_that_espeak_reads_are_of_its_release(monkeypatch: pytest.MonkeyP
     before = fingerprint_task(task)
     monkeypatch.setattr(importlib.import_module("espeakng_loader"), "__version__", "99.1.0", raising=False)
     assert fingerprint_task(task) != before
+
+
+def test_weights_are_hashed_to_the_bit_in_whatever_order_they_come() -> None:
+    kept = {"b": torch.tensor([[1.0], [2.0]]), "a": torch.tensor([3, 4], dtype=torch.int16)}
+    wanted = b"a torch.int16 [2]\n\x03\x00\x04\x00b torch.float32 [2, 1]\n" + struct.pack("<2f", 1, 2)
+    assert hash_weights(kept) == hashlib.sha256(wanted).hexdigest()[:16]
+    assert hash_weights(dict(reversed(kept.items()))) == hash_weights(kept)
+    turned = {**kept, "b": torch.tensor([[1.0, 2.0]]).T.requires_grad_()}  # another order in memory
+    assert hash_weights(turned) == hash_weights(kept)

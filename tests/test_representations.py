@@ -511,6 +511,26 @@ def test_utterances_too_short_for_a_frame() -> None:
         encode_alone(lambda wave: [wave[..., None]], torch.zeros(2, 800), torch.tensor([399, 800]))
 
 
+def test_each_utterance_is_encoded_by_itself() -> None:
+    heard = []
+
+    def states_of(wave: Tensor) -> list[Tensor]:
+        heard.append(tuple(wave.shape))
+        return [wave[:, ::400, None], -wave[:, ::400, None]]
+
+    wave = torch.arange(1.0, 1601).view(2, 800)
+    first, second = encode_alone(states_of, wave, torch.tensor([400, 800]))  # the least that makes a frame
+    assert heard == [(1, 400), (1, 800)]
+    assert first.tolist() == [[[1], [0]], [[801], [1201]]]
+    assert torch.equal(second, -first)
+
+
+def test_other_frames_than_one_every_20_ms_are_refused() -> None:
+    message = r"^the encoder makes 3 frames of 0\.05 s; tasks want one every 20 ms, 2$"
+    with pytest.raises(NestlingError, match=message):
+        encode_alone(lambda _: [torch.zeros(1, 2, 4), torch.zeros(1, 3, 4)], torch.zeros(1, 800), None)
+
+
 def test_onnx_files_of_an_export(tmp_path: Path) -> None:
     encoder = Encoder(OURS)
     randomize(encoder)

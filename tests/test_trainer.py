@@ -9,8 +9,9 @@ import torch
 
 from distillation.factory import SourceFactory
 from distillation.stages import load_recipe
-from distillation.trainer import Trainer, TrainingError, draw_subnets, generator, number
+from distillation.trainer import DivergedError, Trainer, TrainingError, draw_subnets, generator, number
 from distillation.views import draw_mask
+from search_spaces.errors import OutOfMemoryError
 from speech_data.batching import batch_at
 from supernet.model import Supernet
 from tests.training_cases import RECIPE, SPACE, Tones, make_teacher
@@ -210,6 +211,19 @@ def test_a_loss_that_is_not_a_number_stops_before_it_does_harm(recipe):
     assert equal(run.weights, run.states[-1]["supernet"])
 
 
+def test_a_weight_that_is_not_a_number_is_never_kept(recipe):
+    run = Run(recipe("stage-1.learning_rate=0.02"))
+
+    def spoil(step):
+        if step.step == 3:
+            run.trainer.supernet.get_parameter("container.masked_spec_embed").data[0] = float("inf")
+
+    run.trainer.on_step = spoil
+    with pytest.raises(DivergedError, match=r"^a weight of step 3 \(stage-1\) is not a finite number; resume "):
+        run.go()
+    assert [state["step"] for state in run.states] == [2]
+
+
 def test_a_step_where_chance_masks_nothing_is_harmless(recipe):
     one = ("stage-1.steps=3", "stage-2.steps=1", "stage-1.view.mask_share=0.0001")
     run = Run(recipe(*one, "stages.0.objective.0.frames=masked")).go()
@@ -258,6 +272,77 @@ def test_another_recipe_is_refused(recipe):
     state = Run(recipe("stage-1.steps=2", "stage-2.steps=1")).go().states[0]
     with pytest.raises(TrainingError, match=r"made by another recipe \(stage-2.steps\); resume with the recipe of the"):
         Run(recipe("stage-1.steps=2", "stage-2.steps=2")).trainer.resume(state)
+
+
+SHORT = ("stage-1.steps=2", "stage-2.steps=1", "save_every=1")
+SPOILT = [
+    ({"optimizer": {"state": {}}}, "the checkpoint's optimizer is none of PyTorch's"),
+    ({"supernet": {}}, "the checkpoint's supernet does not have the weights of this space"),
+    ({"supernet": {"residual_order": None}}, "the checkpoint's supernet does not have the weights of this space"),
+    ({"step": -1}, "the checkpoint's step is -1; the recipe has 0 to 3"),
+    ({"step": 4}, "the checkpoint's step is 4; the recipe has 0 to 3"),
+    (
+        {"step": 3},
+        "the checkpoint's step is 3, of stage-2, and its sources are not those of that: teacher, codes",
+    ),
+    ({"sources": {}}, "the checkpoint's step is 1, of stage-1, and its sources are not those of that: teacher"),
+    (
+        {"sources": {"teacher": 1}},
+        "the checkpoint's step is 1, of stage-1, and its sources are not those of that: teacher",
+    ),
+]
+SPOILT_WITHIN = [
+    ({"heads": {}}, "the checkpoint's heads are not those of stage-1"),
+    ({"optimizer": {"state": {}, "param_groups": []}}, "the checkpoint's optimizer is not that of stage-1"),
+]
+
+
+@pytest.fixture(scope="module")
+def amid_stage(tmp_path_factory):
+    """A state after the first of two steps of a stage."""
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(RECIPE)
+    return Run(load_recipe(path, SHORT)).go().states[0]
+
+
+@pytest.mark.parametrize(("changes", "message"), SPOILT)
+def test_a_state_that_does_not_fit_is_refused_at_once(recipe, amid_stage, changes, message):
+    with pytest.raises(TrainingError, match=rf"^{message}$"):
+        Run(recipe(*SHORT)).trainer.resume({**deepcopy(amid_stage), **changes})
+
+
+def test_a_state_of_no_step_fits(recipe, amid_stage):
+    Run(recipe(*SHORT)).trainer.resume({**deepcopy(amid_stage), "step": 0})
+
+
+@pytest.mark.parametrize(("changes", "message"), SPOILT_WITHIN)
+def test_a_state_that_does_not_fit_its_stage_is_refused(recipe, amid_stage, changes, message):
+    run = Run(recipe(*SHORT))
+    run.trainer.resume({**deepcopy(amid_stage), **changes})
+    with pytest.raises(TrainingError, match=rf"^{message}$"):
+        run.go()
+    assert not run.steps
+
+
+@pytest.mark.parametrize(("batch_size", "half"), [(3, 1), (1, 1), (8, 4)])
+def test_too_little_memory_names_what_to_lower(recipe, batch_size, half):
+    def batches(*_):
+        raise MemoryError("no room")
+
+    with pytest.raises(OutOfMemoryError) as caught:
+        Run(recipe(f"stage-1.batch_size={batch_size}"), batches).go()
+    assert str(caught.value) == (
+        f"not enough memory (no room) for stage-1 with batch_size {batch_size} and crop_seconds 0.4; lower one of them "
+        f"(--set stage-1.batch_size={half}), or close other programs"
+    )
+
+
+def test_what_else_goes_wrong_is_left_as_it_is(recipe):
+    def batches(*_):
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match=r"^something else$"):
+        Run(recipe(), batches).go()
 
 
 def test_restore_gives_the_stage_and_heads_of_a_state(recipe):
