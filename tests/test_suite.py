@@ -14,8 +14,11 @@ from speech_tasks.store import Clip
 from speech_tasks.suite import (
     FIRST,
     TASKS,
+    ErrorValues,
     Evaluation,
+    ScoreValues,
     TaskResult,
+    TaskValues,
     build_tasks,
     evaluate,
     find_materials,
@@ -155,6 +158,73 @@ def test_results_come_back_from_json_as_they_were():
     kept = again.scores[1].errors
     assert kept.voices == scores[1].errors.voices
     np.testing.assert_array_equal(kept.tallies, tallies)
+
+
+def test_who_is_unknown_and_what_has_no_bound_come_back():
+    clips = [Clip(CORPUS, utterance(f"u{i}", speaker=name), "clean") for i, name in enumerate(["ann", None])]
+    tallies = np.array([[[0.25, 1], [1 / 3, 1]]])
+    score = score_ratio("PER", IN_DOMAIN, tallies[:, :1], clips[:1])
+    (stored,) = TaskResult("phones", "f", (), (score,), 1.0).to_dict()["scores"]
+    assert stored["half_interval"] is None  # one utterance says nothing of chance
+    score = score_ratio("PER", IN_DOMAIN, tallies, clips)
+    stored = json.loads(json.dumps(TaskResult("phones", "f", (), (score,), 1.0).to_dict()))
+    (kept,) = stored["scores"]
+    assert kept["half_interval"] == pytest.approx(score.half_interval, rel=1e-4)
+    assert kept["errors"]["speaker_of"] == [0, -1]
+    assert kept["errors"]["added"] == [[0.25, 0.3333]]
+    (again,) = TaskResult.from_dict(stored).scores
+    assert again.errors.voices.speakers == ("ann", None)
+
+
+def test_results_that_do_not_say_who_spoke_are_of_a_program():
+    result = TaskResult("phones", "f", (), (make_score("PER", 30),), 1.0)
+    stored = result.to_dict()
+    del stored["synthesised"]
+    assert result.synthesised
+    assert TaskResult.from_dict(stored).synthesised
+    assert TaskValues("phones", "f", (), 1.0, ()).synthesised
+
+
+GIVEN = {"utterances": ("u", "v"), "speakers": ("a",), "speaker_of": (0, -1), "added": ((1, 2),), "of": (3, 4)}
+COUNTS = "speaker_of, of and each of added must have 2 entries, as many as utterances"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"speaker_of": (0,)}, COUNTS),
+        ({"of": (3, 4, 5)}, COUNTS),
+        ({"added": ((1, 2), (1,))}, COUNTS),
+        ({"added": ()}, COUNTS),
+        ({"speaker_of": (-1, 1)}, "speaker_of names speaker 1 of 1"),
+    ],
+)
+def test_stored_errors_must_agree(changes, message):
+    assert ErrorValues(**GIVEN).speaker_of == (0, -1)
+    nobody = dict.fromkeys(("utterances", "speakers", "speaker_of", "of"), ())
+    assert ErrorValues(**nobody, added=((),)).speakers == ()
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        ErrorValues(**{**GIVEN, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"metric": "PERR"}, r"^metric 'PERR' is none of PER, KS accuracy, "), ({"seeds": ()}, r"^seeds is empty$")],
+)
+def test_stored_scores_are_of_known_metrics_and_of_some_head(changes, message):
+    given = {"metric": "PER", "condition": IN_DOMAIN, "value": 1.0, "half_interval": None, "seeds": (1.0,)}
+    rest = {"settings": {}, "count": 1, "moves": {}, "shared": {}}
+    assert ScoreValues(**given, **rest).errors is None
+    with pytest.raises(ValueError, match=message):
+        ScoreValues(**{**given, **changes}, **rest)
+
+
+def test_audio_is_synthesised_if_any_of_it_is():
+    task = LoudnessTask("phones", CORPUS, "PER")
+    recorded = FakeCorpus(CORPUS.splits, name="read", hash="3", synthesised=False)
+    task.clips = [Clip(recorded, u, "clean") for u in recorded.utterances("test")][:2] + task.clips[2:]
+    (result,) = evaluate("e", spectral_states, [task]).results
+    assert result.synthesised
 
 
 def test_a_score_is_found_by_metric_and_condition():
