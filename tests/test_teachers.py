@@ -28,11 +28,27 @@ from transformers import (
 
 import checkpoints.teachers
 from checkpoints.export import write_encoder
-from checkpoints.formats.hugging_face import OtherNetworkError, TeacherError, hugging_face_config
+from checkpoints.formats.hugging_face import (
+    OtherNetworkError,
+    TeacherError,
+    bare_names,
+    hugging_face_config,
+    unfold_weight_norm,
+)
 from checkpoints.manifest import MANIFEST, write_manifest
 from checkpoints.representations import open_representation
 from checkpoints.runtimes.subjects import find_subjects
-from checkpoints.teachers import DEMO_TEACHER, load_encoder, load_teacher, save_encoder
+from checkpoints.teachers import (
+    DEMO_TEACHER,
+    Found,
+    find_model,
+    load_encoder,
+    load_teacher,
+    locate,
+    replace_teacher,
+    save_encoder,
+)
+from distillation.sources import hash_network
 from search_spaces.errors import NestlingError
 from supernet.encoder import Encoder
 from tests.encoders import GATES, SMALL, TOLERANCE, error_of, make_batch, make_encoder, randomize
@@ -241,11 +257,75 @@ def test_names_that_are_of_no_encoder_or_of_two_are_shown(folder: Path) -> None:
             f"{folder} has no tensor of an encoder, such as encoder.layer_norm.bias; its tensors are "
             "net.0.kernel, net.1.kernel, net.2.kernel …",
         ),
+        ({}, f"{folder} has no tensor of an encoder, such as encoder.layer_norm.bias; its tensors are none"),
     ):
         (folder / "model.safetensors").write_bytes(safetensors.torch.save(stored))
         got = opened(folder)
         assert isinstance(got, str)
         assert message in got
+
+
+KERNEL, GAINS = "conv.weight_v", "conv.weight_g"
+PRODUCT = torch.arange(1.0, 25.0).reshape(2, 3, 4) * torch.tensor([1.0, 0.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {},
+        {"conv.weight": PRODUCT[0]},
+        {"conv.weight": PRODUCT.long()},
+        {"conv.weight": PRODUCT, KERNEL: PRODUCT},
+        {"conv.weight": PRODUCT, GAINS: PRODUCT[:1, :1]},
+    ],
+)
+def test_what_is_no_folded_weight_norm_stays(weights: Tensors) -> None:
+    assert unfold_weight_norm(weights, "conv", "weight_g", "weight_v") == weights
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_folded_weight_norm_is_taken_apart(dtype: torch.dtype) -> None:
+    other = torch.ones(1)
+    got = unfold_weight_norm({"conv.weight": PRODUCT.to(dtype), "x": other}, "conv", "weight_g", "weight_v")
+    assert got.keys() == {KERNEL, GAINS, "x"}
+    assert got[KERNEL].dtype == got[GAINS].dtype == torch.float32
+    assert torch.allclose(got[GAINS], PRODUCT.pow(2).sum((0, 1)).sqrt()[None, None])
+    assert torch.equal(got[KERNEL][..., 1], torch.ones(2, 3))  # of any direction: its norm is 0
+    assert torch.equal(got[KERNEL][..., [0, 2, 3]], PRODUCT[..., [0, 2, 3]])
+
+
+@pytest.mark.parametrize(
+    ("names", "bare"),
+    [
+        (["encoder.layer_norm.weight", "lm_head.weight"], ["encoder.layer_norm.weight"]),
+        (["a.encoder.layer_norm.weight", "a.lm_head.weight", "b"], ["encoder.layer_norm.weight", "lm_head.weight"]),
+        (["my_encoder.layer_norm.weight", "x"], ["my_encoder.layer_norm.weight", "x"]),  # no encoder's name ends so
+        (
+            # A part of another network has an anchor's name, too: what most of them stand below is the encoder.
+            ["a.encoder.layer_norm.weight", "a.feature_projection.projection.weight", "b.encoder.layer_norm.weight"],
+            ["encoder.layer_norm.weight", "feature_projection.projection.weight"],
+        ),
+        (["module.x", "a.module.y", "amodule.z"], ["x", "a.y", "amodule.z"]),
+    ],
+)
+def test_names_as_a_bare_model_has_them(names: list[str], bare: list[str]) -> None:
+    assert list(bare_names({name: torch.ones(1) for name in names}, "a file")) == bare
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ["a.encoder.layer_norm.weight", "encoder.layer_norm.weight"],
+            "a file holds several encoders, whose names begin with '' and 'a.'; keep one of them",
+        ),
+        (["x", "y", "module.y"], "a file holds y twice, once under a wrapper's name; keep one of them"),
+    ],
+)
+def test_two_of_one_name(names: list[str], message: str) -> None:
+    with pytest.raises(TeacherError) as caught:
+        bare_names({name: torch.ones(1) for name in names}, "a file")
+    assert str(caught.value) == message
 
 
 def test_no_mask_embedding_where_the_config_has_none(folder: Path) -> None:
@@ -291,6 +371,68 @@ def test_licence_comes_from_the_model_card(folder: Path) -> None:
     assert load_teacher(folder).license is None
     (folder / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\n---\n# A\nlicense: mit\n")
     assert load_teacher(folder).license == "apache-2.0"
+
+
+@pytest.mark.parametrize(
+    ("card", "found"),
+    [
+        (b"---\r\nlicense: mit\r\n---\r\n", "mit"),  # as Windows writes it
+        (b"---\nauthor: M\xfcller\nlicense: mit\n---\n", "mit"),  # no UTF-8
+        (b"---\ntags:\n- a\n---\nlicense: mit\n---\n", None),
+        (b"# A\nlicense: mit\n", None),
+    ],
+)
+def test_licences_in_all_kinds_of_cards(folder: Path, card: bytes, found: str | None) -> None:
+    (folder / "README.md").write_bytes(card)
+    assert load_teacher(folder).license == found
+
+
+def test_a_file_beside_other_weights_is_what_is_read(folder: Path) -> None:
+    other = make_encoder(seed=1)
+    torch.save(other.state_dict(), folder / "weights.pt")
+    assert_same(load_encoder(folder / "weights.pt"), other)
+
+
+def test_a_teacher_is_the_same_wherever_it_lies(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    assert load_teacher(folder).hash == load_teacher(tmp_path / "copy").hash == hash_network(make_encoder())
+    edit_weights(tmp_path / "copy", {"masked_spec_embed": torch.zeros(32)})
+    assert load_teacher(tmp_path / "copy").hash != load_teacher(folder).hash
+
+
+def test_a_teacher_takes_the_place_of_another(folder: Path) -> None:
+    (folder / "notes.txt").touch()
+    replace_teacher(make_encoder(seed=1), folder)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        MANIFEST,
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
+    assert_same(load_encoder(folder), make_encoder(seed=1))
+
+
+def test_a_path_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real" / "x").mkdir(parents=True)
+    (tmp_path / "real" / "demo").mkdir()
+    (tmp_path / "real" / "me" / "mine").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real/x")
+    (tmp_path / "way").symlink_to("real")
+    monkeypatch.chdir(tmp_path / "real")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for source, found in (
+        ("x", tmp_path / "real" / "x"),
+        ("../way/x", tmp_path / "real" / "x"),
+        ("../link", tmp_path / "link"),
+        ("~/link", tmp_path / "link"),
+        ("me/mine", tmp_path / "real" / "me" / "mine"),
+        ("me/yours", "me/yours"),
+        ("demo", "demo"),  # whatever is called so
+        ("./demo", tmp_path / "real" / "demo"),
+        ("~nobody-of-that-name/x", "~nobody-of-that-name/x"),
+        ("", ""),
+    ):
+        assert locate(source, ("demo",)) == str(found)
 
 
 def test_demo_teacher(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,6 +518,33 @@ def test_all_files_of_a_name_are_of_one_commit(hub: Hub) -> None:
     assert hub.asked == ["main", "a" * 40]  # the second time for what SHA256SUMS lists beside weights
 
 
+@pytest.mark.parametrize(
+    ("place", "revision"),
+    [
+        (f"snapshots/{'c' * 40}", "c" * 40),
+        (f"elsewhere/{'c' * 40}", "v1"),  # as local_dir has it
+        (f"snapshots/{'c' * 41}", "v1"),
+        (f"snapshots/{'C' * 40}", "v1"),
+    ],
+)
+def test_a_commit_is_known_by_where_the_hub_keeps_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, revision: str
+) -> None:
+    shutil.copytree(folder, tmp_path / place)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path / place))
+    assert find_model("me/mine@v1") == Found(tmp_path / place, "me/mine", revision)
+
+
+def test_weights_in_several_files_on_the_hub_are_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "model.safetensors").rename(folder / "model.safetensors.index.json")
+    asked: list[list[str]] = []
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda _, allow_patterns: asked.append(allow_patterns) or str(folder)
+    )
+    find_model("me/mine")
+    assert len(asked) == 1  # no pickled ones beside them
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "model.onnx"])
 def test_an_export_on_the_hub_is_checked_like_one_on_the_disk(hub: Hub, name: str) -> None:
     path = hub.repository / ("a" * 40) / name
@@ -399,9 +568,12 @@ def test_a_revision_that_is_not_there() -> None:
         "there is no folder me/mine@v2, and the Hugging Face hub gave no model of that name "
         "(RevisionNotFoundError); check the name and the connection"
     )
-    for name in ("me/mine@", "@v1", "me/mine@v1@v2", "me/mine@../v1", "./me@v1"):
-        with pytest.raises(TeacherError, match=r"^there is no folder"):
-            load_teacher(name)
+    with pytest.raises(TeacherError, match=r"^there is no folder"):
+        load_teacher("me/mine@../v1")
+    for source in ("me/mine@", "@v1", "me/mine@v1@v2", "./me@v1", Path("me/mine@")):
+        with pytest.raises(TeacherError) as caught:
+            load_teacher(source)
+        assert str(caught.value) == f"there is no folder {source}"  # and nobody was asked for it
 
 
 def test_a_disk_that_keeps_no_files_of_the_hub_is_not_taken_for_a_wrong_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,6 +588,15 @@ def test_a_disk_that_keeps_no_files_of_the_hub_is_not_taken_for_a_wrong_name(mon
         "folder that can be written"
     )
     assert caught.value.exit_code == 1
+
+
+def test_whatever_goes_wrong_on_the_way_has_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot_download(*_: Any, **__: Any) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(TeacherError, match=r"gave no model of that name \(ZeroDivisionError\); check the name and"):
+        load_teacher("me/mine")
 
 
 def test_a_manifest_on_the_hub_that_is_refused_is_named(hub: Hub) -> None:
@@ -550,6 +731,34 @@ def test_every_fault_of_the_weights_is_named(folder: Path) -> None:
 def test_a_missing_tensor_is_never_replaced(folder: Path, name: str) -> None:
     edit_weights(folder, {}, removed=(name,))
     assert f"missing {name}" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("preprocessor_config.json", {"do_normalize": 1}, "do_normalize=1 of preprocessor_config.json is not true or"),
+        (
+            "processor_config.json",
+            {"feature_extractor": {"do_normalize": "no"}},
+            'do_normalize="no" of processor_config.json is not true or false',
+        ),
+        ("processor_config.json", {"feature_extractor": [1]}, "feature_extractor=[1] of processor_config.json is no o"),
+        (
+            "processor_config.json",
+            {"feature_extractor": {"sampling_rate": 8000}},
+            "wants audio at 8000 Hz; only 16000 Hz is supported (sampling_rate of processor_config.json)",
+        ),
+    ],
+)
+def test_a_broken_preprocessor_is_refused(folder: Path, name: str, values: dict[str, Any], message: str) -> None:
+    (folder / name).write_text(json.dumps(values))
+    assert message in refusal(folder)
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    (folder / "config.json").mkdir()
+    assert refusal(folder) == f"{folder / 'config.json'} is not a file"
 
 
 def test_broken_folders(folder: Path) -> None:
