@@ -10,9 +10,10 @@ import random
 import re
 import subprocess
 import sys
-from contextlib import chdir
+from contextlib import chdir, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ import checkpoints.export
 import checkpoints.proof
 from checkpoints.export import TARGETS, ExportError, ExportReport, export_subnet, write_encoder
 from checkpoints.manifest import MANIFEST, write_manifest
+from checkpoints.proof import _temporary_modules
 from checkpoints.teachers import load_teacher
 from nestling.reports.model_card import ExportRecord, model_card
 from search_spaces.budget import Budget
@@ -694,3 +696,29 @@ def test_the_proof_leaves_transformers_own_modules_alone(tmp_path: Path) -> None
     assert sorted(Path(loader.HF_MODULES_CACHE).rglob("*.py")) == kept
     again = AutoModel.from_pretrained(tmp_path / "x", trust_remote_code=True)
     assert type(again) is type(model)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_code_of_a_folder_is_kept_apart(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    """Whatever becomes of it, what was there before is back, and nothing else."""
+    loader = ModuleType("loader")
+    loader.__dict__.update(HF_MODULES_CACHE="usual", TRANSFORMERS_DYNAMIC_MODULE_NAME="modules_of_others")
+    names = ("modules_of_others", "modules_of_others.x", "modules_of_others_too")
+    ours = {name: ModuleType(name) for name in names}
+    for name, module in ours.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    path = list(sys.path)
+    with suppress(KeyboardInterrupt), _temporary_modules(loader):
+        place = Path(loader.HF_MODULES_CACHE)
+        assert place.is_dir()
+        assert place.name.startswith("nestling-")
+        assert sys.path == [str(place), *path]
+        assert [name for name in names if name in sys.modules] == ["modules_of_others_too"]
+        for name in ("modules_of_others", "modules_of_others.y"):
+            sys.modules[name] = ModuleType(name)
+        if fails:
+            raise KeyboardInterrupt
+    assert loader.HF_MODULES_CACHE == "usual"
+    assert not place.exists()
+    assert sys.path == path
+    assert {name: module for name, module in sys.modules.items() if name.startswith("modules_of_others")} == ours

@@ -245,6 +245,12 @@ def test_an_imported_run_has_the_supernet_and_its_trained_head(
         (lambda v: v["cfg"]["model"].pop("pruner_supernet"), r"should end in base\.yaml or small\.yaml"),
         (lambda v: v["model"].pop("encoder.layers.3.fc1.bias"), r"missing encoder\.layers\.3\.fc1\.bias"),
         (lambda v: v["model"].update(extra=torch.zeros(1)), "unexpected extra"),
+        (lambda v: v.update(model=[1]), "`model` holds something else than tensors by name"),
+        (
+            lambda v: v.update(model={"encoder.pos_conv.0.weight": 1, "x": torch.zeros(1)}),
+            "`model` holds something else than tensors by name",
+        ),
+        (lambda v: v.update(model={3: torch.zeros(1)}), "not the weights of .*:\n  missing mask_emb"),
         (lambda v: v["model"].update(mask_emb=torch.zeros(512)), r"mask_emb has shape \[512\], not \[768\]"),
         (
             lambda v: v["model"].update(mask_emb=torch.full((768,), torch.nan)),
@@ -259,3 +265,9 @@ def test_other_files_are_refused(tensors: dict[str, Tensor], tmp_path: Path, cha
     with pytest.raises(ValueError, match=message):
         load_supernet(tmp_path / "file.pt")
     (tmp_path / "file.pt").unlink()
+
+
+def test_a_run_that_is_there_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "notes.md").touch()
+    with pytest.raises(ValueError, match=r"is not empty \(notes\.md …\) and not a run"):
+        import_supernet(tmp_path / "nowhere.pt", tmp_path, audio="demo-small")

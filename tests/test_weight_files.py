@@ -720,3 +720,66 @@ def test_a_type_that_numpy_lacks_is_called_by_its_name() -> None:
     except TypeError as error:
         read = repr(error)
     assert read == "numpy.core.multiarray.scalar"
+
+
+def stand_in(name: str, *args: Any, state: Any = None) -> StandIn:
+    made = type("X", (StandIn,), {"name": name})(*args)
+    made.state = state
+    return made
+
+
+def array(shape: Any, data: Any, kind: Any = None, *, by_column: Any = False, order: Any = "<") -> StandIn:
+    """As a pickle has it: what makes it, and then its state."""
+    kind = kind or stand_in("numpy.dtype", "i2", state=(3, order, None))
+    return stand_in("numpy.core.multiarray._reconstruct", state=(1, shape, kind, by_column, data))
+
+
+NO_BYTES = stand_in("builtins.bytes")
+PAIR = b"\x01\x00\x02\x00"
+NATIVE = np.frombuffer(PAIR, np.int16).tolist()
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (array((2,), PAIR), [1, 2]),
+        (array((2,), PAIR, order=">"), [256, 512]),
+        (array((2,), PAIR, order="|"), NATIVE),
+        (array((2,), PAIR, stand_in("numpy.dtype", "i2", state=">")), NATIVE),
+        (array((2, 2), PAIR + PAIR, by_column=True), [[1, 1], [2, 2]]),
+        (array((2, 2), PAIR + PAIR, by_column=1), [[1, 2], [1, 2]]),
+        (array((0, 2**60), b""), []),
+        (array((0,), NO_BYTES), []),
+        (array((1,), NO_BYTES), "numpy.ndarray"),
+        (array((0,), stand_in("builtins.bytes", b"x")), "numpy.ndarray"),
+        (array((0,), stand_in("builtins.list")), "numpy.ndarray"),
+        (array([2], PAIR), "numpy.ndarray"),
+        (array((2.0,), PAIR), "numpy.ndarray"),
+        (array((True, 2), PAIR), "numpy.ndarray"),
+        (array((-1, -2), PAIR), "numpy.ndarray"),
+        (array((3,), PAIR), "numpy.ndarray"),
+        (array((1,), PAIR), "numpy.ndarray"),
+        (array((2,), "text"), "numpy.ndarray"),
+        (array((1,) * 33, PAIR[:2]), "numpy.ndarray"),
+        (array((2,), PAIR, "i2"), "numpy.ndarray"),
+        (array((2,), PAIR, stand_in("numpy.dtype")), "numpy.ndarray"),
+        (array((2,), PAIR, stand_in("numpy.dtype", 2)), "numpy.ndarray"),
+        (array((2,), PAIR, stand_in("numpy.dtype", "i2x")), "numpy.ndarray"),
+        (stand_in("numpy.core.multiarray._reconstruct"), "numpy.ndarray"),
+        (stand_in("numpy.core.multiarray._reconstruct", state=(1, (2,), None, False)), "numpy.ndarray"),
+        (stand_in("numpy.core.multiarray._reconstruct", state=list(array((2,), PAIR).state)), "numpy.ndarray"),
+        (stand_in("numpy._core.multiarray.scalar", stand_in("numpy.dtype", "b1"), b"\x01"), True),
+        (stand_in("numpy._core.multiarray.scalar", stand_in("numpy.dtype", "b1")), "numpy._core.multiarray.scalar"),
+        (stand_in("numpy._core.multiarray.scalar"), "numpy._core.multiarray.scalar"),
+    ],
+)
+def test_numbers_of_numpy_are_read_or_named(value: StandIn, written: Any) -> None:
+    found = plain(value)
+    assert (type(found), found) == (type(written), written)
+
+
+def test_arrays_have_32_axes_at_most() -> None:
+    found = plain(array((1,) * 32, PAIR[:2]))
+    for _ in range(32):
+        (found,) = found
+    assert found == 1
