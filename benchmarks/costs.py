@@ -10,7 +10,8 @@ from random import Random
 
 import numpy as np
 
-from search_spaces import PARAMS, Cost, SearchSpace, totals_of_arrays
+from search_spaces.costs import PARAMS, Cost, totals_of_arrays
+from search_spaces.space import SearchSpace
 
 NUM_SUBNETS = 200_000
 COSTS = (PARAMS, Cost("macs", 1.0))

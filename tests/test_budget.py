@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search_spaces import PARAMS, Bound, Budget, Cost, SearchSpace, format_bytes, format_count
+from search_spaces.budget import Bound, Budget, format_bytes, format_count
+from search_spaces.costs import PARAMS, Cost
+from search_spaces.space import SearchSpace
 
 SPACE = SearchSpace.load("tiny")
 MACS = Cost("macs", 1.0)

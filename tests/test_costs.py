@@ -10,13 +10,9 @@ from random import Random
 import numpy as np
 import pytest
 
-from search_spaces import (
+from search_spaces.costs import (
     PARAMS,
-    Backbone,
     Cost,
-    Layer,
-    SearchSpace,
-    Subnet,
     breakdown,
     count_bytes,
     count_frames,
@@ -24,6 +20,8 @@ from search_spaces import (
     count_params,
     totals_of_arrays,
 )
+from search_spaces.space import SearchSpace
+from search_spaces.subnet import Backbone, Layer, Subnet
 
 HUBERT = Backbone(conv_norm="group", normalize_waveform=False)
 LARGE = Backbone(conv_bias=True, norm_first=True)

@@ -7,10 +7,10 @@ import json
 import pytest
 from transformers import HubertConfig
 
-import cli
 from checkpoints.export import write_encoder
 from nas import latency
 from nas.latency import Ratio
+from nestling.reports import measurement_table
 from search_spaces.errors import FailedError
 from tests.onnx_cases import write_onnx
 from tests.shell import Shell
@@ -53,10 +53,10 @@ def test_the_whole_table(nestling):
 
 
 def test_what_is_faster_beyond_its_interval_is_marked():
-    assert cli._show_ratio(Ratio(0.5, 0.49, 0.51)) == "0.50 ± 0.01 [green]▲[/]"
-    assert cli._show_ratio(Ratio(2.0, 1.9, 2.1)) == "2.00 ± 0.10 [red]▼[/]"
-    assert cli._show_ratio(Ratio(1.1, 0.9, 1.3)) == "1.10 ± 0.20  "
-    assert [cli._figure(x) for x in (0.123, 9.87, 12.34, 1234.5)] == ["0.12", "9.87", "12.3", "1234"]
+    assert measurement_table._ratio(Ratio(0.5, 0.49, 0.51)) == "0.50 ± 0.01 [green]▲[/]"
+    assert measurement_table._ratio(Ratio(2.0, 1.9, 2.1)) == "2.00 ± 0.10 [red]▼[/]"
+    assert measurement_table._ratio(Ratio(1.1, 0.9, 1.3)) == "1.10 ± 0.20  "
+    assert [measurement_table._figure(x) for x in (0.123, 9.87, 12.34, 1234.5)] == ["0.12", "9.87", "12.3", "1234"]
 
 
 def test_memory_is_taken_with_the_longest_audio_and_the_most_threads(nestling):

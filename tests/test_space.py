@@ -9,17 +9,10 @@ from random import Random
 
 import pytest
 
-from search_spaces import (
-    PARAMS,
-    Budget,
-    Cost,
-    InfeasibleBudget,
-    Layer,
-    SearchSpace,
-    Subnet,
-    count_macs,
-    count_params,
-)
+from search_spaces.budget import Budget, InfeasibleBudget
+from search_spaces.costs import PARAMS, Cost, count_macs, count_params
+from search_spaces.space import SearchSpace
+from search_spaces.subnet import Layer, Subnet
 
 NAMES = ("tiny", "base", "lighthubert-base", "lighthubert-small")
 LOADED = {name: SearchSpace.load(name) for name in NAMES}
@@ -324,13 +317,13 @@ def test_a_profile():
 def test_answers_come_in_about_a_second():
     """Loose by a factor of ten or so: a table must not turn into a scan."""
     space = replace(BASE, name="timed")
-    start = time.perf_counter()
+    start = time.process_time()
     budget = Budget.parse(["25M", "macs<=2G@1s", "size=20MB..100MB"], space)
     space.sample(Random(0), budget)
     space.largest(budget)
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
     with pytest.raises(InfeasibleBudget):
         space.sample(Random(0), Budget.parse(["10M", "macs=3G..4G@1s"], space))
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     assert PARAMS.count(space.backbone, space.sample(Random(0), budget)) <= 25_000_000
     assert Cost("macs", 1.0).count(space.backbone, space.largest(budget)) <= 2_000_000_000

@@ -13,8 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search_spaces import PARAMS, Backbone, Bound, Budget, Cost, InfeasibleBudget, Layer, SearchSpace, Subnet
+from search_spaces.budget import Bound, Budget, InfeasibleBudget
+from search_spaces.costs import PARAMS, Cost
 from search_spaces.counting import Census, Shares, find_median
+from search_spaces.space import SearchSpace
+from search_spaces.subnet import Backbone, Layer, Subnet
 
 BACKBONE = Backbone(head_dim=8, conv_kernels=(10, 3, 2), conv_strides=(5, 2, 2), pos_conv_kernel=8, pos_conv_groups=8)
 COSTS = (PARAMS, Cost("size"), Cost("macs", 0.1), Cost("macs", 3.0))

@@ -10,7 +10,8 @@ from typing import Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
-from search_spaces import SearchSpace, load_yaml, parse_config, parse_yaml
+from search_spaces.space import SearchSpace
+from search_spaces.strict_yaml import load_yaml, parse_config, parse_yaml
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,50 @@
+"""The audio of a run: synthesised, a folder or a manifest; and where it is now."""
+
+from __future__ import annotations
+
+from checkpoints.run_folder import RunFolder
+from nestling.workflows.listening import SILENT, Listener, reporter
+from search_spaces.errors import NestlingError
+from speech_data.corpus import SpeechCorpus
+from speech_data.folder import open_folder
+from speech_data.synthesis import BY_NAME, synthesised_corpus
+
+MOST_SKIPPED = 20
+"""Files that were left out and are named."""
+
+
+def open_audio(audio: str, listener: Listener = SILENT) -> SpeechCorpus:
+    """A synthesised corpus by its name, or the recordings of a folder or manifest; what was left out is said.
+
+    Raises:
+        NestlingError: There is no such audio, or none of it can be read.
+    """
+    if audio in BY_NAME:
+        return synthesised_corpus(BY_NAME[audio], on_progress=reporter(listener, "synthesise speech"))
+    corpus = open_folder(audio, on_progress=reporter(listener, "check audio"))
+    for skipped in corpus.skipped[:MOST_SKIPPED]:
+        listener.warn(f"skipped {skipped.path}: {skipped.reason}")
+    if len(corpus.skipped) > MOST_SKIPPED:
+        listener.warn(f"… and {len(corpus.skipped) - MOST_SKIPPED} more")
+    listener.note(f"{audio}: {corpus.hours_kept:.2f} hours kept, {len(corpus.skipped)} files skipped")
+    return corpus
+
+
+def open_audio_of(run: RunFolder, listener: Listener = SILENT, moved_to: str | None = None) -> SpeechCorpus:
+    """What a run was trained on, where its config.yaml says or where it is now.
+
+    Raises:
+        NestlingError: It is not there, or not what it was.
+    """
+    config = run.config
+    if moved_to is None:
+        try:
+            return open_audio(config["audio"], listener)
+        except NestlingError as error:
+            raise NestlingError(
+                f"{error}; `audio` in {run.config_path} names it: give --audio if it has moved"
+            ) from error
+    corpus = open_audio(moved_to, listener)
+    if config["data"] and corpus.hash != config["data"]:
+        raise NestlingError(f"--audio {moved_to} is not the audio of {run.path}, {config['audio']}, moved: it differs")
+    return corpus

@@ -1,0 +1,88 @@
+"""Times encoders side by side, and takes their peak memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from checkpoints.run_folder import made_with
+from checkpoints.runtimes.onnx_session import runtime_version
+from checkpoints.runtimes.peak_memory import measure_memory
+from checkpoints.runtimes.subjects import Subject
+from nas.latency import describe_load
+from nas.measurement import PAUSE_S, TOTAL_S, Timing, count_cores, measure_encoders, name_processor
+from nestling.workflows.listening import SILENT, Listener
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured, on what, and what may have disturbed it."""
+
+    timings: Sequence[Timing]
+    memory: Sequence[Row]
+    """An encoder in a runtime -> its peak memory, in bytes."""
+    warnings: Sequence[str]
+    versions: Row
+
+    @property
+    def made_on(self) -> str:
+        """Processor and versions in a sentence."""
+        shown = ", ".join(
+            f"{name} {version}" for name, version in self.versions.items() if version and name != "commit"
+        )
+        return f"{name_processor()}, {count_cores()} cores; {shown}."
+
+    def to_dict(self, command: str) -> Row:
+        """All of it as plain values, with the command that asked for it."""
+        return {
+            "command": command,
+            "made_on": self.made_on,
+            "made_with": self.versions,
+            "warnings": self.warnings,
+            "timings": [timing.to_dict() for timing in self.timings],
+            "memory": self.memory,
+        }
+
+
+def measure(
+    subjects: Sequence[Subject],
+    seconds: Sequence[float],
+    threads: Sequence[int],
+    repeats: int | None = None,
+    limit_s: float = TOTAL_S,
+    memory: bool = True,
+    listener: Listener = SILENT,
+) -> Measurement:
+    """Times encoders in alternating rounds, then measures the peak memory of each in fresh processes.
+
+    Args:
+        subjects: The first is what others are compared with.
+        seconds: Of audio; memory is taken at the longest.
+        threads: Numbers of them; memory is taken with the most.
+        repeats: Rounds; None: as many as `limit_s` allows.
+        limit_s: For all rounds together, about.
+        memory: Whether to take memory too.
+        listener: Told how far it is, and of other work on the machine.
+    """
+    listener.warn(before := describe_load())
+    contestants = [contestant for subject in subjects for contestant in subject.open()]
+    timings = measure_encoders(contestants, seconds, threads, repeats, limit_s, listener.show, pause_s=PAUSE_S)
+    listener.warn(after := describe_load(own=max(threads)))
+    memories = _measure_memory(subjects, seconds[-1], max(threads), listener) if memory else []
+    warnings = [text for text in (before, after) if text]
+    return Measurement(timings, memories, warnings, {**made_with(), "onnxruntime": runtime_version()})
+
+
+def _measure_memory(subjects: Sequence[Subject], seconds: float, threads: int, listener: Listener) -> list[Row]:
+    pairs = [(subject, runtime) for subject in subjects for runtime in subject.runtimes]
+    rows = []
+    for done, (subject, runtime) in enumerate(pairs):
+        listener.show("memory", done, len(pairs))
+        found = measure_memory(subject.folder, runtime, seconds, threads)
+        rows.append(
+            {"encoder": subject.name, "runtime": runtime, "seconds": seconds, "threads": threads, **found.to_dict()}
+        )
+    return rows

@@ -1,0 +1,111 @@
+"""Searches a run under budgets, and keeps what was found in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from checkpoints.run_folder import RunFolder
+from nas.latency import SubnetTimer, describe_load
+from nas.optuna_bridge import OptunaProposer, write_study
+from nas.proposals import EvolutionProposer, Proposer, RandomProposer
+from nas.record import Record
+from nas.search import Trial
+from nas.search import search as search_space
+from nestling.workflows.jobs import Scorer
+from nestling.workflows.listening import SILENT, Listener, by_product
+from nestling.workflows.search_result import RECORD, describe_result, save_result
+from search_spaces.budget import Budget
+from search_spaces.errors import NestlingError
+from search_spaces.space import SearchSpace
+
+
+def parse_budget(texts: Sequence[str], space: SearchSpace, listener: Listener = SILENT) -> Budget:
+    """The budget, proven feasible; says so if it does not bind.
+
+    Raises:
+        NestlingError: It cannot be read, or no subnet holds it.
+    """
+    budget = Budget.parse(list(texts), space)
+    space.largest(budget)
+    if budget.bounds and not space.binds(budget):
+        listener.warn(f"{budget.text} does not bind: every subnet of `{space.name}` holds it")
+    return budget
+
+
+def make_proposer(sampler: str, space: SearchSpace) -> Proposer:
+    """What proposes subnets.
+
+    Raises:
+        NestlingError: There is no such sampler.
+    """
+    match sampler.partition(":"):
+        case ("auto" | "evolution", _, ""):
+            return EvolutionProposer(space)
+        case ("random", _, ""):
+            return RandomProposer(space)
+        case ("optuna", _, kind):
+            return OptunaProposer(space, kind)
+    raise NestlingError(
+        f"--sampler {sampler}: choices are auto, evolution, random, optuna:nsga2, optuna:tpe, optuna:random"
+    )
+
+
+def search(
+    folder: RunFolder,
+    scorer: Scorer,
+    budget: Budget,
+    trials: int,
+    sampler: str = "auto",
+    seed: int = 0,
+    command: str = "",
+    listener: Listener = SILENT,
+) -> dict[str, Any]:
+    """Finds the best subnet of a run under a budget.
+
+    Args:
+        folder: The run, locked.
+        scorer: Of its subnets.
+        budget: Must hold.
+        trials: Subnets to score.
+        sampler: As `make_proposer` takes it.
+        seed: Of the proposals.
+        command: That asked for it, for the record.
+        listener: Told of every trial.
+
+    Returns:
+        What result.json holds now.
+
+    Raises:
+        NestlingError: No subnet is fast enough, or the record is damaged.
+    """
+    space = scorer.supernet.space
+    record = Record(folder.search_path / RECORD, scorer.fingerprint, space.backbone)
+    for doubt in record.doubts:
+        listener.warn(doubt)
+    best = float("inf")
+
+    def on_trial(trial: Trial) -> None:
+        nonlocal best
+        best = min(best, trial.candidate.score.mean)
+        listener.advance(f"{budget.text or 'no budget'}  best loss {best:.4f}")
+
+    if budget.latency:
+        listener.warn(describe_load())
+    listener.start("search", trials)
+    result = search_space(
+        space,
+        budget,
+        scorer,
+        make_proposer(sampler, space),
+        record,
+        trials=trials,
+        seed=seed,
+        on_trial=on_trial,
+        time_subnets=SubnetTimer(scorer.supernet) if budget.latency else None,
+    )
+    described = describe_result(result, space, scorer.name, command)
+    save_result(folder.search_path, described)
+    with by_product(listener):
+        write_study(record.candidates, space, folder.search_path / "study.db", scorer.fingerprint)
+    return described
