@@ -9,15 +9,17 @@ import pytest
 import torch
 
 from distillation.codes import cluster, code_corpus, load_codes, nearest
-from distillation.factory import SIGNAL_DIM, SourceFactory, describe_mfcc, describe_signal
+from distillation.factory import SIGNAL_DIM, SourceFactory, check_sources, describe_mfcc, describe_signal
 from distillation.sources import (
     ChannelStatistics,
     CodeSource,
+    FrozenNetwork,
     SignalSource,
     TeacherSource,
     mean_of_last_two_thirds,
 )
-from distillation.stages import SourceSpec
+from distillation.stages import Recipe, SourceSpec, Stage
+from search_spaces.errors import NestlingError
 from speech_data.batching import HOP, Batch, batch_at, evaluation_batches
 from speech_data.corpus import Utterance
 from supernet.encoder import Encoder
@@ -309,3 +311,82 @@ def test_a_missing_teacher_is_an_error():
 def test_more_clusters_than_frames_is_an_error():
     with pytest.raises(ValueError, match="n_samples"):
         factory()(stage(c={"kind": "codes", "num_codes": 900}), make_supernet(), {})
+
+
+# What is refused before anything is spent
+
+
+def recipe_with(source, **term):
+    """One stage with one source, `x`."""
+    objective = [{"source": "x", "matching": "mean", "distance": "l1", **term}]
+    return Recipe(stages=[Stage(name="one", steps=1, sources={"x": source}, objective=objective)])
+
+
+@pytest.mark.parametrize("layer", [-1, 0, 2, 3, None])
+def test_codes_are_of_a_layer_that_the_student_has(layer):
+    codes = {"kind": "codes", "num_codes": 3, "layer": layer}
+    recipe = recipe_with(codes, matching="codes", distance="cross_entropy")
+    if layer in (0, 2, None):
+        check_sources(recipe, None, make_teacher().config)
+        return
+    message = (
+        f"one.sources.x.layer must be from 0, the input of the first layer, to 2, the output of the last; got {layer}"
+    )
+    with pytest.raises(NestlingError) as caught:
+        check_sources(recipe, None, make_teacher().config)
+    assert str(caught.value) == message
+
+
+def test_a_teacher_must_be_there_with_its_taps_and_frames():
+    student = make_teacher().config
+    recipe = recipe_with({"kind": "teacher", "tap": "ffn"})
+    check_sources(recipe, make_teacher(), student)
+    with pytest.raises(
+        NestlingError, match=r"^one\.sources\.x is a teacher, and none was given; name one with --teacher "
+    ):
+        check_sources(recipe, None, student)
+    others = FrozenNetwork(torch.nn.Identity(), lambda wave: [wave], 4, student)
+    with pytest.raises(
+        NestlingError, match=r"^this teacher gives hidden alone, and the recipe wants one\.sources\.x\.tap=ffn"
+    ):
+        check_sources(recipe, others, student)
+    check_sources(recipe_with({"kind": "teacher"}), others, student)
+    slower = replace(student, conv_strides=(5, 2, 2, 2, 2, 2, 4))
+    with pytest.raises(NestlingError, match=r"^the teacher makes 49 frames of 1 s, and encoders of this space 25; "):
+        check_sources(recipe, make_teacher(), slower)
+
+
+def test_another_network_gives_hidden_states_of_whole_waveforms_alone():
+    network = FrozenNetwork(torch.nn.Identity(), lambda wave: [wave[:, ::320, None]], 1, make_teacher().config)
+    wave = torch.ones(1, 640)
+    for lengths, taps in ((torch.tensor([640]), ["hidden"]), (None, ["hidden", "ffn"])):
+        with pytest.raises(
+            NestlingError, match=rf"^this network gives hidden of whole waveforms, not {', '.join(taps)}$"
+        ):
+            network(wave, lengths, taps)
+    with pytest.raises(NestlingError, match=r"^the teacher makes 2 frames of 640 samples, and 1 are wanted$"):
+        network(wave, None, ["hidden"])
+
+
+def test_a_fingerprint_is_of_all_that_decides_targets():
+    def print_of(teacher=None, tap="hidden", normalization="none", state=None):
+        return TeacherSource(teacher or make_teacher(), tap, normalization, state).fingerprint
+
+    config, weights = make_teacher().config, torch.nn.Linear(2, 2)
+    networks = [FrozenNetwork(weights, make_wave, 1, config, {"release": n}) for n in (1, 2)]
+    networks.append(FrozenNetwork(torch.nn.Linear(2, 2), make_wave, 1, config, {"release": 1}))
+    networks.append(FrozenNetwork(weights, replace, 1, config, {"release": 1}))  # code of another module
+    measured = TeacherSource(make_teacher(), "hidden", "channel")
+    measured.calibrate(*audio(make_batch()))
+    others = [print_of(make_teacher(1)), print_of(tap="ffn"), print_of(normalization="instance")]
+    kept = TeacherSource(make_teacher(), "hidden", "channel", measured.state)
+    prints = [print_of(), *others, measured.fingerprint, *map(print_of, networks)]
+    assert len(set(prints)) == len(prints)
+    assert (print_of(), kept.fingerprint) == (prints[0], measured.fingerprint)
+
+
+def test_a_fingerprint_of_codes_is_theirs():
+    first = make_codes()
+    state = first.state
+    assert load_codes(state, NUM_CODES, count_frames, HOP).fingerprint == first.fingerprint
+    assert load_codes(state, NUM_CODES + 1, count_frames, HOP).fingerprint != first.fingerprint
