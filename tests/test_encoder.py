@@ -100,6 +100,8 @@ def test_layers_are_computed_again_in_training_where_it_is_asked_for() -> None:
     assert count() == 1
     encoder.encoder.gradient_checkpointing = True
     assert count() == 2
+    encoder.requires_grad_(False).encoder.layers.requires_grad_(True)  # nothing that goes in has a gradient
+    assert count() == 2
     encoder.eval()
     assert count() == 1
 

@@ -76,6 +76,8 @@ def test_test_may_be_read_only_where_it_is_scored():
     assert [clip.utterance.id[:3] for clip in dev.scored_sets()[IN_DOMAIN]] == ["dev"] * 20
     with pytest.raises(ValueError, match="the test split is read once"):
         dev.clips("test")
+    assert not open_materials(["voices"], scored="dev")["voices"].corpus.allow_test  # which has its own test
+    assert open_materials(["voices"])["voices"].corpus.allow_test
 
 
 def test_test_is_said_by_a_crowd_of_its_own():
