@@ -178,6 +178,14 @@ def test_candidates_are_those_of_the_newest_measure(run: RunFolder) -> None:
     assert [row.origin for row in rows] == [SEARCHED, UNIFORM, LARGEST]
 
 
+def test_a_lone_candidate_of_the_newest_measure_is_all_there_is(run: RunFolder) -> None:
+    score(run, BEST, 0.25, fingerprint="older")
+    score(run, SECOND, 0.25, fingerprint="older")
+    score(run, BEST, 0.5)
+    save(run)
+    assert [(row.subnet, row.loss) for row in collect_report(run).candidates] == [(BEST, 0.5)]
+
+
 def test_a_result_without_its_record_has_no_candidates(run: RunFolder) -> None:
     save(run)
     assert collect_report(run).candidates == ()
