@@ -13,6 +13,7 @@ from supernet.encoder import (
     EncoderConfig,
     Trace,
     Transformer,
+    check_lengths,
     normalize_waveform,
 )
 from tests.encoders import SMALL, TOLERANCE, error_of, make_batch, make_encoder
@@ -117,3 +118,27 @@ def test_what_layers_give_goes_to_the_lists_of_their_taps() -> None:
     trace = Trace(torch.zeros(1), None, 50.0)
     trace.add({"values", "ffn", "hidden"}, [torch.ones(1), None])
     assert (trace.ffn, trace.values, trace.attention, trace.hidden) == ([torch.ones(1)], [None], [], [])
+
+
+@pytest.mark.parametrize(
+    ("samples", "lengths", "said"),
+    [
+        (39, None, "an utterance must have 40 samples or more to make a frame, got 39"),
+        (100, [39, 100], "an utterance must have 40 samples or more to make a frame, got 39"),
+        (100, [40, 101], "lengths must be at most 100, the samples of the batch, got 101"),
+        (100, [100], r"lengths must be one for each item, \[2\] of them, got \[1\]"),
+        (100, [[100, 100]], r"lengths must be one for each item, \[2\] of them, got \[1, 2\]"),
+    ],
+)
+def test_lengths_are_refused_by_their_rule(samples: int, lengths: list[int] | None, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make_encoder()(torch.zeros(2, samples), None if lengths is None else torch.tensor(lengths))
+
+
+def test_a_graph_that_is_compiled_does_not_ask_for_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert make_encoder()(torch.ones(1, 100), torch.tensor([39])).valid is not None
+
+
+def test_lengths_of_no_items_are_none_too_many() -> None:
+    check_lengths((0, 100), torch.zeros(0, dtype=torch.int64), 40)

@@ -55,6 +55,14 @@ def numbers_of(answer: Any) -> list[Tensor]:
     return [tensor for value in values for tensor in numbers_of(value)]
 
 
+def call_as_configured(model: Any, **asked: bool) -> Any:
+    """What a model answers to a wave alone when its configuration asks for more."""
+    model.set_attn_implementation("eager")  # transformers has no attentions of the other, in either class
+    for name, value in asked.items():
+        setattr(model.config, name, value)
+    return model(WAVE)
+
+
 CALLS: dict[str, Callable[[Any], Any]] = {
     "output_attentions": lambda m: m(WAVE, output_attentions=True),
     "masked attentions": lambda m: m(WAVE, attention_mask=MASK, output_attentions=True).attentions,
@@ -63,6 +71,8 @@ CALLS: dict[str, Callable[[Any], Any]] = {
         WAVE, attention_mask=None, output_attentions=None, output_hidden_states=None, return_dict=None
     ),
     "what heads get of a trainer": lambda m: m(WAVE, num_items_in_batch=2),
+    "hidden states by the configuration": lambda m: call_as_configured(m, output_hidden_states=True),
+    "attentions by the configuration": lambda m: call_as_configured(m, output_attentions=True),
     "in order": lambda m: m(WAVE, None, FRAMES, output_hidden_states=True),
     "all in a tuple": lambda m: m(WAVE, output_attentions=True, output_hidden_states=True, return_dict=False),
     "attentions in a tuple": lambda m: m(WAVE, output_attentions=True, return_dict=False),
