@@ -390,39 +390,23 @@ def evaluate(
 
     Example: nestling evaluate my-encoder demo log-mel --task first --reference demo
     """
-    from checkpoints.representations import open_representation
     from nestling.reports.evaluation_table import show_comparison
-    from nestling.workflows.evaluation import Ledger, evaluate_encoders, name_apart, view_layers, write_evaluation_page
-    from nestling.workflows.listening import by_product
-    from search_spaces.files import check_writable
-    from speech_tasks.comparison import Comparison, find_reference
-    from speech_tasks.layer_view import LayerProbe
-    from speech_tasks.materials import open_materials
-    from speech_tasks.suite import COMMANDS, SENTENCES, build_tasks, find_materials, find_tasks
+    from nestling.workflows.evaluation import evaluate_sources
 
-    check_writable(to, "--out", folder=True)
-    tasks = find_tasks([name for names in task or ["first"] for name in names.split(",")])
-    encoders = [open_representation(source) for source in dict.fromkeys(sources)]
-    names = name_apart(encoders)
-    place = find_reference([(name, e.source) for name, e in zip(names, encoders, strict=True)], reference)
-    ledger = Ledger(to)
     with Screen() as screen:
-        materials = open_materials(
-            dict.fromkeys([*find_materials(tasks), *([SENTENCES, COMMANDS] if layers else [])]),
-            scored=split,
+        comparison, page = evaluate_sources(
+            sources,
+            [name for names in task or ["first"] for name in names.split(",")],
+            to,
+            split=split,
             out_of_domain=out_of_domain,
+            reference=reference,
             librispeech=librispeech,
             speech_commands=speech_commands,
-            on_progress=screen.show,
-            say=warn,
+            layers=layers,
+            command=command_line(),
+            listener=screen,
         )
-        entries = evaluate_encoders(encoders, build_tasks(tasks, materials), split, ledger, screen.show, note)
-        probe = LayerProbe(materials[SENTENCES], materials[COMMANDS]) if layers else None
-        views = view_layers(encoders, place, probe, split, ledger, screen.show) if probe else []
-    comparison = Comparison(entries, names[place])
-    page = None
-    with by_product(Screen()):
-        page = write_evaluation_page(comparison, dict(zip(names, views, strict=False)), split, command_line(), to)
     if form == "json":
         print(json.dumps({"split": split, **comparison.to_dict(), "page": page and str(page)}, indent=2))
         return
@@ -507,7 +491,7 @@ def space(
     Example: nestling space lighthubert-small --budget 25M
     """
     from nestling.reports.cost_table import show_space
-    from nestling.workflows.search_result import describe_cost
+    from nestling.workflows.search_result import describe_space
     from search_spaces.budget import Budget
     from search_spaces.space import SearchSpace
 
@@ -516,24 +500,11 @@ def space(
     profile = loaded.profile(parsed)
     if profile.fitting == 0:
         loaded.largest(parsed)  # raises, with the conflict and the nearest feasible value
-    assert profile.smallest_fitting
-    assert profile.largest_fitting
+    described = describe_space(loaded, parsed, profile)
     if form == "json":
-        values = {
-            "space": loaded.name,
-            "budget": parsed.text,
-            "subnets": profile.total,
-            "fitting": profile.fitting,
-            "binds": profile.fitting < profile.total,
-            "smallest": describe_cost(loaded, profile.smallest_fitting),
-            "largest": describe_cost(loaded, profile.largest_fitting),
-            "container": describe_cost(loaded, loaded.container),
-            "front_end_floor": {"params": profile.floor_params, "macs_1s": profile.floor_macs},
-        }
-        print(json.dumps(values, indent=2))
+        print(json.dumps(described, indent=2))
         return
-    held = {"smallest": profile.smallest_fitting, "largest": profile.largest_fitting}
-    show_space(loaded.name, parsed, profile, {label: describe_cost(loaded, subnet) for label, subnet in held.items()})
+    show_space(loaded.name, parsed, profile, {label: described[label] for label in ("smallest", "largest")})
 
 
 @app.command()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nestling.reports.model_card import ExportRecord as ExportRecord
     from nestling.reports.model_card import model_card as model_card
     from nestling.workflows.audio import open_audio as open_audio
+    from nestling.workflows.evaluation import evaluate_sources as evaluate_sources
     from nestling.workflows.export import export as export
     from nestling.workflows.export import write_report as write_report
     from nestling.workflows.jobs import describe_job as describe_job
@@ -99,6 +100,7 @@ _PLACES = {
     "parse_budget": "nestling.workflows.search",
     "search": "nestling.workflows.search",
     "find_subnet": "nestling.workflows.search_result",
+    "evaluate_sources": "nestling.workflows.evaluation",
     "resume": "nestling.workflows.train",
     "train": "nestling.workflows.train",
 }

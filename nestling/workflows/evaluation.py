@@ -15,19 +15,32 @@ from typing import Any
 from torch import Tensor
 
 from checkpoints.formats.limits import shorten
-from checkpoints.representations import Representation
+from checkpoints.representations import Representation, open_representation
 from checkpoints.run_folder import made_with
 from nestling.reports.evaluation_page import EvaluationFacts, write_evaluation
+from nestling.workflows.listening import SILENT, Listener, by_product
 from search_spaces.errors import NestlingError
-from search_spaces.files import write_file
+from search_spaces.files import check_writable, write_file
 from search_spaces.quoting import shell_command
 from search_spaces.strict_json import MAX_BYTES, load_json
 from search_spaces.strict_yaml import parse_config, read_text
-from speech_tasks.comparison import Comparison, Entry, find_unlike
+from speech_tasks.comparison import Comparison, Entry, find_reference, find_unlike
 from speech_tasks.layer_view import LayerProbe, LayerView, ProbeErrors, compare_layers
+from speech_tasks.materials import open_materials
 from speech_tasks.provenance import fingerprint_task
 from speech_tasks.store import FeatureStore
-from speech_tasks.suite import TASKS, Evaluation, TaskResult, TaskValues, evaluate
+from speech_tasks.suite import (
+    COMMANDS,
+    SENTENCES,
+    TASKS,
+    Evaluation,
+    TaskResult,
+    TaskValues,
+    build_tasks,
+    evaluate,
+    find_materials,
+    find_tasks,
+)
 from speech_tasks.task import Task
 
 EVALUATIONS = "evaluation.json"
@@ -165,6 +178,66 @@ def load_evaluations(folder: Path, split: str = "test") -> list[Entry]:
 def _kind(row: Row) -> str:
     """What computes an encoder: code changes for all of a kind at once."""
     return str(row.get("code", "")).partition(" ")[0]
+
+
+def evaluate_sources(
+    sources: Sequence[str],
+    tasks: Sequence[str],
+    folder: Path,
+    *,
+    split: str = "test",
+    out_of_domain: bool = True,
+    reference: str | None = None,
+    librispeech: Path | None = None,
+    speech_commands: Path | None = None,
+    layers: bool = False,
+    command: str = "",
+    listener: Listener = SILENT,
+) -> tuple[Comparison, Path | None]:
+    """Scores encoders side by side, from their names to a page.
+
+    Args:
+        sources: As `open_representation` takes them, each once.
+        tasks: Names of tasks, or `first` or `all`.
+        folder: Of scores and page; what it knows is not scored again.
+        split: What is scored: test, dev or both.
+        out_of_domain: Beside test, other voices by another synthesiser.
+        reference: The encoder that others are compared with; None: the first.
+        librispeech: A LibriSpeech folder in place of the synthesised sentences.
+        speech_commands: A Speech Commands folder in place of the keywords.
+        layers: Whether to probe every hidden state too.
+        command: That asked for it, for the page.
+        listener: Told how far it is.
+
+    Returns:
+        The scores, and the page if it could be written.
+
+    Raises:
+        NestlingError: Something named is not there, or the folder cannot be written.
+    """
+    check_writable(folder, "--out", folder=True)
+    chosen = find_tasks(tasks)
+    encoders = [open_representation(source) for source in dict.fromkeys(sources)]
+    names = name_apart(encoders)
+    place = find_reference([(name, e.source) for name, e in zip(names, encoders, strict=True)], reference)
+    ledger = Ledger(folder)
+    materials = open_materials(
+        dict.fromkeys([*find_materials(chosen), *([SENTENCES, COMMANDS] if layers else [])]),
+        scored=split,
+        out_of_domain=out_of_domain,
+        librispeech=librispeech,
+        speech_commands=speech_commands,
+        on_progress=listener.show,
+        say=listener.warn,
+    )
+    entries = evaluate_encoders(encoders, build_tasks(chosen, materials), split, ledger, listener.show, listener.note)
+    probe = LayerProbe(materials[SENTENCES], materials[COMMANDS]) if layers else None
+    views = view_layers(encoders, place, probe, split, ledger, listener.show) if probe else []
+    comparison = Comparison(entries, names[place])
+    page = None
+    with by_product(listener):
+        page = write_evaluation_page(comparison, dict(zip(names, views, strict=False)), split, command, folder)
+    return comparison, page
 
 
 def evaluate_encoders(

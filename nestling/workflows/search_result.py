@@ -16,6 +16,7 @@ from search_spaces.budget import Budget
 from search_spaces.costs import count_bytes, count_macs, count_params
 from search_spaces.errors import NestlingError
 from search_spaces.files import write_file
+from search_spaces.profile import SpaceProfile
 from search_spaces.space import SearchSpace
 from search_spaces.strict_json import MOST, load_json, read_json
 from search_spaces.strict_yaml import parse_config, read_text
@@ -82,6 +83,23 @@ def describe_cost(space: SearchSpace, subnet: Subnet) -> Result:
         "macs_1s": count_macs(space.backbone, subnet, 1.0),
         "size_bytes": count_bytes(space.backbone, subnet),
         "subnet": subnet.to_dict(),
+    }
+
+
+def describe_space(space: SearchSpace, budget: Budget, profile: SpaceProfile) -> dict[str, Any]:
+    """A space and how much of it holds a budget, as plain values; something must hold it."""
+    assert profile.smallest_fitting
+    assert profile.largest_fitting
+    return {
+        "space": space.name,
+        "budget": budget.text,
+        "subnets": profile.total,
+        "fitting": profile.fitting,
+        "binds": profile.fitting < profile.total,
+        "smallest": describe_cost(space, profile.smallest_fitting),
+        "largest": describe_cost(space, profile.largest_fitting),
+        "container": describe_cost(space, space.container),
+        "front_end_floor": {"params": profile.floor_params, "macs_1s": profile.floor_macs},
     }
 
 
