@@ -272,6 +272,22 @@ def test_a_file_does_not_shadow_the_best(nestling):
     assert "best holds no subnet" in nestling("export subnet --out other --subnet ./best").err
 
 
+def test_a_search_says_which_subnet_is_the_best_no_longer(nestling):
+    first = nestling.done("search subnet --budget 8k --trials 2 --utterances 2 --format json")
+    assert "from now on" not in first.err
+    before = first.json["finalists"][0]["id"]
+    other = nestling.done("search subnet --budget 100% --trials 3 --utterances 1 --format json")
+    chosen = other.json["finalists"][0]["id"]
+    assert chosen != before
+    assert f"`best` is {chosen} from now on; it was {before}: --subnet {before} still names that" in other.err
+    assert nestling.done(f"export subnet --out before --subnet {before} --format json").json["id"] == before
+
+
+def test_a_space_says_that_latency_is_not_counted(nestling):
+    said = nestling.done("space tiny --budget latency<=3ms@2s")
+    assert "latency<=3ms@2s is measured, which takes a supernet: a search holds it" in said.out
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -346,7 +362,7 @@ def test_training_says_what_it_did_on_stderr_and_what_to_do_next_on_stdout(train
 def test_broken_audio_is_named_and_skipped(trained):
     shell, said = trained
     assert f"skipped {BROKEN}: " in said.err
-    assert "1 files skipped" in said.err
+    assert "1 file skipped" in said.err
     assert len(RunFolder(shell.folder / "runs/a").metrics()) == 10
 
 

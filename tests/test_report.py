@@ -35,6 +35,7 @@ from nestling.reports.run_facts import (
 )
 from nestling.reports.run_page import render_report, write_report
 from nestling.reports.run_plots import GROUPS, best_by_size, front_figures, loss_figures, thin_series
+from nestling.reports.search_table import describe_rivals
 from nestling.reports.still_picture import save_picture
 from nestling.reports.subnet_drawing import DARK, LIGHT, SYMBOLS, draw_subnet, safe_text
 from search_spaces.costs import breakdown, count_macs, count_params
@@ -591,3 +592,15 @@ def test_short_count(count, text):
 
 def test_safe_text():
     assert safe_text("<a href='x'>&\x00\u2066é") == "&lt;a href=&#x27;x&#x27;&gt;&amp;\\x00\\u2066é"
+
+
+@pytest.mark.parametrize(
+    ("others", "tied", "said"),
+    [
+        (0, 0, "Nothing else was scored."),
+        (19, 0, "The other 19 that were scored differ from it by more than chance."),
+        (19, 3, "Of the other 19 that were scored, 3 cannot be told from it."),
+    ],
+)
+def test_rivals_of_a_winner_in_words(others, tied, said):
+    assert describe_rivals(others, tied) == said

@@ -132,6 +132,12 @@ def test_what_a_search_found_is_told(run: RunFolder) -> None:
     assert report.usage == (Usage("write it", f"nestling export subnet --run {run.path} --out my-encoder"),)
 
 
+def test_what_an_earlier_search_chose_is_not_called_the_chosen_one(run: RunFolder) -> None:
+    save(run)
+    save_curve(run.path, [Point(f"chosen {subnet.id}", "subnet", 1, 0.25, 0.01, 1) for subnet in (BEST, SECOND)])
+    assert [point.label for point in collect_report(run).curve] == [f"chosen {BEST.id}", f"chosen before, {SECOND.id}"]
+
+
 def test_a_search_without_a_uniform_shape_or_a_largest_has_its_finalists(run: RunFolder) -> None:
     save(run, uniform=None, largest=None)
     assert [row.subnet for row in collect_report(run).finalists] == [BEST, SECOND]

@@ -30,6 +30,8 @@ def show_space(name: str, budget: Budget, profile: SpaceProfile, held: Mapping[s
             tell(f"  {label} {cost['id']}: {cost['params']:,} parameters, {macs} MACs @1s")
         if profile.fitting == profile.total:
             tell("  the budget does not bind: every subnet holds it")
+    for bound in budget.latency:
+        tell(f"{bound} is measured, which takes a supernet: a search holds it, and nothing is counted for it here.")
     tell("Parameters are counted as transformers counts a HubertModel: no prediction heads.")
 
 

@@ -70,8 +70,16 @@ def show_result(result: Row) -> None:
     if result["objective"] != DistillationObjective.name:
         tell(f"The loss is the {result['objective']}, a share.")
     used = "; ".join(f"{u['share']:.1%} of {u['bound']}" for u in result["utilization"])
-    tied = result["tied"] - 1 or "none"
-    out.print(
+    tell(
         f"Chosen: {winner['id']}, {winner['params']:,} parameters{f' ({used})' if used else ''}. "
-        f"Of the other {result['scored'] - 1} that were scored, {tied} cannot be told from it."
+        + describe_rivals(result["scored"] - 1, result["tied"] - 1)
     )
+
+
+def describe_rivals(others: int, tied: int) -> str:
+    """How far a search can tell its winner from the others that it scored."""
+    if not others:
+        return "Nothing else was scored."
+    if not tied:
+        return f"The other {others} that were scored differ from it by more than chance."
+    return f"Of the other {others} that were scored, {tied} cannot be told from it."

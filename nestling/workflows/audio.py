@@ -26,7 +26,8 @@ def open_audio(audio: str, listener: Listener = SILENT) -> SpeechCorpus:
         listener.warn(f"skipped {skipped.path}: {skipped.reason}")
     if len(corpus.skipped) > MOST_SKIPPED:
         listener.warn(f"… and {len(corpus.skipped) - MOST_SKIPPED} more")
-    listener.note(f"{audio}: {corpus.hours_kept:.2f} hours kept, {len(corpus.skipped)} files skipped")
+    files = "1 file" if len(corpus.skipped) == 1 else f"{len(corpus.skipped)} files"
+    listener.note(f"{audio}: {corpus.hours_kept:.2f} hours kept, {files} skipped")
     return corpus
 
 

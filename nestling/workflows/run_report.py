@@ -79,7 +79,7 @@ def collect_report(run: RunFolder) -> Report:
         latency_note="PyTorch on this machine, one thread, batch 1; medians of interleaved rounds."
         if result and result.latency_seconds
         else "",
-        curve=tuple(_curve_point(p) for p in points),
+        curve=tuple(_curve_point(p, result.finalists[0].id if result else "") for p in points),
         stages=tuple(summarize_stages(run.metrics())),
         counted=_counted(result, space),
         usage=_usage(run) if result else (),
@@ -282,9 +282,11 @@ def _finalists(result: SavedResult, space: SearchSpace) -> tuple[FinalistRow, ..
     )
 
 
-def _curve_point(point: Point) -> CurvePoint:
+def _curve_point(point: Point, chosen: str) -> CurvePoint:
+    """Of a size that was probed; what was chosen then may have been replaced by a later search."""
+    own = point.label.removeprefix("chosen ")
     return CurvePoint(
-        point.label,
+        point.label if own in (point.label, chosen) else f"chosen before, {own}",
         Measure.around(point.error, point.half_interval),
         point.kind,
         point.params,

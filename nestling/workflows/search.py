@@ -14,7 +14,7 @@ from nas.search import Trial
 from nas.search import search as search_space
 from nestling.workflows.jobs import Scorer
 from nestling.workflows.listening import SILENT, Listener, by_product
-from nestling.workflows.search_result import RECORD, describe_result, save_result
+from nestling.workflows.search_result import RECORD, describe_result, load_result, save_result
 from search_spaces.budget import Budget
 from search_spaces.errors import NestlingError
 from search_spaces.space import SearchSpace
@@ -49,6 +49,14 @@ def make_proposer(sampler: str, space: SearchSpace) -> Proposer:
     raise NestlingError(
         f"--sampler {sampler}: choices are auto, evolution, random, optuna:nsga2, optuna:tpe, optuna:random"
     )
+
+
+def _find_best(folder: RunFolder, space: SearchSpace) -> str | None:
+    """The id of what an earlier search chose, if there is one that can be read."""
+    try:
+        return load_result(folder.search_path, space).finalists[0].id
+    except NestlingError:
+        return None
 
 
 def search(
@@ -105,7 +113,10 @@ def search(
         time_subnets=SubnetTimer(scorer.supernet) if budget.latency else None,
     )
     described = describe_result(result, space, scorer.name, command)
+    before, chosen = _find_best(folder, space), described["finalists"][0]["id"]
     save_result(folder.search_path, described)
+    if before not in (None, chosen):
+        listener.note(f"`best` is {chosen} from now on; it was {before}: --subnet {before} still names that")
     with by_product(listener):
         write_study(record.candidates, space, folder.search_path / "study.db", scorer.fingerprint)
     return described
