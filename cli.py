@@ -253,7 +253,7 @@ def search_subnet(
     from nestling.reports.search_table import show_result
     from nestling.workflows.audio import open_audio_of
     from nestling.workflows.jobs import check_objective, open_scorer
-    from nestling.workflows.search import make_proposer, parse_budget, search
+    from nestling.workflows.search import find_best, make_proposer, parse_budget, search
     from search_spaces.errors import NestlingError
     from search_spaces.space import SearchSpace
 
@@ -269,7 +269,11 @@ def search_subnet(
         make_proposer(sampler, space)
         with folder.lock(warn):
             scorer = open_scorer(folder, open_audio_of(folder, screen, audio), utterances, device, note, objective)
+            before = find_best(folder, space)
             results = [search(folder, scorer, b, trials, sampler, seed or 0, command_line(), screen) for b in parsed]
+    chosen = results[-1]["finalists"][0]["id"]
+    if before not in (None, chosen):
+        note(f"`best` is {chosen} from now on; it was {before}: --subnet {before} still names that")
     if form == "json":
         print(json.dumps(results if budgets else results[0], indent=2))
         return

@@ -25,7 +25,7 @@ from speech_tasks.verification import Trials as VoiceTrials
 from speech_tasks.verification import score_verification
 
 SEEDS, DRAWS, MOST_PHONES = 3, 400, 12
-PAIRS, PAIRS_RESAMPLED, PAIRS_OF_TRIALS = 1000, 300, 300
+PAIRS, PAIRS_RESAMPLED, PAIRS_OF_QUERIES = 1000, 300, 300
 
 RATIOS = {
     # speakers, utterances, deviation of speakers for one encoder alone, of seeds, level, unequal lengths
@@ -51,15 +51,15 @@ def main() -> None:
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for name, setting in RATIOS.items():
         print(f"| {name} | {setting[0]} | {' | '.join(judge_ratios(setting, pairs))} |", flush=True)
-    pairs = min(pairs, PAIRS_OF_TRIALS)
-    print(f"\nMetrics of trials, {pairs} pairs; deviation: of speakers for one encoder alone.\n")
+    few = min(pairs, PAIRS_OF_QUERIES)
+    print(f"\nMetrics of trials, {pairs} pairs (MTWV {few}); deviation: of speakers for one encoder alone.\n")
     print("| | speakers | deviation | queries resampled | now | interval over what it should be |")
     print("|---|---:|---:|---:|---:|---:|")
     for speakers, clips, deviation in ((96, 4, 0.0), (96, 4, 0.2), (20, 8, 0.0), (20, 8, 0.2)):
         found = " | ".join(judge_verification(speakers, clips, deviation, pairs))
         print(f"| EER, {speakers * clips} clips | {speakers} | {deviation} | – | {found} |", flush=True)
     for speakers, deviation in ((12, 0.0), (12, 0.4), (48, 0.0), (48, 0.4)):
-        found = " | ".join(judge_queries(speakers, 120, 200, deviation, pairs))
+        found = " | ".join(judge_queries(speakers, 120, 200, deviation, few))
         print(f"| MTWV, 120 queries | {speakers} | {deviation} | {found} |", flush=True)
 
 

@@ -80,7 +80,7 @@ def explain(error: Exception) -> int:
     if not isinstance(error, NestlingError | UsageError) and (shortage := describe_shortage(error)):
         remedy = REMEDIES.get(next(iter(sys.argv[1:]), ""), "ask for less")
         error = OutOfMemoryError(f"{shortage}; {remedy}, or close other programs")
-    if isinstance(error, OSError) and error.errno in NAMES_NOTHING:
+    if isinstance(error, OSError) and error.filename and error.errno in NAMES_NOTHING:
         error = NestlingError(f"{error.filename}: {error.strerror}; give another name")
     if isinstance(error, NestlingError):
         first, *more = map(str, error.args)

@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -22,6 +23,8 @@ from typing import Any, BinaryIO
 
 from search_spaces.errors import FailedError, NestlingError
 
+NUM_TRIES, SECONDS_BETWEEN = 100, 0.05
+"""How often a folder that another writer holds is asked for again."""
 PREFIX = ".writing-"
 """Of the names of what is not finished; eight hexadecimal digits follow."""
 REPLACED, REPLACED_CONTENTS = "replaced", "replaced-contents"
@@ -227,12 +230,20 @@ def _make_and_lock(folder: Path, make: Callable[[Path], object]) -> tuple[Path, 
 
 @contextmanager
 def _taking_turns(folder: Path) -> Iterator[None]:
-    """One writer at a time puts something into a folder: the next would find the place empty between two steps."""
+    """One writer at a time puts something into a folder: the next would find the place empty between two steps.
+
+    That takes a moment. Who holds the folder for longer locked it for a reason of their own (`flock . command`), which
+    may be this very command: it is waited for no longer.
+    """
     with ExitStack() as stack:
         with suppress(OSError):  # a folder that may not be read, or a file system that knows no locks
             lock = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, lock)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            for _ in range(NUM_TRIES):
+                with suppress(BlockingIOError):
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                time.sleep(SECONDS_BETWEEN)
         yield
 
 

@@ -267,7 +267,10 @@ def _check_mp3_length(file: Path) -> str | None:
         if not found or not found["flags"][-1] & 2:
             return None
         counts_frames = found["flags"][-1] & 1
-        end = start + found.start() + int.from_bytes(found["numbers"][4 * counts_frames :][:4])
+        num_bytes = int.from_bytes(found["numbers"][4 * counts_frames :][:4])
+        if not num_bytes:  # whoever wrote it did not know
+            return None
+        end = start + found.start() + num_bytes
         opened.seek(end)
         rest = opened.read(_MAX_REST)
     with (

@@ -150,6 +150,7 @@ def test_readme() -> None:
 def test_api() -> None:
     names = run_page("docs/api.md")
     assert names["report"].subnet == names["subnet"]
+    assert names["run"].config["command"] == "train supernet"
     assert names["report"].subnet.id == names["best"]["id"]
     assert names["report"].params <= 0.6 * sum(w.numel() for w in names["supernet"].container.parameters())
     assert load_encoder(Path("my-small-encoder")).config == names["small"].config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import hashlib
 import io
 import os
@@ -260,6 +261,19 @@ def test_without_an_exchange_the_old_folder_comes_back(
     assert content(tmp_path) == {"x/LIST": "old", "x/a": "old", "x/b": "old"}
     write_folder(tmp_path / "x", "new")
     assert content(tmp_path) == {"x/LIST": "new", "x/a": "new", "x/b": "new"}
+
+
+def test_a_folder_that_somebody_holds_for_good_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("search_spaces.files.time.sleep", waited.append)
+    held = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    write_folder(tmp_path / "x", "new")
+    os.close(held)
+    assert content(tmp_path / "x") == {"LIST": "new", "a": "new", "b": "new"}
+    assert waited == [files.SECONDS_BETWEEN] * files.NUM_TRIES
 
 
 @pytest.mark.parametrize("old", [True, False])

@@ -598,7 +598,7 @@ def test_safe_text():
     ("others", "tied", "said"),
     [
         (0, 0, "Nothing else was scored."),
-        (19, 0, "The other 19 that were scored differ from it by more than chance."),
+        (19, 0, "None of the other 19 that were scored is tied with it."),
         (19, 3, "Of the other 19 that were scored, 3 cannot be told from it."),
     ],
 )

@@ -255,6 +255,12 @@ def test_a_card_has_what_was_measured_of_its_subnet(run: RunFolder) -> None:
     }
 
 
+def test_a_card_has_no_command_where_none_was_typed(run: RunFolder) -> None:
+    save(run, command="")
+    run.save_supernet(Supernet(SPACE, torch.Generator()), SupernetRecord(None, None, "abc", None, None))
+    assert collect_record(run, BEST, "").commands == ("nestling train supernet --audio tones",)
+
+
 @pytest.mark.parametrize("uniform", [None, found(SECOND, 0.55)])
 def test_a_card_compares_with_another_uniform_shape_alone(run: RunFolder, uniform: Any) -> None:
     save(run, uniform=uniform)

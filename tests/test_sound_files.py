@@ -143,6 +143,17 @@ def test_mp3_files_behind_one_another_are_not_taken_for_the_first(tmp_path, mode
         assert wanted in str(heard(tmp_path))
 
 
+def test_an_mp3_whose_header_does_not_know_its_length_is_read(tmp_path):
+    soundfile.write(tmp_path / "a.mp3", WAVE, RATE)
+    samples = len(heard(tmp_path)["a.mp3"])
+    said = bytearray((tmp_path / "a.mp3").read_bytes())
+    place = max(said.find(b"Info"), said.find(b"Xing")) + 12  # behind the name, the flags and the number of frames
+    assert int.from_bytes(said[place:][:4]) > 0
+    said[place : place + 4] = bytes(4)
+    (tmp_path / "a.mp3").write_bytes(said)
+    assert len(heard(tmp_path)["a.mp3"]) == samples
+
+
 WRONG = {  # 44 bytes of header: the size of the rest is at 4, that of the samples at 40
     **{f"riff {by:+d}": {4: 64_036 + by} for by in (-44, -36, -8, -1, 1, 8, 36, 44)},
     **{f"riff {size:x}": {4: size} for size in (0, 0x7FFFF000, 0xFFFFFFFF)},

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from nas.cross_check import Check
 from nestling.reports.terminal import markup, out, tell
 from search_spaces.budget import Budget, format_count
 from search_spaces.profile import SpaceProfile
+
+if TYPE_CHECKING:
+    from nas.cross_check import Check  # which brings the counters with it
 
 
 def show_space(name: str, budget: Budget, profile: SpaceProfile, held: Mapping[str, Mapping[str, Any]]) -> None:

@@ -81,5 +81,5 @@ def describe_rivals(others: int, tied: int) -> str:
     if not others:
         return "Nothing else was scored."
     if not tied:
-        return f"The other {others} that were scored differ from it by more than chance."
+        return f"None of the other {others} that were scored is tied with it."
     return f"Of the other {others} that were scored, {tied} cannot be told from it."

@@ -71,7 +71,7 @@ def measure(
     contestants = [contestant for subject in subjects for contestant in subject.open()]
     timings = measure_encoders(contestants, seconds, threads, repeats, limit_s, listener.show, pause_s=PAUSE_S)
     listener.warn(after := describe_load(own=max(threads)))
-    memories = _measure_memory(subjects, seconds[-1], max(threads), listener) if memory else []
+    memories = _measure_memory(subjects, max(seconds), max(threads), listener) if memory else []
     warnings = [text for text in (before, after) if text]
     return Measurement(timings, memories, warnings, {**made_with(), "onnxruntime": runtime_version()})
 

@@ -143,14 +143,15 @@ def collect_record(run: RunFolder, subnet: Subnet, command: str) -> ExportRecord
         datasets=(str(config.get("trained_on", Path(config["audio"]).name)),),
         hours=config["hours"] or None,
         scores=_scores(subnet, result, load_curve(run.path)),
-        commands=tuple(dict.fromkeys(commands)),
+        commands=tuple(dict.fromkeys(filter(None, commands))),
     )
 
 
 def _commands(config: Row, result: SavedResult | None) -> list[str]:
     """What was typed to train, to change the training on the way, and to search."""
     resumed = [change["command"] for change in config.get(HISTORY, ())]
-    return [f"nestling {config['command']}", *resumed, *([result.command] if result else [])]
+    typed = [f"nestling {config['command']}", *resumed, *([result.command] if result else [])]
+    return [command for command in typed if command]  # what Python called has none
 
 
 def _scores(subnet: Subnet, result: SavedResult | None, points: Sequence[Point]) -> dict[str, str]:

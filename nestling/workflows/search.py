@@ -51,7 +51,7 @@ def make_proposer(sampler: str, space: SearchSpace) -> Proposer:
     )
 
 
-def _find_best(folder: RunFolder, space: SearchSpace) -> str | None:
+def find_best(folder: RunFolder, space: SearchSpace) -> str | None:
     """The id of what an earlier search chose, if there is one that can be read."""
     try:
         return load_result(folder.search_path, space).finalists[0].id
@@ -113,10 +113,7 @@ def search(
         time_subnets=SubnetTimer(scorer.supernet) if budget.latency else None,
     )
     described = describe_result(result, space, scorer.name, command)
-    before, chosen = _find_best(folder, space), described["finalists"][0]["id"]
     save_result(folder.search_path, described)
-    if before not in (None, chosen):
-        listener.note(f"`best` is {chosen} from now on; it was {before}: --subnet {before} still names that")
     with by_product(listener):
         write_study(record.candidates, space, folder.search_path / "study.db", scorer.fingerprint)
     return described

@@ -28,7 +28,7 @@ def train(path: Path, job: Job, command: str = "", listener: Listener = SILENT) 
     Args:
         path: The run folder; must be free.
         job: As `describe_job` makes it.
-        command: That asked for it, for the record.
+        command: That asked for it, for the record; else the job's own.
         listener: Told how far it is.
 
     Raises:
@@ -39,7 +39,12 @@ def train(path: Path, job: Job, command: str = "", listener: Listener = SILENT) 
     corpus = open_audio(job["audio"], listener)
     trainer, record = build_trainer(RunFolder(path), job, corpus, listener.advance, listener.warn)
     hours = sum(u.seconds for u in corpus.utterances("train")) / 3600
-    made = {"command": command, "data": corpus.hash, "hours": hours, "teacher_hash": record.teacher_hash}
+    made = {
+        "command": command or job["command"],
+        "data": corpus.hash,
+        "hours": hours,
+        "teacher_hash": record.teacher_hash,
+    }
     if record.revision:  # a branch may move before the run is resumed
         made |= {"teacher": f"{record.teacher}@{record.revision}"}
     run = RunFolder.create(path, {**job, **made}, job["recipe"]["seed"])
