@@ -33,7 +33,7 @@ from supernet.encoder import Encoder
 from supernet.model import Supernet
 from tests.encoders import TOLERANCE, make_encoder, randomize
 from tests.spaces import small
-from tests.test_architecture import ORDER
+from tests.test_architecture import LAYERS
 
 HUBERT = {"conv_kernels": (10, 3, 3, 3, 3, 2, 2), "conv_strides": (5, 2, 2, 2, 2, 2, 2), "conv_dims": (8,) * 7}
 SHAPES = {
@@ -362,7 +362,7 @@ def test_it_works_alone_in_both_layouts(exports: dict[str, Path], encoders: dict
         {name: (str(folder), entry_name(folder)) for name, folder in folders.items()},
         str(tmp_path / "package"),
         str(tmp_path / "expected.safetensors"),
-        [name for names in ORDER for name in names],
+        [layer.partition(".")[0] for layer in LAYERS],
     ]
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-P", "-W", "error", "-c", ALONE, json.dumps(told)],

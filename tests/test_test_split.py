@@ -232,7 +232,7 @@ def test_materials_alone_allow_a_test_split(trees):
         ("open_test", ["nestling/workflows/demo.py"]),
         ("measure_sizes", ["cli.py"]),
         ("flite_corpus", ["speech_tasks/materials.py"]),
-        ("open_materials", ["nestling/workflows/jobs.py", "cli.py"]),
+        ("open_materials", ["nestling/workflows/evaluation.py", "nestling/workflows/jobs.py"]),
     ],
 )
 def test_what_can_open_test_is_called_by_evaluation_and_with_dev_by_search(trees, name, callers):
