@@ -24,6 +24,8 @@ LEFT_OUT = {
     "scipy",
     "sklearn",
     "plotly",
+    "jinja2",
+    "markupsafe",
     "rapidfuzz",
     "fvcore",
     "thop",

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from checkpoints.representations import Representation
+from nestling.reports.evaluation_page import EvaluationFacts, render_evaluation
 from nestling.reports.layer_drawing import COLOURS, colour_of, draw_errors, draw_likeness
 from nestling.workflows.evaluation import (
     EVALUATIONS,
@@ -463,6 +464,21 @@ def test_layers_are_on_the_page(tmp_path):
     assert "always the most frequent: 90%" in page.text
     assert "hidden state 1: 20.0% ± 2.0" in page.text
     assert f"{HOSTILE} 1, top 0: 0.20" in page.text
+
+
+def test_every_string_is_shown_as_it_is():
+    spoilt = [f"</script><b>{{{{ 7*7 }}}}{{% endif %}}&amp;\"'\x1b {i}" for i in range(13)]
+    name, source, print_of, reference, audio, label, split, other, command, package, version, date, note = spoilt
+    entries = [
+        replace(make_entry(name, {"PER": 30}, source, audio), fingerprint=print_of),
+        make_entry(reference, {"PER": 20}, source="its source", audio=audio),
+    ]
+    probes = (ProbeErrors(label, (50.0, 20.0), (3.0, 2.0), 90.0),)
+    views = {name: LayerView(probes, np.eye(2)), reference: LayerView(probes)}
+    made = EvaluationFacts(split, (audio, other), command, ((package, version),), date, (note,))
+    page = Page(render_evaluation(Comparison(entries, reference), views, made))
+    assert "script" not in page.tags
+    assert [said for said in spoilt if said.replace("\x1b", "\\x1b") not in page.text] == []
 
 
 def circles(svg):

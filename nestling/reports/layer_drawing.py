@@ -5,23 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
-from nestling.reports.subnet_drawing import safe_text
+from nestling.reports.markup import safe_text
 from speech_tasks.layer_view import ProbeErrors
 
 COLOURS = ("heads", "mark", "conv", "ffn", "ink", "dot")
 """Of encoders, in turn; after the last, lines are dashed."""
 MAX_NUMBERED = 14
 """A heat map with more rows or columns has no numbers in its cells."""
-
-STYLE = """
-svg.chart{display:block;width:100%;height:auto;font-size:13px;font-family:inherit}
-svg.chart text{fill:var(--muted)}.grid{stroke:var(--line);stroke-width:1}
-.trace{fill:none;stroke:currentColor;stroke-width:2}.trace.again{stroke-dasharray:6 4}
-.bar{stroke:currentColor;stroke-width:1.2;stroke-opacity:.45}.dots circle{fill:currentColor}
-svg.chart.map{max-width:560px;margin:8px auto 0}svg.chart.map .cell{font-size:11px;text-anchor:middle}
-"""
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 460.0, 250.0, 46.0, 12.0, 12.0, 40.0
 
@@ -31,7 +24,7 @@ def colour_of(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
 
 
-def draw_errors(errors: Mapping[str, tuple[int, ProbeErrors]]) -> str:
+def draw_errors(errors: Mapping[str, tuple[int, ProbeErrors]]) -> Markup:
     """Errors over hidden states, a line for each encoder.
 
     Args:
@@ -83,7 +76,7 @@ def draw_errors(errors: Mapping[str, tuple[int, ProbeErrors]]) -> str:
     return _svg("chart", _WIDTH, _HEIGHT, f"Error of a linear probe over hidden states, {every[0].label}", parts)
 
 
-def draw_likeness(likeness: NDArray[np.float64], rows: str, columns: str) -> str:
+def draw_likeness(likeness: NDArray[np.float64], rows: str, columns: str) -> Markup:
     """CKA as a heat map: a row for each hidden state of one encoder, a column for each of another."""
     height, width = likeness.shape
     numbered = max(height, width) <= MAX_NUMBERED
@@ -137,8 +130,8 @@ def _short(value: float) -> str:
     return "1" if value >= 0.995 else f"{max(value, 0.0):.2f}".removeprefix("0")
 
 
-def _svg(kind: str, width: float, height: float, label: str, parts: Sequence[str]) -> str:
-    return (
+def _svg(kind: str, width: float, height: float, label: str, parts: Sequence[str]) -> Markup:
+    return Markup(
         f'<svg class="{kind}" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{safe_text(label)}">'
         f"{''.join(parts)}</svg>"
     )

@@ -71,6 +71,11 @@ class BudgetUse:
     seconds: float = 1.0
     """Audio of a bound on MACs or latency."""
 
+    @property
+    def share(self) -> float | None:
+        """What is spent of it, 1 for all; None of a budget of nothing."""
+        return self.used / self.limit if self.limit else None
+
 
 @dataclass(frozen=True)
 class Chosen:

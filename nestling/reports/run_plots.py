@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from nestling.reports.markup import safe_text
 from nestling.reports.run_facts import (
     LARGEST,
     UNIFORM,
@@ -17,7 +18,6 @@ from nestling.reports.run_facts import (
     describe,
     short_count,
 )
-from nestling.reports.subnet_drawing import safe_text
 
 MAX_CURVE_POINTS = 1000
 """A longer loss curve is drawn as the means of equal runs of steps."""

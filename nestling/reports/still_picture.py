@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from nestling.reports.markup import safe_text
 from nestling.reports.run_facts import CandidateRow, Chosen, Report, short_count
 from nestling.reports.run_plots import GROUPS, best_by_size, group_name
-from nestling.reports.subnet_drawing import DARK, LIGHT, STYLE, SYMBOLS, draw_subnet, safe_text
+from nestling.reports.subnet_drawing import DARK, LIGHT, STYLE, SYMBOLS, draw_subnet
 from search_spaces.errors import NestlingError
 from search_spaces.files import write_file
 from search_spaces.subnet import Subnet
@@ -73,9 +74,8 @@ def _headline(report: Report, chosen: Chosen) -> str:
         (short_count(chosen.params), "parameters"),
         (short_count(chosen.macs), f"MACs for {report.macs_seconds:g} s of audio"),
     ]
-    if report.budget and report.budget[0].limit:
-        use = report.budget[0]
-        numbers.append((f"{use.used / use.limit:.1%}", f"of the budget {use.asked}"))
+    if report.budget and (share := report.budget[0].share) is not None:
+        numbers.append((f"{share:.1%}", f"of the budget {report.budget[0].asked}"))
     if chosen.phone_error:
         teacher = report.teacher.phone_error if report.teacher else None
         against = f", teacher {teacher.value:.1%}" if teacher else ""

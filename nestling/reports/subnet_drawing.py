@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from html import escape
 
-from search_spaces.quoting import printable
+from markupsafe import Markup
+
+from nestling.reports.markup import safe_text
 from search_spaces.subnet import Layer, Subnet
 
 LIGHT = {
@@ -71,16 +72,11 @@ SYMBOLS = {
 _GAP = 4.0  # between the stream and what sits on it
 
 
-def safe_text(value: object) -> str:
-    r"""Anything as text of HTML or XML, its lines kept; what cannot be seen is shown as `\x1b`."""
-    return escape("\n".join(map(printable, str(value).split("\n"))), quote=True)
-
-
 @dataclass(frozen=True)
 class Drawing:
     """SVG elements and the box they fill, from (0, 0)."""
 
-    body: str
+    body: Markup
     width: float
     height: float
 
@@ -150,7 +146,7 @@ def draw_subnet(subnet: Subnet, container: Subnet, upright: bool = False) -> Dra
     ]
     length = layers_end + (44 if upright else 104)
     width, height = (360.0, length) if upright else (length, 396.0)
-    return Drawing("".join(parts), width, height)
+    return Drawing(Markup("".join(parts)), width, height)
 
 
 def _wave(axis: _Axis, end: float) -> str:
