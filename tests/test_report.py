@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from nestling.reports.markup import safe_text
+from nestling.reports.markup import element, safe_text
 from nestling.reports.page import script_hash
 from nestling.reports.run_facts import (
     LARGEST,
@@ -603,6 +603,14 @@ def test_short_count(count, text):
 
 def test_safe_text():
     assert safe_text("<a href='x'>&\x00\u2066é") == "&lt;a href=&#39;x&#39;&gt;&amp;\\x00\\u2066é"
+
+
+def test_an_element_escapes_what_it_holds():
+    inner = element("title", "a & b")
+    made = element("text", "<b>", inner, 3, class_='x" y', font_size=1.5, x=2.0, viewBox="0 0", dx=None)
+    assert made == (
+        '<text class="x&#34; y" font-size="1.5" x="2" viewBox="0 0">&lt;b&gt;<title>a &amp; b</title>3</text>'
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from nestling.reports.markup import safe_text
+from nestling.reports.markup import element
 from speech_tasks.layer_view import ProbeErrors
 
 COLOURS = ("heads", "mark", "conv", "ffn", "ink", "dot")
@@ -47,32 +47,25 @@ def draw_errors(errors: Mapping[str, tuple[int, ProbeErrors]]) -> Markup:
         within = min(max(value, low), high)  # an interval may reach below 0 %
         return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (high - within) / (high - low)
 
-    parts = [
-        f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{up(v):.1f}" y2="{up(v):.1f}"/>'
-        f'<text x="{_LEFT - 8}" y="{up(v):.1f}" dy=".35em" text-anchor="end">{v:g}%</text>'
-        for v in np.linspace(low, high, 5)
-    ]
-    step = 1 + last // 13
-    parts += [
-        f'<text x="{across(i):.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{i}</text>'
-        for i in range(0, last + 1, step)
-    ]
+    parts = []
+    for value in np.linspace(low, high, 5):
+        parts.append(element("line", class_="grid", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=up(value), y2=up(value)))
+        parts.append(element("text", f"{value:g}%", x=_LEFT - 8, y=up(value), dy=".35em", text_anchor="end"))
+    for i in range(0, last + 1, 1 + last // 13):
+        parts.append(element("text", i, x=across(i), y=_HEIGHT - _BOTTOM + 18, text_anchor="middle"))
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(f'<text x="{middle:.0f}" y="{_HEIGHT - 4}" text-anchor="middle">hidden state</text>')
+    parts.append(element("text", "hidden state", x=middle, y=_HEIGHT - 4, text_anchor="middle"))
     for name, (index, e) in errors.items():
-        points = [(across(i), up(value), up(value - half), up(value + half)) for i, (value, half) in _pairs(e)]
-        line = " ".join(f"{x:.1f},{y:.1f}" for x, y, _, _ in points)
-        bars = "".join(f'<path class="bar" d="M{x:.1f} {a:.1f}V{b:.1f}"/>' for x, _, a, b in points)
-        dots = "".join(
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5"><title>{safe_text(name)}, hidden state {i}: '
-            f"{e.errors[i]:.1f}% ± {e.half_intervals[i]:.1f}</title></circle>"
-            for i, (x, y, _, _) in enumerate(points)
-        )
-        again = " again" if index >= len(COLOURS) else ""
-        parts.append(
-            f'<g class="dots" style="color:var(--{colour_of(index)})">{bars}'
-            f'<polyline class="trace{again}" points="{line}"/>{dots}</g>'
-        )
+        bars, dots, corners = [], [], []
+        for i, (value, half) in enumerate(zip(e.errors, e.half_intervals, strict=True)):
+            x, y = across(i), up(value)
+            said = element("title", f"{name}, hidden state {i}: {value:.1f}% ± {half:.1f}")
+            bars.append(element("path", class_="bar", d=f"M{x:.1f} {up(value - half):.1f}V{up(value + half):.1f}"))
+            dots.append(element("circle", said, cx=x, cy=y, r=3.5))
+            corners.append(f"{x:.1f},{y:.1f}")
+        kind = "trace again" if index >= len(COLOURS) else "trace"
+        line = element("polyline", class_=kind, points=" ".join(corners))
+        parts.append(element("g", *bars, line, *dots, class_="dots", style=f"color:var(--{colour_of(index)})"))
     return _svg("chart", _WIDTH, _HEIGHT, f"Error of a linear probe over hidden states, {every[0].label}", parts)
 
 
@@ -85,35 +78,23 @@ def draw_likeness(likeness: NDArray[np.float64], rows: str, columns: str) -> Mar
     for (i, j), value in np.ndenumerate(likeness):
         x, y = left + size * j, top + size * (height - 1 - i)  # the input of the first layer at the bottom
         shade = f"color-mix(in srgb,var(--heads) {100 * min(max(value, 0), 1):.0f}%,var(--card))"
-        parts.append(
-            f'<rect x="{x:.0f}" y="{y:.0f}" width="{size - 1}" height="{size - 1}" rx="3" style="fill:{shade}">'
-            f"<title>{safe_text(rows)} {i}, {safe_text(columns)} {j}: {value:.2f}</title></rect>"
-        )
+        said = element("title", f"{rows} {i}, {columns} {j}: {value:.2f}")
+        parts.append(element("rect", said, x=x, y=y, width=size - 1, height=size - 1, rx=3, style=f"fill:{shade}"))
         if numbered:
-            tone = "card" if value > 0.55 else "ink"
-            parts.append(
-                f'<text class="cell" x="{x + size / 2:.0f}" y="{y + size / 2:.0f}" dy=".35em" '
-                f'style="fill:var(--{tone})">{_short(value)}</text>'
-            )
+            tone = f"fill:var(--{'card' if value > 0.55 else 'ink'})"
+            place = {"x": x + size / 2, "y": y + size / 2}
+            parts.append(element("text", _short(value), class_="cell", dy=".35em", style=tone, **place))
     bottom = top + size * height
-    parts += [
-        f'<text x="{left - 8}" y="{top + size * (height - 0.5 - i):.0f}" dy=".35em" text-anchor="end">{i}</text>'
-        for i in range(0, height, 1 + height // 15)
-    ]
-    parts += [
-        f'<text x="{left + size * (j + 0.5):.0f}" y="{bottom + 16:.0f}" text-anchor="middle">{j}</text>'
-        for j in range(0, width, 1 + width // 15)
-    ]
+    for i in range(0, height, 1 + height // 15):
+        y = top + size * (height - 0.5 - i)
+        parts.append(element("text", i, x=left - 8, y=y, dy=".35em", text_anchor="end"))
+    for j in range(0, width, 1 + width // 15):
+        parts.append(element("text", j, x=left + size * (j + 0.5), y=bottom + 16, text_anchor="middle"))
     across, along = left + size * width / 2, top + size * height / 2
-    parts.append(f'<text x="{across:.0f}" y="{bottom + 38:.0f}" text-anchor="middle">{safe_text(columns)}</text>')
-    parts.append(
-        f'<text transform="translate(16 {along:.0f}) rotate(-90)" text-anchor="middle">{safe_text(rows)}</text>'
-    )
+    parts.append(element("text", columns, x=across, y=bottom + 38, text_anchor="middle"))
+    turned = f"translate(16 {along:.0f}) rotate(-90)"
+    parts.append(element("text", rows, transform=turned, text_anchor="middle"))
     return _svg("chart map", left + size * width + 8, bottom + 46, f"CKA of {rows} with {columns}", parts)
-
-
-def _pairs(errors: ProbeErrors) -> Sequence[tuple[int, tuple[float, float]]]:
-    return list(enumerate(zip(errors.errors, errors.half_intervals, strict=True)))
 
 
 def _round_range(low: float, high: float) -> tuple[float, float]:
@@ -130,8 +111,6 @@ def _short(value: float) -> str:
     return "1" if value >= 0.995 else f"{max(value, 0.0):.2f}".removeprefix("0")
 
 
-def _svg(kind: str, width: float, height: float, label: str, parts: Sequence[str]) -> Markup:
-    return Markup(
-        f'<svg class="{kind}" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{safe_text(label)}">'
-        f"{''.join(parts)}</svg>"
-    )
+def _svg(kind: str, width: float, height: float, label: str, parts: Sequence[Markup]) -> Markup:
+    box = f"0 0 {width:.0f} {height:.0f}"
+    return element("svg", *parts, class_=kind, viewBox=box, role="img", aria_label=label)

@@ -1,4 +1,4 @@
-"""Strings of others as text of HTML and SVG."""
+"""Strings of others as text of HTML and SVG, and the elements of drawings."""
 
 from __future__ import annotations
 
@@ -19,3 +19,24 @@ def show_unseen(value: Any) -> Any:
 def safe_text(value: object) -> Markup:
     """Anything as text of HTML or XML."""
     return escape(show_unseen(value if isinstance(value, Markup) else str(value)))
+
+
+def element(name: str, *inner: object, **attributes: object) -> Markup:
+    """An element of SVG.
+
+    Args:
+        name: Of the element.
+        inner: Elements, as they are, and text.
+        attributes: `class_` is `class`, `font_size` is `font-size`; a float has two digits after the point at most, and
+            what is None is left out.
+    """
+    written = Markup("").join(
+        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), safe_text(_short(value)))
+        for key, value in attributes.items()
+        if value is not None
+    )
+    return Markup("<{0}{1}>{2}</{0}>").format(name, written, Markup("").join(map(safe_text, inner)))
+
+
+def _short(value: object) -> object:
+    return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else value

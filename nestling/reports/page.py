@@ -128,7 +128,7 @@ def _make_templates() -> Environment:
         "shown": _shown,
     }
     made.tests["finite"] = _is_finite
-    made.globals |= {"light": LIGHT, "dark": DARK, "symbols": {name: Markup(svg) for name, svg in SYMBOLS.items()}}
+    made.globals |= {"light": LIGHT, "dark": DARK, "symbols": SYMBOLS}
     made.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     return made
 

@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from nestling.reports.markup import safe_text
+from markupsafe import Markup
+
+from nestling.reports.markup import element
 from nestling.reports.run_facts import CandidateRow, Chosen, Report, short_count
 from nestling.reports.run_plots import GROUPS, best_by_size, group_name
 from nestling.reports.subnet_drawing import DARK, LIGHT, STYLE, SYMBOLS, draw_subnet
@@ -39,16 +41,28 @@ def _render(report: Report, chosen: Chosen, container: Subnet) -> str:
     known = [c for c in report.candidates if math.isfinite(c.loss)]
     top = 150
     bottom = top + drawing.height * scale + 24
-    front, height = "", bottom
+    front, height = Markup(), bottom
     if known:
-        front = f'<g transform="translate({_MARGIN} {bottom:.0f})">{_front(report, known)}</g>'
+        front = element("g", _front(report, known), transform=f"translate({_MARGIN} {bottom:.0f})")
         height += _FRONT_HEIGHT + 40
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" '
-        f'height="{height:.0f}" role="img" font-family="{_FONT}" font-size="13">'
-        f"<title>{safe_text(report.title)}</title><style>{_style()}</style>"
-        f'<rect class="paper" width="100%" height="100%" rx="16"/>{_headline(report, chosen)}'
-        f'<g transform="translate({_MARGIN} {top}) scale({scale:.3f})">{drawing.body}</g>{front}</svg>\n'
+        element(
+            "svg",
+            element("title", report.title),
+            element("style", Markup(_style())),
+            element("rect", class_="paper", width="100%", height="100%", rx=16),
+            _headline(report, chosen),
+            element("g", drawing.body, transform=f"translate({_MARGIN} {top}) scale({scale:.3f})"),
+            front,
+            xmlns="http://www.w3.org/2000/svg",
+            viewBox=f"0 0 {WIDTH} {height:.0f}",
+            width=WIDTH,
+            height=round(height),
+            role="img",
+            font_family=_FONT,
+            font_size=13,
+        )
+        + "\n"
     )
 
 
@@ -64,12 +78,11 @@ def _style() -> str:
     return f"{with_colours(LIGHT)}@media (prefers-color-scheme:dark){{{with_colours(DARK)}}}"
 
 
-def _text(x: float, y: float, text: object, kind: str = "ink", **attributes: object) -> str:
-    more = "".join(f' {name.replace("_", "-")}="{value}"' for name, value in attributes.items())
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}"{more}>{safe_text(text)}</text>'
+def _text(x: float, y: float, text: object, kind: str = "ink", **attributes: object) -> Markup:
+    return element("text", text, class_=kind, x=x, y=y, **attributes)
 
 
-def _headline(report: Report, chosen: Chosen) -> str:
+def _headline(report: Report, chosen: Chosen) -> Markup:
     numbers = [
         (short_count(chosen.params), "parameters"),
         (short_count(chosen.macs), f"MACs for {report.macs_seconds:g} s of audio"),
@@ -83,14 +96,14 @@ def _headline(report: Report, chosen: Chosen) -> str:
     if chosen.latency_ms:
         numbers.append((f"{chosen.latency_ms.value:.1f} ms", "latency, measured"))
     pitch = _INSIDE / len(numbers)
-    return _text(_MARGIN, 52, report.title, font_size=20, font_weight=650) + "".join(
+    return _text(_MARGIN, 52, report.title, font_size=20, font_weight=650) + Markup("").join(
         _text(_MARGIN + i * pitch, 106, value, font_size=27, font_weight=650)
         + _text(_MARGIN + i * pitch, 127, name, "muted")
         for i, (value, name) in enumerate(numbers)
     )
 
 
-def _front(report: Report, known: Sequence[CandidateRow]) -> str:
+def _front(report: Report, known: Sequence[CandidateRow]) -> Markup:
     """Loss against parameters."""
     left, right = min(c.params for c in known), max(c.params for c in known)
     low, high = min(c.loss for c in known), max(c.loss for c in known)
@@ -103,16 +116,16 @@ def _front(report: Report, known: Sequence[CandidateRow]) -> str:
 
     parts = [_text(0, 4, f"{report.loss_name[:1].upper()}{report.loss_name[1:]}, against parameters", font_weight=600)]
     for loss in _ticks(low, high):
-        parts.append(f'<path class="grid" d="M52 {y(loss):.1f}H{_INSIDE}"/>')
+        parts.append(element("path", class_="grid", d=f"M52 {y(loss):.1f}H{_INSIDE}"))
         parts.append(_text(44, y(loss), f"{loss:.4g}", "muted small", dy=".35em", text_anchor="end"))
     for size in _ticks(left, right):
         parts.append(_text(x(size), _FRONT_HEIGHT + 14, short_count(size), "muted small", text_anchor="middle"))
     (start, best), *steps = best_by_size((c.params, c.loss) for c in known)
     corners = "".join(f"H{x(size):.1f}V{y(loss):.1f}" for size, loss in steps)
-    parts.append(f'<path class="best" d="M{x(start):.1f} {y(best):.1f}{corners}"/>')
+    parts.append(element("path", class_="best", d=f"M{x(start):.1f} {y(best):.1f}{corners}"))
     for bound in report.budget:
         if bound.kind == "params" and left <= bound.limit <= right:
-            parts.append(f'<path class="dashes" d="M{x(bound.limit):.1f} 22V{_FRONT_HEIGHT - 4}"/>')
+            parts.append(element("path", class_="dashes", d=f"M{x(bound.limit):.1f} 22V{_FRONT_HEIGHT - 4}"))
             parts.append(_text(x(bound.limit) - 6, 32, "budget", "mark small", text_anchor="end"))
     shown = []
     for group in reversed(GROUPS):  # the most telling are drawn last, on top
@@ -128,12 +141,12 @@ def _front(report: Report, known: Sequence[CandidateRow]) -> str:
         place -= 34 + 6.2 * len(name)
         parts.append(_symbol(place, 0, group.symbol, group.colour, 0.95))
         parts.append(_text(place + 12, 0, name, "muted small", dy=".35em"))
-    return "".join(parts)
+    return Markup("").join(parts)
 
 
-def _symbol(x: float, y: float, symbol: str, colour: str, scale: float, opacity: float = 1.0) -> str:
+def _symbol(x: float, y: float, symbol: str, colour: str, scale: float, opacity: float = 1.0) -> Markup:
     place = f"translate({x - 7 * scale:.1f} {y - 7 * scale:.1f}) scale({scale})"
-    return f'<g class="{colour}" opacity="{opacity}" transform="{place}">{SYMBOLS[symbol]}</g>'
+    return element("g", SYMBOLS[symbol], class_=colour, opacity=opacity, transform=place)
 
 
 def _ticks(low: float, high: float) -> list[float]:

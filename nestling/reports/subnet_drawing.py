@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from nestling.reports.markup import safe_text
+from nestling.reports.markup import element
 from search_spaces.subnet import Layer, Subnet
 
 LIGHT = {
@@ -59,13 +59,13 @@ STYLE = """
 """Of every drawing here; `var(--…)` are the roles of the palettes."""
 
 SYMBOLS = {
-    "star": '<path d="M7 0l2 4.6 5 .5-3.8 3.3 1.2 5L7 10.8 2.6 13.4l1.2-5L0 5.1l5-.5z"/>',
-    "circle": '<circle cx="7" cy="7" r="4"/>',
-    "diamond": '<path d="M7 1l6 6-6 6-6-6z"/>',
-    "triangle-up": '<path d="M7 1l6 11H1z"/>',
-    "circle-open": '<circle cx="7" cy="7" r="3.5" class="hollow"/>',
-    "dashes": '<path class="dashes" d="M7 0v14"/>',
-    "line": '<rect y="5" width="14" height="4" rx="2"/>',
+    "star": Markup('<path d="M7 0l2 4.6 5 .5-3.8 3.3 1.2 5L7 10.8 2.6 13.4l1.2-5L0 5.1l5-.5z"/>'),
+    "circle": Markup('<circle cx="7" cy="7" r="4"/>'),
+    "diamond": Markup('<path d="M7 1l6 6-6 6-6-6z"/>'),
+    "triangle-up": Markup('<path d="M7 1l6 11H1z"/>'),
+    "circle-open": Markup('<circle cx="7" cy="7" r="3.5" class="hollow"/>'),
+    "dashes": Markup('<path class="dashes" d="M7 0v14"/>'),
+    "line": Markup('<rect y="5" width="14" height="4" rx="2"/>'),
 }
 """What marks a point of a plot, by its name in Plotly, or a line; each in a box of 14 by 14."""
 
@@ -88,33 +88,27 @@ class _Axis:
     upright: bool
     centre: float
 
-    def bar(self, start: float, length: float, low: float, high: float, kind: str, title: str = "") -> str:
+    def bar(self, start: float, length: float, low: float, high: float, kind: str, title: str = "") -> Markup:
         x, y, width, height = start, self.centre + low, length, high - low
         if self.upright:
             x, y, width, height = y, x, height, width
+        hint = [element("title", title)] if title else []
         radius = min(2.5, width / 2, height / 2)
-        hint = f"<title>{safe_text(title)}</title>" if title else ""
-        return (
-            f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{max(width, 0):.1f}" '
-            f'height="{max(height, 0):.1f}" rx="{radius:.1f}">{hint}</rect>'
-        )
+        return element("rect", *hint, class_=kind, x=x, y=y, width=max(width, 0), height=max(height, 0), rx=radius)
 
-    def text(self, along: float, across: float, text: object, kind: str, anchor: str = "") -> str:
+    def text(self, along: float, across: float, text: object, kind: str, anchor: str = "") -> Markup:
         x, y = along, self.centre + across
         if self.upright:
             x, y = y, x
             anchor = anchor or ("end" if across < 0 else "start")
-        return (
-            f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" dy=".35em" '
-            f'text-anchor="{anchor or "middle"}">{safe_text(text)}</text>'
-        )
+        return element("text", text, class_=kind, x=x, y=y, dy=".35em", text_anchor=anchor or "middle")
 
-    def funnel(self, start: float, end: float, half_in: float, half_out: float) -> str:
+    def funnel(self, start: float, end: float, half_in: float, half_out: float) -> Markup:
         corners = [(start, -half_in), (end, -half_out), (end, half_out), (start, half_in)]
         points = [(a, self.centre + c) for a, c in corners]
         if self.upright:
             points = [(y, x) for x, y in points]
-        return f'<polygon class="stream" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>'
+        return element("polygon", class_="stream", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points))
 
 
 def draw_subnet(subnet: Subnet, container: Subnet, upright: bool = False) -> Drawing:
@@ -138,28 +132,30 @@ def draw_subnet(subnet: Subnet, container: Subnet, upright: bool = False) -> Dra
     parts = [
         _wave(axis, wave_end),
         _stream(axis, (convs_end, layers_start, layers_end), band, reach, subnet, container),
-        f'<g font-size="{min(13.0, 0.34 * pitch):.1f}">' if not upright else "<g>",
-        _convolutions(axis, wave_end + 14, pitch, reach, subnet, container),
-        _layers(axis, layers_start, pitch, (band / 2 + _GAP, reach), subnet, container),
-        "</g>",
+        element(
+            "g",
+            _convolutions(axis, wave_end + 14, pitch, reach, subnet, container),
+            _layers(axis, layers_start, pitch, (band / 2 + _GAP, reach), subnet, container),
+            font_size=None if upright else min(13.0, 0.34 * pitch),
+        ),
         _captions(axis, wave_end + 14, layers_start, band / 2 + _GAP + reach),
     ]
     length = layers_end + (44 if upright else 104)
     width, height = (360.0, length) if upright else (length, 396.0)
-    return Drawing(Markup("".join(parts)), width, height)
+    return Drawing(Markup("").join(parts), width, height)
 
 
-def _wave(axis: _Axis, end: float) -> str:
+def _wave(axis: _Axis, end: float) -> Markup:
     """A few bars that look like speech going in; they stand in both directions."""
     left, middle, tall = (axis.centre - 44, end / 2, 0.55) if axis.upright else (4.0, axis.centre, 1.0)
     heights = (tall * (4 + 30 * abs(math.sin(1.9 * i) * math.sin(0.35 * i + 0.5))) for i in range(18))
-    return "".join(
-        f'<rect class="wave" x="{left + 4.9 * i:.1f}" y="{middle - h:.1f}" width="2" height="{2 * h:.1f}" rx="1"/>'
+    return Markup("").join(
+        element("rect", class_="wave", x=left + 4.9 * i, y=middle - h, width=2, height=2 * h, rx=1)
         for i, h in enumerate(heights)
     )
 
 
-def _convolutions(axis: _Axis, start: float, pitch: float, reach: float, subnet: Subnet, container: Subnet) -> str:
+def _convolutions(axis: _Axis, start: float, pitch: float, reach: float, subnet: Subnet, container: Subnet) -> Markup:
     scale = reach / max(container.conv_dims)
     parts = []
     for i, (used, most) in enumerate(zip(subnet.conv_dims, container.conv_dims, strict=False)):
@@ -170,7 +166,7 @@ def _convolutions(axis: _Axis, start: float, pitch: float, reach: float, subnet:
         outside = scale * most + (8 if axis.upright else 11)
         number = outside if axis.upright else -outside
         parts.append(axis.text(along + thick / 2, number, used, "ink number"))
-    return "".join(parts)
+    return Markup("").join(parts)
 
 
 def _stream(
@@ -180,7 +176,7 @@ def _stream(
     reach: float,
     subnet: Subnet,
     container: Subnet,
-) -> str:
+) -> Markup:
     """The residual stream, and the projection that leads into it."""
     convs_end, start, end = along
     half = band / 2 * subnet.embed_dim / container.embed_dim
@@ -197,12 +193,12 @@ def _stream(
         place = (after + 15, 0.0) if axis.upright else (after, 15.0)
         of = f"of {container.embed_dim}"
         parts.append(axis.text(*place, of, "muted small", "middle" if axis.upright else "start"))
-    return "".join(parts)
+    return Markup("").join(parts)
 
 
 def _layers(
     axis: _Axis, start: float, pitch: float, zone: tuple[float, float], subnet: Subnet, container: Subnet
-) -> str:
+) -> Markup:
     """Every layer of the container; `zone` is where bars begin, across, and how far they reach."""
     inner, reach = zone
     used = dict(zip(subnet.kept, subnet.layers, strict=True))
@@ -231,18 +227,18 @@ def _layers(
         parts.append(axis.bar(along, thick, inner, inner + unit * layer.ffn_dim, "ffn", title))
         parts.append(axis.text(middle, -label, layer.heads, "ink number"))
         parts.append(axis.text(middle, label, layer.ffn_dim, "ink number"))
-    return "".join(parts)
+    return Markup("").join(parts)
 
 
 def _describe_layer(index: int, layer: Layer, most: Layer) -> str:
     return f"layer {index + 1}: {layer.heads} of {most.heads} heads, FFN {layer.ffn_dim} of {most.ffn_dim}"
 
 
-def _captions(axis: _Axis, convs: float, layers: float, reach: float) -> str:
+def _captions(axis: _Axis, convs: float, layers: float, reach: float) -> Markup:
     """What each colour means."""
     if axis.upright:
         places = ((4.0, convs - 12, "conv", "Front-end channels"), (4.0, layers - 16, "heads", "Heads"))
-        return "".join(_caption(*place) for place in (*places, (284.0, layers - 16, "ffn", "FFN width")))
+        return Markup("").join(_caption(*place) for place in (*places, (284.0, layers - 16, "ffn", "FFN width")))
     top, bottom = axis.centre - reach - 34, axis.centre + reach + 34
     return (
         _caption(convs + 8, top, "conv", "Front-end channels")
@@ -251,8 +247,7 @@ def _captions(axis: _Axis, convs: float, layers: float, reach: float) -> str:
     )
 
 
-def _caption(x: float, y: float, kind: str, text: str) -> str:
-    return (
-        f'<rect class="{kind}" x="{x:.1f}" y="{y - 4.5:.1f}" width="9" height="9" rx="2.5"/>'
-        f'<text class="ink small" x="{x + 14:.1f}" y="{y:.1f}" dy=".35em">{text}</text>'
+def _caption(x: float, y: float, kind: str, text: str) -> Markup:
+    return element("rect", class_=kind, x=x, y=y - 4.5, width=9, height=9, rx=2.5) + element(
+        "text", text, class_="ink small", x=x + 14, y=y, dy=".35em"
     )
