@@ -14,7 +14,7 @@ from torch import nn
 
 from nas.cross_check import CountableConvLayer
 from search_spaces.space import SearchSpace
-from supernet.encoder import FrontEnd
+from supernet.front_end import FrontEnd
 from supernet.model import encoder_config
 
 ROUNDS = 9

@@ -28,7 +28,8 @@ from search_spaces.budget import Budget
 from search_spaces.costs import breakdown, count_macs, count_params
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Backbone, Subnet
-from supernet.encoder import Encoder, initialize
+from supernet.encoder import Encoder
+from supernet.initialization import initialize
 from supernet.model import encoder_config
 
 BUDGET = ("25M", "macs<=2.8G@2s", "macs<=15G@10s")

@@ -1,13 +1,12 @@
 """A subnet as a folder that stands alone, proven to hold its budget and to compute what the supernet does.
 
 config.json, model.safetensors, preprocessor_config.json, subnet.json, README.md (the model card), SHA256SUMS and, when
-no HubertModel or WavLMModel has the shape, modeling_nestling.py with a copy of encoder.py. On request also model.onnx,
-model.int8.onnx, and what makes the folder an upstream of s3prl.
+no HubertModel or WavLMModel has the shape, modeling_nestling.py with a copy of the encoder's code. On request also
+model.onnx, model.int8.onnx, and what makes the folder an upstream of s3prl.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -19,12 +18,12 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import Tensor
 
-import supernet.encoder
 from checkpoints.formats.hugging_face import hugging_face_config, preprocessor_config
 from checkpoints.formats.limits import MAX_JSON_BYTES
 from checkpoints.manifest import CARD, KEPT_CARD, MANIFEST, is_card, write_manifest
 from checkpoints.proof import TOLERANCE, ProofError, measure_error, prove_outputs, prove_params
 from checkpoints.run_folder import RunFolder
+from checkpoints.runtimes.encoder_code import ENCODER_CODE, write_encoder_code
 from checkpoints.runtimes.onnx_export import write_onnx
 from checkpoints.runtimes.onnx_session import ONNX_FILES, OnnxError
 from checkpoints.runtimes.quantize import write_int8
@@ -45,11 +44,12 @@ from search_spaces.files import (
 from search_spaces.strict_json import load_json
 from search_spaces.strict_yaml import read_text
 from search_spaces.subnet import Subnet
-from supernet.encoder import Encoder, EncoderConfig
+from supernet.encoder import Encoder
+from supernet.encoder_config import EncoderConfig
 from supernet.model import Supernet
 
 SCHEMA_VERSION = 1
-CODE = ("modeling_nestling.py", "encoder.py")
+CODE = ("modeling_nestling.py", *ENCODER_CODE)
 """What travels with an encoder that no class of `transformers` has the shape of."""
 WRAPPER = Path(__file__).parent / "runtimes" / "modeling_nestling.py"
 HF, ONNX, INT8, S3PRL = "hf", "onnx", "int8", "s3prl"
@@ -331,7 +331,5 @@ def write_encoder(encoder: Encoder, folder: Path) -> None:
     weights = {f"{NESTLING_TYPE}.{name}": weight for name, weight in encoder.state_dict().items()}
     # The encoder normalises the waveform itself, valid samples only, so the preprocessor need not.
     write_model(folder, values, weights, preprocessor_config(config, do_normalize=False))
-    write_file(folder / "encoder.py", inspect.getsource(supernet.encoder))
-    wrapper = WRAPPER.read_text("utf-8").replace("from supernet.encoder import", "from .encoder import")
-    write_file(folder / WRAPPER.name, wrapper)
+    write_encoder_code(folder, WRAPPER, WRAPPER.name)
     write_manifest(folder)

@@ -27,7 +27,9 @@ from search_spaces.subnet import Backbone
 from speech_tasks.baselines import BASELINES
 from speech_tasks.encoding import encode_alone, encode_with
 from speech_tasks.store import Encode
-from supernet.encoder import Encoder, EncoderConfig, initialize
+from supernet.encoder import Encoder
+from supernet.encoder_config import EncoderConfig
+from supernet.initialization import initialize
 from supernet.model import shape_of
 
 UNTRAINED = "untrained:"

@@ -41,7 +41,8 @@ from distillation.sources import FrozenNetwork, hash_network
 from search_spaces.costs import count_params
 from search_spaces.errors import FailedError, NestlingError
 from search_spaces.files import replacing_folder, write_file
-from supernet.encoder import SAMPLE_RATE_HZ, Encoder, EncoderConfig
+from supernet.encoder import Encoder
+from supernet.encoder_config import SAMPLE_RATE_HZ, EncoderConfig
 from supernet.model import shape_of
 
 DEMO = "demo"

@@ -16,7 +16,8 @@ from search_spaces.errors import NestlingError
 from speech_data.batching import HOP, Batch, evaluation_batches
 from speech_data.corpus import SAMPLE_RATE_HZ, SpeechCorpus
 from speech_data.features import log_mel, mfcc
-from supernet.encoder import TAPS, Encoder, EncoderConfig
+from supernet.encoder import TAPS, Encoder
+from supernet.encoder_config import EncoderConfig
 from supernet.model import Supernet
 
 SIGNAL_DIM = 40 + 13

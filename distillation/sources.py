@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from search_spaces.errors import NestlingError
 from search_spaces.identity import fingerprint, hash_code
 from speech_data.batching import Batch
-from supernet.encoder import Encoder, EncoderConfig, Trace
+from supernet.encoder import Encoder, Trace
+from supernet.encoder_config import EncoderConfig
 from supernet.weights import hash_weights
 
 Normalization = Literal["channel", "instance", "none"]

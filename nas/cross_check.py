@@ -18,7 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from search_spaces.costs import count_frames, count_macs, count_params
 from search_spaces.subnet import SAMPLE_RATE_HZ, Backbone, Subnet
-from supernet.encoder import ConvLayer, Encoder, EncoderConfig
+from supernet.encoder import Encoder
+from supernet.encoder_config import EncoderConfig
+from supernet.front_end import ConvLayer
 from supernet.model import encoder_config
 
 with warnings.catch_warnings():  # importing them warns of what torch deprecates

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from search_spaces.subnet import Layer as Layer
     from search_spaces.subnet import Subnet as Subnet
     from supernet.encoder import Encoder as Encoder
-    from supernet.encoder import EncoderConfig as EncoderConfig
+    from supernet.encoder_config import EncoderConfig as EncoderConfig
     from supernet.model import Supernet as Supernet
 
 _PLACES = {
@@ -79,7 +79,7 @@ _PLACES = {
     "Layer": "search_spaces.subnet",
     "Subnet": "search_spaces.subnet",
     "Encoder": "supernet.encoder",
-    "EncoderConfig": "supernet.encoder",
+    "EncoderConfig": "supernet.encoder_config",
     "Supernet": "supernet.model",
     "load_supernet": "checkpoints",
     "register_auto_model": "checkpoints",

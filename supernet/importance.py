@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from supernet.encoder import deinterleave
+from supernet.blocks import deinterleave
 from supernet.model import Supernet
 from supernet.slicing import Axis, axes
 

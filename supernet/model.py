@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from search_spaces.errors import NestlingError
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Backbone, Layer, Subnet
-from supernet.encoder import Dropout, Encoder, EncoderConfig, Trace, deinterleave, initialize, interleave
+from supernet.blocks import Dropout, deinterleave, interleave
+from supernet.encoder import Encoder, Trace
+from supernet.encoder_config import EncoderConfig
+from supernet.initialization import initialize
 from supernet.slicing import Axis, Cut, axes, container_name, cut_axis, take
 
 CACHED_SUBNETS = 16

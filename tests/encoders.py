@@ -11,7 +11,8 @@ import transformers
 from torch import Tensor, nn
 
 from checkpoints.formats.hugging_face import hugging_face_config
-from supernet.encoder import Encoder, EncoderConfig
+from supernet.encoder import Encoder
+from supernet.encoder_config import EncoderConfig
 
 TOLERANCE = 1e-5  # of the RMS: both sides add the same fp32 numbers, in another order
 

@@ -24,6 +24,8 @@ LAYERS = (
     "cli",
 )
 """From the ground up: each may import those above it in this list."""
+TRAVELLING = {"supernet.encoder", "supernet.encoder_config", "supernet.front_end", "supernet.blocks"}
+"""What is copied into exports."""
 ONLY_IN = {
     "rich": {"nestling.reports", "cli"},
     "typer": {"nestling", "cli"},
@@ -86,9 +88,18 @@ def test_a_breach_would_be_seen() -> None:
     assert breaches("nas.search", "import rich") == ["rich"]
 
 
+def source_of(module: str) -> str:
+    return (ROOT / f"{module.replace('.', '/')}.py").read_text("utf-8")
+
+
 def test_the_encoder_that_travels_imports_torch_alone() -> None:
-    names = {name.partition(".")[0] for name in imported((ROOT / "supernet/encoder.py").read_text("utf-8"))}
-    assert names - set(sys.stdlib_module_names) == {"torch"}
+    names = {name for module in TRAVELLING for name in imported(source_of(module))}
+    assert {name.partition(".")[0] for name in names - TRAVELLING} - set(sys.stdlib_module_names) == {"torch"}
+
+
+def test_what_opens_an_export_names_each_file_that_travels() -> None:
+    """`transformers` 5.0 copies those out of a folder that the file of the class names, and none that they name."""
+    assert set(imported(source_of("checkpoints.runtimes.modeling_nestling"))) >= TRAVELLING
 
 
 def test_spaces_need_no_torch() -> None:

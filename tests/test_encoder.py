@@ -5,17 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from supernet.encoder import (
-    LAYER_TAPS,
-    NO_DROPOUT,
-    TAPS,
-    Dropout,
-    EncoderConfig,
-    Trace,
-    Transformer,
-    check_lengths,
-    normalize_waveform,
-)
+from supernet.blocks import LAYER_TAPS, NO_DROPOUT, Dropout
+from supernet.encoder import TAPS, Trace, Transformer
+from supernet.encoder_config import EncoderConfig
+from supernet.front_end import check_lengths, normalize_waveform
 from tests.encoders import SMALL, TOLERANCE, error_of, make_batch, make_encoder
 
 HUBERT = EncoderConfig((512,) * 7, 768, (12,) * 12, (3072,) * 12)

@@ -28,7 +28,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, HubertMode
 import checkpoints
 import checkpoints.export
 import checkpoints.proof
-from checkpoints.export import TARGETS, ExportError, ExportReport, export_subnet, write_encoder
+from checkpoints.export import CODE, TARGETS, ExportError, ExportReport, export_subnet, write_encoder
 from checkpoints.manifest import MANIFEST, write_manifest
 from checkpoints.proof import _temporary_modules
 from checkpoints.teachers import load_teacher
@@ -205,8 +205,10 @@ def test_model_card(export: tuple[Supernet, ExportReport]) -> None:
     else:
         assert f'AutoModel.from_pretrained("{report.folder.name}", trust_remote_code=True)' in text
         assert "so the feature extractor does not" in text
-        code = report.folder / "encoder.py"
-        assert f"- `encoder.py` {hashlib.sha256(code.read_bytes()).hexdigest()}" in text
+        code = sorted(report.folder.glob("*.py"))
+        assert [path.name for path in code] == sorted(CODE)
+        for path in code:
+            assert f"- `{path.name}` {hashlib.sha256(path.read_bytes()).hexdigest()}" in text
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -511,7 +513,7 @@ def test_faults_of_the_written_folder_are_found(tmp_path: Path, monkeypatch: pyt
         assert opened.replace("transformers", "nestling") in message
         assert "it cannot be read back" in spoil("config.json", '"hidden_size": 16', '"hidden_size": 32')
     else:
-        assert opened in spoil("encoder.py", "return F.gelu(x)", "return F.relu(x)")
+        assert opened in spoil("front_end.py", "return F.gelu(x)", "return F.relu(x)")
         assert "transformers cannot open it" in spoil("modeling_nestling.py", "NestlingModel", "OtherModel")
         assert "it cannot be read back" in spoil("config.json", '"head_dim"', '"headdim"')
 

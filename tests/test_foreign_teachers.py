@@ -22,7 +22,7 @@ from distillation.sources import FrozenNetwork, TeacherSource
 from distillation.stages import load_recipe
 from speech_data.batching import Batch
 from speech_data.corpus import Utterance
-from supernet.encoder import EncoderConfig
+from supernet.encoder_config import EncoderConfig
 from supernet.model import Supernet, encoder_config
 from tests.encoders import TOLERANCE, error_of, make_encoder
 from tests.shell import Shell

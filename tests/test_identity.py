@@ -37,7 +37,7 @@ CHANGES = {
     "words": ("speech_data/features.py", '"""', '"""Other words. '),
     "line endings": ("speech_data/features.py", "\n", "\r\n"),
     "mel": ("speech_data/features.py", "import numpy as np", "import numpy as np\n\nSHIFT = 1"),
-    "encoder": ("supernet/encoder.py", "import math", "import math\n\nSHIFT = 1"),
+    "encoder": ("supernet/blocks.py", "import math", "import math\n\nSHIFT = 1"),
     "networks of others": (
         "checkpoints/formats/transformers_models.py",
         "import warnings",

@@ -13,7 +13,7 @@ import pytest
 from checkpoints.formats.limits import LIMITS, MAX_LAYERS, MAX_PARAMS, find_excess
 from checkpoints.representations import open_representation
 from checkpoints.teachers import TeacherError, load_encoder, read_config
-from supernet.encoder import EncoderConfig
+from supernet.encoder_config import EncoderConfig
 from tests.encoders import SMALL
 
 LARGE = {"num_hidden_layers": 250, "hidden_size": 16_384, "intermediate_size": 65_536, "num_attention_heads": 128}

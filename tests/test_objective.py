@@ -10,7 +10,8 @@ from distillation.views import View
 from nas.objective import DistillationObjective
 from speech_data.batching import Batch
 from speech_data.corpus import Utterance
-from supernet.encoder import Encoder, initialize
+from supernet.encoder import Encoder
+from supernet.initialization import initialize
 from supernet.model import Supernet, encoder_config
 from tests.code_cases import changed, installed_elsewhere
 from tests.nas_cases import SPACE

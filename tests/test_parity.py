@@ -12,7 +12,8 @@ from transformers import Wav2Vec2FeatureExtractor
 from transformers.models.wavlm.modeling_wavlm import WavLMAttention
 
 from checkpoints.formats.hugging_face import preprocessor_config
-from supernet.encoder import bucket_distances, normalize_waveform
+from supernet.blocks import bucket_distances
+from supernet.front_end import normalize_waveform
 from tests.encoders import (
     FAMILIES,
     GATES,

@@ -17,7 +17,8 @@ import checkpoints.runtimes.quantize
 from checkpoints.proof import measure_error
 from checkpoints.runtimes.onnx_export import OnnxError, OnnxRunner, open_onnx, write_onnx
 from checkpoints.runtimes.quantize import QUANTIZED, write_int8
-from supernet.encoder import ConvLayer, Encoder
+from supernet.encoder import Encoder
+from supernet.front_end import ConvLayer
 from tests.encoders import make_encoder
 
 LEVELS = 64

@@ -43,7 +43,8 @@ from search_spaces.costs import count_frames
 from search_spaces.errors import NestlingError
 from search_spaces.subnet import Backbone
 from speech_data.features import log_mel, mfcc
-from supernet.encoder import Encoder, EncoderConfig
+from supernet.encoder import Encoder
+from supernet.encoder_config import EncoderConfig
 from tests.encoders import SMALL, TOLERANCE, error_of, make_encoder, randomize
 
 SHAPE = {

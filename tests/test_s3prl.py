@@ -227,14 +227,14 @@ def test_what_is_written_is_listed(exports: dict[str, Path], encoders: dict[str,
 
 
 def test_what_is_written_imports_torch_and_safetensors_alone(exports: dict[str, Path]) -> None:
-    names = set()
-    for name in ("expert.py", "hubconf.py"):
-        for node in ast.walk(ast.parse((exports["plain"] / name).read_text("utf-8"))):
+    names, files = set(), list(exports["plain"].glob("*.py"))
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.Import):
                 names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 names.add("." * node.level + str(node.module).partition(".")[0])
-    assert names - set(sys.stdlib_module_names) == {"torch", "safetensors", ".encoder"}
+    assert names - set(sys.stdlib_module_names) - {f".{file.stem}" for file in files} == {"torch", "safetensors"}
 
 
 def test_weights_that_do_not_fit_are_refused(exports: dict[str, Path], tmp_path: Path) -> None:
@@ -330,10 +330,10 @@ print(json.dumps({"errors": errors, "offered": offered, "new": new}))
 def test_it_works_alone_in_both_layouts(exports: dict[str, Path], encoders: dict[str, Encoder], tmp_path: Path) -> None:
     """In one process, so that each folder's code and weights must be its own; `spoilt` has other code than the rest."""
     shutil.copytree(exports["plain"], tmp_path / "spoilt")
-    code = (exports["plain"] / "encoder.py").read_text("utf-8")
-    assert "return self.output_dense(_drop(F.gelu(" in code
-    (tmp_path / "spoilt/encoder.py").write_text(
-        code.replace("self.output_dense(_drop(F.gelu(", "self.output_dense(_drop(F.relu(")
+    code = (exports["plain"] / "blocks.py").read_text("utf-8")
+    assert "return self.output_dense(drop(F.gelu(" in code
+    (tmp_path / "spoilt/blocks.py").write_text(
+        code.replace("self.output_dense(drop(F.gelu(", "self.output_dense(drop(F.relu(")
     )
     (tmp_path / "spoilt/hubconf.py").write_text(
         (exports["plain"] / "hubconf.py").read_text("utf-8").replace("plain", "spoilt")

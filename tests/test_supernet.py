@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from search_spaces.costs import count_macs, count_params
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Subnet
-from supernet.encoder import Encoder, Trace, deinterleave, interleave
+from supernet.blocks import deinterleave, interleave
+from supernet.encoder import Encoder, Trace
 from supernet.importance import WIDTH, reorder, taylor_importance
 from supernet.model import Supernet, encoder_config
 from supernet.slicing import Axis

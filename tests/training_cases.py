@@ -11,7 +11,9 @@ from checkpoints.teachers import save_encoder
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Backbone
 from speech_data.corpus import SAMPLE_RATE_HZ, Utterance
-from supernet.encoder import Encoder, EncoderConfig, initialize
+from supernet.encoder import Encoder
+from supernet.encoder_config import EncoderConfig
+from supernet.initialization import initialize
 
 SPACE = SearchSpace(
     name="handful",

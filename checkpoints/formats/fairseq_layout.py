@@ -24,7 +24,8 @@ from checkpoints.formats.hugging_face import (
     unwrap_names,
 )
 from search_spaces.errors import NestlingError
-from supernet.encoder import Encoder, EncoderConfig
+from supernet.encoder import Encoder
+from supernet.encoder_config import EncoderConfig
 
 Layout = Literal["hubert", "wav2vec2", "hubert_ctc", "wav2vec_ctc", "wavlm", "s3prl"]
 """fairseq's own names of pre-trained and fine-tuned models, unilm's WavLM, and a HuBERT that s3prl converted."""

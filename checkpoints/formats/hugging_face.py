@@ -13,7 +13,7 @@ from torch import Tensor
 
 from checkpoints.formats.limits import shorten
 from search_spaces.errors import NestlingError
-from supernet.encoder import SAMPLE_RATE_HZ, EncoderConfig
+from supernet.encoder_config import SAMPLE_RATE_HZ, EncoderConfig
 
 
 class TeacherError(NestlingError):

@@ -18,7 +18,8 @@ from checkpoints.formats.hugging_face import TeacherError, refuse_weights
 from checkpoints.formats.limits import explain_params, find_excess
 from distillation.sources import FrozenNetwork
 from search_spaces.errors import NestlingError
-from supernet.encoder import SAMPLE_RATE_HZ, EncoderConfig, normalize_waveform
+from supernet.encoder_config import SAMPLE_RATE_HZ, EncoderConfig
+from supernet.front_end import normalize_waveform
 
 _HUBERT = EncoderConfig((512,) * 7, 768, (12,) * 12, (3072,) * 12)
 """Whose front-end makes the frames that are wanted."""

@@ -1,6 +1,6 @@
 """An encoder found by Nestling, as a `transformers` model.
 
-Load it with `AutoModel.from_pretrained(folder, trust_remote_code=True)`. The network is in encoder.py.
+Load it with `AutoModel.from_pretrained(folder, trust_remote_code=True)`. The network begins in encoder.py.
 """
 
 from __future__ import annotations
@@ -12,16 +12,10 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from supernet.encoder import (
-    NO_DROPOUT,
-    Dropout,
-    Encoder,
-    EncoderConfig,
-    FeatureProjection,
-    FrontEnd,
-    Lengths,
-    Transformer,
-)
+from supernet.blocks import NO_DROPOUT, Dropout, PositionalConv, TransformerLayer
+from supernet.encoder import Encoder, Transformer
+from supernet.encoder_config import EncoderConfig, Lengths
+from supernet.front_end import FeatureProjection, FrontEnd
 
 DROPOUT = {
     "hidden_dropout": 0.1,
@@ -56,7 +50,7 @@ class NestlingModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     main_input_name = "input_values"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ["TransformerLayer", "PositionalConv"]  # noqa: RUF012 - so in transformers
+    _no_split_modules = [TransformerLayer.__name__, PositionalConv.__name__]  # noqa: RUF012 - so in transformers
 
     def __init__(self, config: NestlingConfig) -> None:
         super().__init__(config)

@@ -32,7 +32,9 @@ from torch.nn import functional as F
 from checkpoints.manifest import extend_manifest
 from checkpoints.runtimes.onnx_session import INSTALL, OnnxError, start_session
 from search_spaces.files import replacing
-from supernet.encoder import SAMPLE_RATE_HZ, ConvLayer, Encoder, EncoderConfig, FrontEnd, check_lengths
+from supernet.encoder import Encoder
+from supernet.encoder_config import SAMPLE_RATE_HZ, EncoderConfig
+from supernet.front_end import ConvLayer, FrontEnd, check_lengths
 
 OPSET = 20
 """Of the operators: the first with an exact GELU. 23 has attention, for which ONNX Runtime 1.32 broadcasts no mask."""

@@ -116,7 +116,8 @@ def _import_torch(folder: Path, runtime: str) -> Callable[[float, int], Callable
     from checkpoints.runtimes.subjects import open_torch, open_transformers  # noqa: PLC0415
     from checkpoints.teachers import NESTLING_TYPE, read_config, read_json  # noqa: PLC0415
     from nas.measurement import make_wave  # noqa: PLC0415
-    from supernet.encoder import Encoder, EncoderConfig  # noqa: PLC0415
+    from supernet.encoder import Encoder  # noqa: PLC0415
+    from supernet.encoder_config import EncoderConfig  # noqa: PLC0415
 
     with torch.device("meta"):
         Encoder(EncoderConfig((16,), 16, (1,), (1,), 16, (1,), (1,)))  # takes no memory, but imports sympy and more

@@ -1,7 +1,7 @@
 """An encoder found by Nestling, as an upstream of s3prl.
 
-It needs torch and safetensors, no transformers and no s3prl. The network is in encoder.py, its shape in encoder.json,
-its weights in model.safetensors. MIT licence, as all of Nestling's code.
+It needs torch and safetensors, no transformers and no s3prl. The network begins in encoder.py; its shape is in
+encoder.json, its weights in model.safetensors. MIT licence, as all of Nestling's code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from supernet.encoder import Encoder, EncoderConfig
+from supernet.encoder import Encoder
+from supernet.encoder_config import EncoderConfig
 
 
 class UpstreamExpert(nn.Module):

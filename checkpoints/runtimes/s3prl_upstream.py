@@ -6,25 +6,24 @@ hub.py. Nothing of it is imported, here or in what is written.
 
 from __future__ import annotations
 
-import inspect
 import json
 import keyword
 import re
 from pathlib import Path
 
-import supernet.encoder
 from checkpoints.manifest import extend_manifest
+from checkpoints.runtimes.encoder_code import ENCODER_CODE, write_encoder_code
 from search_spaces.errors import NestlingError
 from search_spaces.files import write_file
 from supernet.encoder import Encoder
 
 EXPERT = Path(__file__).with_name("s3prl_expert.py")
-S3PRL_FILES = ("expert.py", "hubconf.py", "encoder.json", "encoder.py")
+S3PRL_FILES = ("expert.py", "hubconf.py", "encoder.json", *ENCODER_CODE)
 """What is added to an export."""
 
 
 def write_s3prl(encoder: Encoder, folder: Path) -> None:
-    """Adds to an export what makes it an upstream of s3prl: expert.py, hubconf.py, encoder.json, encoder.py.
+    """Adds to an export what makes it an upstream of s3prl: expert.py, hubconf.py, encoder.json and the network's code.
 
     Args:
         encoder: That was exported.
@@ -35,15 +34,9 @@ def write_s3prl(encoder: Encoder, folder: Path) -> None:
     """
     if not (folder / "model.safetensors").is_file():
         raise NestlingError(f"{folder} has no model.safetensors; export the encoder there first")
-    expert = EXPERT.read_text("utf-8").replace("from supernet.encoder import", "from .encoder import")
-    texts = {
-        "expert.py": expert,
-        "hubconf.py": HUBCONF.format(entry=entry_name(folder)),
-        "encoder.json": json.dumps(encoder.config.to_dict(), indent=2) + "\n",
-        "encoder.py": inspect.getsource(supernet.encoder),
-    }
-    for name, text in texts.items():
-        write_file(folder / name, text)
+    write_encoder_code(folder, EXPERT, "expert.py")
+    write_file(folder / "hubconf.py", HUBCONF.format(entry=entry_name(folder)))
+    write_file(folder / "encoder.json", json.dumps(encoder.config.to_dict(), indent=2) + "\n")
     extend_manifest(folder, S3PRL_FILES)
 
 
@@ -70,7 +63,7 @@ import types
 dependencies = ["torch", "safetensors"]
 __all__ = ["{entry}"]
 
-# torch.hub runs this file as a script and s3prl imports it from a package. Either way expert.py and encoder.py get a
+# torch.hub runs this file as a script and s3prl imports it from a package. Either way expert.py and the network get a
 # package of their own, so that those of two folders are not mixed up.
 _folder = str(pathlib.Path(__file__).resolve().parent)
 _package = types.ModuleType("nestling_" + hashlib.sha256(_folder.encode()).hexdigest()[:16])

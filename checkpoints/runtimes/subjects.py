@@ -16,7 +16,7 @@ from checkpoints.runtimes.onnx_session import INSTALL, ONNX_FILES, open_session,
 from checkpoints.teachers import ACCEPTED, NESTLING_TYPE, find_model, load_encoder, normalizes_waveform, read_json
 from nas.measurement import Contestant, Run
 from search_spaces.errors import NestlingError
-from supernet.encoder import normalize_waveform
+from supernet.front_end import normalize_waveform
 
 RUNTIMES = ("torch", "transformers", *ONNX_FILES)
 """`torch` runs our own network where that computes the folder's, and that of `transformers` otherwise."""

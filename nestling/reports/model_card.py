@@ -11,7 +11,7 @@ from typing import Any
 from checkpoints.export import CODE, CardFacts
 from checkpoints.run_folder import dump_yaml
 from search_spaces.quoting import markdown_code, markdown_text, printable, python_literal, shell_command
-from supernet.encoder import EncoderConfig
+from supernet.encoder_config import EncoderConfig
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _uses(facts: CardFacts, config: EncoderConfig) -> list[str]:
             num_states=len(config.heads) + 1,
             width=config.embed_dim,
         ),
-        REMOTE.format(*(f"`{name}` {facts.code_hashes[name]}" for name in CODE))
+        REMOTE.format("\n".join(f"- `{name}` {facts.code_hashes[name]}" for name in CODE))
         if remote
         else f"It is a plain `{facts.model_class}`: no remote code.",
     ]
@@ -209,11 +209,10 @@ hidden = model(**inputs, output_hidden_states=True).hidden_states  # {num_states
 ```"""
 
 REMOTE = """\
-No class of `transformers` has this shape, so the network travels with it: two short files that import torch and
-transformers alone. Read them, and pin a `revision` when you load from the hub. Their SHA-256:
+No class of `transformers` has this shape, so the network travels with it: a few short files that import torch
+and transformers alone. Read them, and pin a `revision` when you load from the hub. Their SHA-256:
 
-- {}
-- {}
+{}
 
 Where Nestling is installed, `checkpoints.register_auto_model()` serves instead of `trust_remote_code`."""
 
