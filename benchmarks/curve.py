@@ -15,7 +15,7 @@ from datetime import date
 from itertools import pairwise
 from pathlib import Path
 
-from checkpoints.run_folder import made_with
+from checkpoints.versions import made_with
 from nestling.workflows.evaluation import load_evaluations
 from speech_tasks.comparison import MEAN, Comparison, Entry, describe_metric, format_value
 

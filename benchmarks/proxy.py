@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from checkpoints.representations import BASELINES, open_representation
-from checkpoints.run_folder import made_with
+from checkpoints.versions import made_with
 from nestling.workflows.evaluation import load_evaluations
 from speech_tasks.comparison import MEAN, Comparison, Entry, describe_metric
 from speech_tasks.materials import open_materials

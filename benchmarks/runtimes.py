@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 
 from checkpoints.export import write_encoder
-from checkpoints.run_folder import made_with
 from checkpoints.runtimes.onnx_export import write_onnx
 from checkpoints.runtimes.quantize import write_int8
 from checkpoints.runtimes.subjects import find_subjects
+from checkpoints.versions import made_with
 from nas.latency import describe_load
 from nas.measurement import PAUSE_S, Timing, measure_encoders, name_processor
 from search_spaces.budget import Budget

@@ -12,7 +12,7 @@ import argparse
 from datetime import date
 from pathlib import Path
 
-from checkpoints.run_folder import made_with
+from checkpoints.versions import made_with
 from nestling.workflows.evaluation import load_evaluations
 from speech_tasks.comparison import MEAN, Comparison, Entry, describe_metric, format_value
 

@@ -18,6 +18,10 @@ as it is."""
 MADE_WITH = "made_with"
 
 
+class RunError(NestlingError):
+    """A run folder is not what it should be."""
+
+
 @dataclass(frozen=True)
 class Change:
     """What was changed when a run was resumed."""

@@ -1,4 +1,4 @@
-"""YAML files that a person writes: read strictly, checked at once, explained in a few lines.
+"""YAML files that a person writes: read strictly, checked at once, explained in a few lines; and written so.
 
 Scalars follow YAML 1.2: `no` is a word, `1e-4` a number, `010` ten, `12:30` a word. Refused, since each hides
 a mistake or a trap: duplicate keys, aliases, tags, more than one document, files over 1 MB.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import stat
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -125,6 +125,20 @@ def parse_yaml(text: str, source: str = "YAML") -> Any:
         raise NestlingError(f"{source}: {error}") from error
     except RecursionError as error:
         raise NestlingError(f"{source}: nested too deeply") from error
+
+
+def dump_yaml(values: Mapping[str, Any]) -> str:
+    """Plain JSON values as YAML that `load_yaml` reads back unchanged."""
+    plain = json.loads(json.dumps(values, allow_nan=False))  # no aliases: nothing is shared any more
+    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's, but every text that YAML 1.2 could take for a number is quoted (`1e-4`, `08`)."""
+
+
+_NUMBER_LIKE = re.compile(r"[-+.]*[0-9][-+.eE0-9]*$")
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER_LIKE, list("-+.0123456789"))
 
 
 def parse_config(model: type[Model], values: Any, source: str = "config", most: int | None = None) -> Model:

@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 
-from checkpoints.run_folder import RunError, RunFolder, SupernetRecord
+from checkpoints.run_config import RunError
+from checkpoints.run_folder import RunFolder
+from checkpoints.supernet_files import SupernetRecord
 from search_spaces.files import _DigestingFile
 from supernet.model import Supernet
 from tests.spaces import small

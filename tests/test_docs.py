@@ -16,13 +16,13 @@ import typer
 import benchmarks.librispeech
 import cli
 from checkpoints.export import write_encoder
-from checkpoints.run_folder import dump_yaml
 from checkpoints.runtimes.onnx_export import write_onnx
 from checkpoints.runtimes.s3prl_upstream import write_s3prl
 from checkpoints.teachers import load_encoder, save_encoder
 from distillation.stages import load_recipe
 from search_spaces.budget import Budget
 from search_spaces.space import SearchSpace
+from search_spaces.strict_yaml import dump_yaml
 from speech_data.folder import open_folder
 from tests.encoders import TOLERANCE, make_encoder
 from tests.test_librispeech import write_chapter

@@ -19,7 +19,8 @@ import torch
 import checkpoints.export
 from checkpoints.export import check_folder, export_subnet
 from checkpoints.manifest import check_manifest
-from checkpoints.run_folder import RunFolder, SupernetRecord
+from checkpoints.run_folder import RunFolder
+from checkpoints.supernet_files import SupernetRecord
 from nestling.reports.model_card import ExportRecord, model_card
 from nestling.workflows.jobs import describe_job
 from search_spaces.budget import Budget

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from checkpoints.formats.hugging_face import TeacherError
-from checkpoints.run_folder import RunError, RunFolder, SupernetRecord
+from checkpoints.run_config import RunError
+from checkpoints.run_folder import RunFolder
+from checkpoints.supernet_files import SupernetRecord
 from checkpoints.teachers import save_encoder
 from distillation.stages import CHANGEABLE
 from nestling.workflows import jobs

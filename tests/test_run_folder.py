@@ -20,13 +20,16 @@ from typing import Any
 import pytest
 import torch
 
-import checkpoints.run_folder
-from checkpoints.run_config import RunConfig, check_format
-from checkpoints.run_folder import RunError, RunFolder, SupernetRecord, dump_yaml, newest_run
+import checkpoints.supernet_files
+import checkpoints.versions
+from checkpoints.run_config import RunConfig, RunError, check_format
+from checkpoints.run_folder import RunFolder, newest_run
+from checkpoints.supernet_files import SupernetRecord
+from checkpoints.training_states import list_states
 from search_spaces.errors import FailedError, NestlingError
 from search_spaces.files import write_file
 from search_spaces.space import SearchSpace
-from search_spaces.strict_yaml import load_yaml, parse_config, parse_yaml
+from search_spaces.strict_yaml import dump_yaml, load_yaml, parse_config, parse_yaml
 from supernet.model import Supernet
 from tests.kill_driver import SAVES, state_at
 from tests.spaces import small
@@ -127,7 +130,7 @@ def test_a_configuration_is_told_without_what_it_was_made_with(tmp_path: Path) -
     run = RunFolder.create(tmp_path / "a", CONFIG, seed=3)
     assert run.config == {"format": 2, "seed": 3, **CONFIG}
     assert list(run.config) == ["format", "seed", *CONFIG]
-    assert run.made_with == checkpoints.run_folder.made_with()
+    assert run.made_with == checkpoints.versions.made_with()
 
 
 def test_four_faults_of_a_configuration_are_told(run: RunFolder) -> None:
@@ -236,16 +239,16 @@ def test_commit_is_that_of_this_code_alone(monkeypatch: pytest.MonkeyPatch, tmp_
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run([*git, "init", "-q"], check=True)
     (tmp_path / "code.py").touch()
-    monkeypatch.setattr(checkpoints.run_folder, "__file__", str(tmp_path / "code.py"))
-    assert checkpoints.run_folder.git_commit() is None  # inside a checkout, but not of it
+    monkeypatch.setattr(checkpoints.versions, "__file__", str(tmp_path / "code.py"))
+    assert checkpoints.versions.git_commit() is None  # inside a checkout, but not of it
     subprocess.run([*git, "add", "code.py"], check=True)
     subprocess.run([*git, "commit", "-qm", "a"], check=True)
     head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    assert checkpoints.run_folder.git_commit() == head
+    assert checkpoints.versions.git_commit() == head
     (tmp_path / "code.py").write_text("changed")
-    assert checkpoints.run_folder.git_commit() == f"{head}-dirty"
+    assert checkpoints.versions.git_commit() == f"{head}-dirty"
     monkeypatch.setenv("PATH", "")
-    assert checkpoints.run_folder.git_commit() is None
+    assert checkpoints.versions.git_commit() is None
 
 
 # The record
@@ -429,7 +432,7 @@ def test_going_on_after_damage_drops_the_damaged_state(run: RunFolder) -> None:
         run.save_state(state_at(step))
     damage(run.state_path / "step-00000200.pt", flip(999))
     run.save_state(state_at(150))  # resumed from 100
-    assert [path.name for path in run._states()] == ["step-00000100.pt", "step-00000150.pt"]
+    assert [path.name for path in list_states(run.state_path)] == ["step-00000100.pt", "step-00000150.pt"]
     assert (run.load_state(never) or {})["step"] == 150
 
 
@@ -511,7 +514,7 @@ def test_a_supernet_is_described_at_every_moment(
         return write_file(path, data)
 
     run.save_supernet(Supernet(space, torch.Generator().manual_seed(1)), record)
-    monkeypatch.setattr(checkpoints.run_folder, "write_file", write)
+    monkeypatch.setattr(checkpoints.supernet_files, "write_file", write)
     with pytest.raises(FailedError):
         run.save_supernet(Supernet(space, torch.Generator().manual_seed(2)), SupernetRecord("other"))
     assert done == ["supernet.json", "supernet.safetensors"][:writes]
@@ -522,7 +525,7 @@ def test_a_supernet_is_described_at_every_moment(
 
 def test_the_first_supernet_replaces_none(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = []
-    monkeypatch.setattr(checkpoints.run_folder, "write_file", lambda _, data: kept.append(data))
+    monkeypatch.setattr(checkpoints.supernet_files, "write_file", lambda _, data: kept.append(data))
     run.save_supernet(Supernet(small("tiny"), torch.Generator()), SupernetRecord())
     assert json.loads(kept[0])["replaces"] is None
 

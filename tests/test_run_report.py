@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from checkpoints.run_folder import RunFolder, SupernetRecord
+from checkpoints.run_folder import RunFolder
+from checkpoints.supernet_files import SupernetRecord
 from nas.objective import DistillationObjective
 from nas.record import Record, RecordFile
 from nestling.reports.run_facts import LARGEST, SEARCHED, UNIFORM, Measure, Series, Usage

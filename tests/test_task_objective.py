@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from checkpoints.run_folder import RunFolder, SupernetRecord
+from checkpoints.run_folder import RunFolder
+from checkpoints.supernet_files import SupernetRecord
 from nas.proposals import EvolutionProposer
 from nas.record import Record
 from nas.search import search

@@ -6,9 +6,9 @@ import numpy as np
 import soundfile
 import torch
 
-from checkpoints.run_folder import dump_yaml
 from checkpoints.teachers import save_encoder
 from search_spaces.space import SearchSpace
+from search_spaces.strict_yaml import dump_yaml
 from search_spaces.subnet import Backbone
 from speech_data.corpus import SAMPLE_RATE_HZ, Utterance
 from supernet.encoder import Encoder

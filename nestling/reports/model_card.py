@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 from checkpoints.export import CODE, CardFacts
-from checkpoints.run_folder import dump_yaml
 from search_spaces.quoting import markdown_code, markdown_text, printable, python_literal, shell_command
+from search_spaces.strict_yaml import dump_yaml
 from supernet.encoder_config import EncoderConfig
 
 

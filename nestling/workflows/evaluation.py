@@ -16,7 +16,7 @@ from torch import Tensor
 
 from checkpoints.formats.limits import shorten
 from checkpoints.representations import Representation, open_representation
-from checkpoints.run_folder import made_with
+from checkpoints.versions import made_with
 from nestling.reports.evaluation_page import EvaluationFacts, write_evaluation
 from nestling.workflows.listening import SILENT, Listener, by_product
 from search_spaces.errors import NestlingError

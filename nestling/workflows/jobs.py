@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from checkpoints.formats.hugging_face import TeacherError
-from checkpoints.run_folder import RunError, RunFolder, SupernetRecord
+from checkpoints.run_config import RunError
+from checkpoints.run_folder import RunFolder
+from checkpoints.supernet_files import SupernetRecord
 from checkpoints.teachers import DEMO, Teacher, load_teacher, locate
 from distillation.factory import SourceFactory, check_sources
 from distillation.stages import CHANGEABLE, Recipe, Stage, change_recipe, find_changes, is_changeable, load_recipe

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from checkpoints.run_folder import RunFolder, SupernetRecord
+from checkpoints.run_folder import RunFolder
+from checkpoints.supernet_files import SupernetRecord
 from checkpoints.teachers import load_teacher
 from distillation.dry_run import Estimate, estimate_training
 from distillation.stages import Recipe
