@@ -89,7 +89,7 @@ def train_teacher(
     Example: nestling train teacher --audio my-audio/ --run runs/teacher
     """
     from checkpoints.export import check_folder
-    from checkpoints.teachers import replace_teacher
+    from checkpoints.saving import replace_teacher
     from nestling.workflows.jobs import describe_job
 
     place = to or run / "teacher"

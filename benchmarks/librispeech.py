@@ -14,7 +14,7 @@ from random import Random
 import numpy as np
 import soundfile
 
-from checkpoints.teachers import read_config
+from checkpoints.formats.config_json import read_config
 from distillation.stages import Stage, load_recipe
 from search_spaces.budget import Budget
 from search_spaces.costs import count_frames, count_macs

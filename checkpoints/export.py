@@ -18,6 +18,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import Tensor
 
+from checkpoints.formats.config_json import NESTLING_TYPE
 from checkpoints.formats.hugging_face import hugging_face_config, preprocessor_config
 from checkpoints.formats.limits import MAX_JSON_BYTES
 from checkpoints.manifest import CARD, KEPT_CARD, MANIFEST, is_card, write_manifest
@@ -28,7 +29,7 @@ from checkpoints.runtimes.onnx_export import write_onnx
 from checkpoints.runtimes.onnx_session import ONNX_FILES, OnnxError
 from checkpoints.runtimes.quantize import write_int8
 from checkpoints.runtimes.s3prl_upstream import S3PRL_FILES, entry_name, write_s3prl
-from checkpoints.teachers import NESTLING_TYPE, save_encoder, write_model
+from checkpoints.saving import save_encoder, write_model
 from search_spaces.budget import Budget
 from search_spaces.costs import count_bytes, count_macs, count_params
 from search_spaces.errors import FailedError, NestlingError

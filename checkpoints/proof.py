@@ -18,11 +18,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from checkpoints.formats.config_json import read_json
 from checkpoints.formats.transformers_models import silence
 from checkpoints.runtimes.onnx_export import open_onnx
 from checkpoints.runtimes.onnx_session import ONNX_FILES, OnnxError
 from checkpoints.runtimes.s3prl_upstream import entry_name
-from checkpoints.teachers import load_encoder, read_json
+from checkpoints.teachers import load_encoder
 from search_spaces.costs import count_params
 from search_spaces.errors import NestlingError
 from search_spaces.subnet import SAMPLE_RATE_HZ, Subnet

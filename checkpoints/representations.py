@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from checkpoints.formats.config_json import normalizes_waveform, read_config, read_json
 from checkpoints.formats.hugging_face import OtherNetworkError, TeacherError
 from checkpoints.formats.transformers_models import open_network
+from checkpoints.locations import find_model
 from checkpoints.manifest import check_manifest
 from checkpoints.runtimes.onnx_export import open_onnx
-from checkpoints.teachers import find_model, load_encoder, normalizes_waveform, read_config, read_json
+from checkpoints.teachers import load_encoder
 from distillation.sources import hash_network
 from search_spaces.costs import count_macs
 from search_spaces.files import hash_file

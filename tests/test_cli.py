@@ -21,7 +21,8 @@ import yaml
 
 import cli
 from checkpoints.run_folder import RunFolder
-from checkpoints.teachers import load_encoder, load_teacher, save_encoder
+from checkpoints.saving import save_encoder
+from checkpoints.teachers import load_encoder, load_teacher
 from nas.objective import DistillationObjective
 from nestling.reports.model_card import _origin
 from nestling.workflows.jobs import describe_job
@@ -791,7 +792,7 @@ def test_a_teacher_takes_the_place_of_an_earlier_one_whole(empty, train_teacher,
     before, again = files(), "train teacher --run runs/teacher --out mine --resume"
     assert len(before) == 4
     with monkeypatch.context() as patch:
-        patch.setattr("checkpoints.teachers.write_manifest", refuse)
+        patch.setattr("checkpoints.saving.write_manifest", refuse)
         assert empty(again).code == 1
     assert files() == before
     empty.done(again)

@@ -18,7 +18,8 @@ import cli
 from checkpoints.export import write_encoder
 from checkpoints.runtimes.onnx_export import write_onnx
 from checkpoints.runtimes.s3prl_upstream import write_s3prl
-from checkpoints.teachers import load_encoder, save_encoder
+from checkpoints.saving import save_encoder
+from checkpoints.teachers import load_encoder
 from distillation.stages import load_recipe
 from search_spaces.budget import Budget
 from search_spaces.space import SearchSpace

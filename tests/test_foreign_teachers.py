@@ -16,7 +16,8 @@ from transformers import BertConfig, Data2VecAudioConfig, HubertConfig, UniSpeec
 
 from checkpoints.formats.hugging_face import TeacherError
 from checkpoints.run_folder import RunFolder
-from checkpoints.teachers import load_encoder, load_teacher, save_encoder
+from checkpoints.saving import save_encoder
+from checkpoints.teachers import load_encoder, load_teacher
 from distillation.factory import check_sources
 from distillation.sources import FrozenNetwork, TeacherSource
 from distillation.stages import load_recipe

@@ -14,10 +14,13 @@ import safetensors.torch
 import torch
 
 from checkpoints.export import write_encoder
+from checkpoints.formats.config_json import normalizes_waveform, read_config, read_json
+from checkpoints.formats.hugging_face import TeacherError
 from checkpoints.formats.stand_ins import plain
 from checkpoints.formats.weight_files import read_checkpoint, read_folder_weights, read_safetensors
 from checkpoints.manifest import check_manifest, write_manifest
-from checkpoints.teachers import TeacherError, load_encoder, normalizes_waveform, read_config, read_json, save_encoder
+from checkpoints.saving import save_encoder
+from checkpoints.teachers import load_encoder
 from distillation.stages import RECIPES, load_recipe
 from nestling.workflows.search_result import load_subnet
 from search_spaces.budget import Budget

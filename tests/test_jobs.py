@@ -14,8 +14,8 @@ import torch
 from checkpoints.formats.hugging_face import TeacherError
 from checkpoints.run_config import RunError
 from checkpoints.run_folder import RunFolder
+from checkpoints.saving import save_encoder
 from checkpoints.supernet_files import SupernetRecord
-from checkpoints.teachers import save_encoder
 from distillation.stages import CHANGEABLE
 from nestling.workflows import jobs
 from nestling.workflows.jobs import (

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from checkpoints.formats.fairseq_layout import Layout, from_fairseq, is_checkpoint, to_fairseq, to_fairseq_name
 from checkpoints.formats.hugging_face import OtherNetworkError, TeacherError, hugging_face_config
-from checkpoints.teachers import load_encoder, load_teacher, save_encoder, write_model
+from checkpoints.saving import save_encoder, write_model
+from checkpoints.teachers import load_encoder, load_teacher
 from supernet.encoder import Encoder
 from tests.encoders import (
     FAMILIES,

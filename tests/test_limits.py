@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from checkpoints.formats.config_json import read_config
+from checkpoints.formats.hugging_face import TeacherError
 from checkpoints.formats.limits import LIMITS, MAX_LAYERS, MAX_PARAMS, find_excess
 from checkpoints.representations import open_representation
-from checkpoints.teachers import TeacherError, load_encoder, read_config
+from checkpoints.teachers import load_encoder
 from supernet.encoder_config import EncoderConfig
 from tests.encoders import SMALL
 

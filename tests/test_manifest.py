@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from checkpoints.export import export_subnet, write_encoder
+from checkpoints.formats.hugging_face import TeacherError
+from checkpoints.locations import DEMO_TEACHER
 from checkpoints.manifest import (
     MANIFEST,
     ManifestError,
@@ -23,7 +25,8 @@ from checkpoints.manifest import (
     list_manifest,
     write_manifest,
 )
-from checkpoints.teachers import DEMO_TEACHER, TeacherError, load_encoder, save_encoder
+from checkpoints.saving import save_encoder
+from checkpoints.teachers import load_encoder
 from nestling.reports.model_card import ExportRecord, model_card
 from search_spaces.budget import Budget
 from supernet.model import Supernet

@@ -34,11 +34,12 @@ from transformers import (
 from checkpoints.export import write_encoder
 from checkpoints.formats.fairseq_layout import to_fairseq
 from checkpoints.formats.hugging_face import TeacherError
+from checkpoints.locations import DEMO_TEACHER, Found
 from checkpoints.manifest import write_manifest
 from checkpoints.representations import ACCEPTED, Representation, encode_alone, open_representation
 from checkpoints.runtimes.onnx_export import write_onnx
 from checkpoints.runtimes.quantize import write_int8
-from checkpoints.teachers import DEMO_TEACHER, Found, save_encoder
+from checkpoints.saving import save_encoder
 from search_spaces.costs import count_frames
 from search_spaces.errors import NestlingError
 from search_spaces.subnet import Backbone

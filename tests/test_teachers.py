@@ -26,7 +26,7 @@ from transformers import (
     Wav2Vec2Processor,
 )
 
-import checkpoints.teachers
+import checkpoints.locations
 from checkpoints.export import write_encoder
 from checkpoints.formats.hugging_face import (
     OtherNetworkError,
@@ -35,19 +35,12 @@ from checkpoints.formats.hugging_face import (
     hugging_face_config,
     unfold_weight_norm,
 )
+from checkpoints.locations import DEMO_TEACHER, Found, find_model, locate
 from checkpoints.manifest import MANIFEST, write_manifest
 from checkpoints.representations import open_representation
 from checkpoints.runtimes.subjects import find_subjects
-from checkpoints.teachers import (
-    DEMO_TEACHER,
-    Found,
-    find_model,
-    load_encoder,
-    load_teacher,
-    locate,
-    replace_teacher,
-    save_encoder,
-)
+from checkpoints.saving import replace_teacher, save_encoder
+from checkpoints.teachers import load_encoder, load_teacher
 from distillation.sources import hash_network
 from search_spaces.errors import NestlingError
 from supernet.encoder import Encoder
@@ -436,13 +429,13 @@ def test_a_path_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_demo_teacher(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints.teachers, "DEMO_TEACHER", folder)
+    monkeypatch.setattr(checkpoints.locations, "DEMO_TEACHER", folder)
     teacher = load_teacher("demo")
     assert (teacher.name, teacher.path) == ("demo", folder)
-    monkeypatch.setattr(checkpoints.teachers, "DEMO_TEACHER", folder / "missing")
+    monkeypatch.setattr(checkpoints.locations, "DEMO_TEACHER", folder / "missing")
     with pytest.raises(TeacherError, match=r"has no demo teacher; name a folder"):
         load_teacher("demo")
-    assert Path(checkpoints.teachers.__file__).with_name("demo_teacher") == DEMO_TEACHER
+    assert Path(checkpoints.locations.__file__).with_name("demo_teacher") == DEMO_TEACHER
 
 
 def test_hub_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

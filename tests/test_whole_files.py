@@ -14,7 +14,7 @@ from checkpoints.manifest import write_manifest
 from checkpoints.representations import open_representation
 from checkpoints.run_folder import RunFolder
 from checkpoints.runtimes.s3prl_upstream import write_s3prl
-from checkpoints.teachers import write_model
+from checkpoints.saving import write_model
 from nestling.reports.page import write_page
 from nestling.workflows.evaluation import FORMAT, Ledger
 from nestling.workflows.search_result import save_result

@@ -6,7 +6,7 @@ import numpy as np
 import soundfile
 import torch
 
-from checkpoints.teachers import save_encoder
+from checkpoints.saving import save_encoder
 from search_spaces.space import SearchSpace
 from search_spaces.strict_yaml import dump_yaml
 from search_spaces.subnet import Backbone

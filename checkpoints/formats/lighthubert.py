@@ -14,9 +14,9 @@ from checkpoints.formats.fairseq_layout import to_fairseq_name
 from checkpoints.formats.hugging_face import TeacherError, unfold_weight_norm, unwrap_names
 from checkpoints.formats.stand_ins import plain
 from checkpoints.formats.weight_files import read_checkpoint
+from checkpoints.locations import DEMO, locate
 from checkpoints.run_folder import RunFolder
 from checkpoints.supernet_files import SupernetRecord
-from checkpoints.teachers import DEMO, locate
 from distillation.stages import load_recipe
 from search_spaces.quoting import shell_command
 from search_spaces.space import SearchSpace

@@ -112,9 +112,9 @@ def _import_torch(folder: Path, runtime: str) -> Callable[[float, int], Callable
     """Imports torch and all that opening the encoder imports; returns what opens it."""
     import torch  # noqa: PLC0415 - the processes of ONNX Runtime go without
 
+    from checkpoints.formats.config_json import NESTLING_TYPE, read_config, read_json  # noqa: PLC0415
     from checkpoints.formats.hugging_face import OtherNetworkError  # noqa: PLC0415
     from checkpoints.runtimes.subjects import open_torch, open_transformers  # noqa: PLC0415
-    from checkpoints.teachers import NESTLING_TYPE, read_config, read_json  # noqa: PLC0415
     from nas.measurement import make_wave  # noqa: PLC0415
     from supernet.encoder import Encoder  # noqa: PLC0415
     from supernet.encoder_config import EncoderConfig  # noqa: PLC0415

@@ -10,10 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
+from checkpoints.formats.config_json import NESTLING_TYPE, normalizes_waveform, read_json
 from checkpoints.formats.hugging_face import OtherNetworkError
 from checkpoints.formats.transformers_models import load_model
+from checkpoints.locations import ACCEPTED, find_model
 from checkpoints.runtimes.onnx_session import INSTALL, ONNX_FILES, open_session, runtime_version
-from checkpoints.teachers import ACCEPTED, NESTLING_TYPE, find_model, load_encoder, normalizes_waveform, read_json
+from checkpoints.teachers import load_encoder
 from nas.measurement import Contestant, Run
 from search_spaces.errors import NestlingError
 from supernet.front_end import normalize_waveform

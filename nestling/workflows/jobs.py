@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from checkpoints.formats.hugging_face import TeacherError
+from checkpoints.locations import DEMO, locate
 from checkpoints.run_config import RunError
 from checkpoints.run_folder import RunFolder
 from checkpoints.supernet_files import SupernetRecord
-from checkpoints.teachers import DEMO, Teacher, load_teacher, locate
+from checkpoints.teachers import Teacher, load_teacher
 from distillation.factory import SourceFactory, check_sources
 from distillation.stages import CHANGEABLE, Recipe, Stage, change_recipe, find_changes, is_changeable, load_recipe
 from distillation.trainer import Step, Trainer, generator, open_device
