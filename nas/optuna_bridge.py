@@ -26,6 +26,7 @@ from search_spaces.counting import Census
 from search_spaces.errors import FailedError, NestlingError
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Subnet
+from search_spaces.variation import mutate
 
 POPULATION = 24
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
@@ -93,7 +94,7 @@ class OptunaProposer:
         genes = {gene: (self._kept[v] if gene == "kept" else v,) for gene, v in trial.params.items()}
         subnet = Census(self.space.boxes(genes)).subnet(0)  # the only one with these genes
         if not budget.holds(self.space.backbone, subnet):
-            subnet = self.space.mutate(subnet, rng, budget)
+            subnet = mutate(self.space, subnet, rng, budget)
         self._asked[subnet] = trial.params
         return subnet
 

@@ -16,6 +16,7 @@ from search_spaces.costs import PARAMS, count_params
 from search_spaces.counting import Census
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Subnet
+from search_spaces.variation import cross, mutate
 
 ATTEMPTS = 16
 """Draws for each proposal that is wanted, before the rest is filled up with subnets not seen yet."""
@@ -94,8 +95,8 @@ class EvolutionProposer:
             if not best or rng.random() < self.fresh_share:
                 return self.space.sample(rng, budget)
             if rng.random() < self.cross_share:
-                return self.space.cross(pick(), pick(), rng, budget)
-            return self.space.mutate(pick(), rng, budget)
+                return cross(self.space, pick(), pick(), rng, budget)
+            return mutate(self.space, pick(), rng, budget)
 
         return draw_unseen(draw, self.space, rng, {candidate.subnet for candidate in history}, budget, n)
 

@@ -13,6 +13,7 @@ from search_spaces.budget import Budget, InfeasibleBudget
 from search_spaces.costs import PARAMS, Cost, count_macs, count_params
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Layer, Subnet
+from search_spaces.variation import cross, mutate
 
 NAMES = ("tiny", "base", "lighthubert-base", "lighthubert-small")
 LOADED = {name: SearchSpace.load(name) for name in NAMES}
@@ -93,7 +94,7 @@ def test_why_a_subnet_is_not_in_the_space():
     dropped = replace(good, layers=good.layers[:2], kept=(0, 1))
     assert TINY.explain(dropped) == "kept=(0, 1) is not in the space; choices are ((0, 3), (1, 4))"
     with pytest.raises(ValueError, match="embed_dim=65 is not in the space"):
-        TINY.mutate(wrong, Random(0))
+        mutate(TINY, wrong, Random(0))
 
 
 def test_a_ratio_is_another_width_at_another_embed_dim():
@@ -140,10 +141,10 @@ def test_every_answer_is_in_the_space_and_holds_the_budget(name, text):
     cost = budget.bounds[0].cost
     subnet = other = check(space.sample(rng, budget))
     for _ in range(20):
-        subnet = check(space.mutate(subnet, rng, budget))
-        other = check(space.mutate(space.sample(rng), rng, budget))  # from a subnet that need not fit
-        check(space.cross(subnet, other, rng, budget))
-        check(space.cross(space.sample(rng), space.sample(rng), rng, budget))
+        subnet = check(mutate(space, subnet, rng, budget))
+        other = check(mutate(space, space.sample(rng), rng, budget))  # from a subnet that need not fit
+        check(cross(space, subnet, other, rng, budget))
+        check(cross(space, space.sample(rng), space.sample(rng), rng, budget))
         count = cost.count(space.backbone, subnet)
         assert cost.count(space.backbone, smallest) <= count <= cost.count(space.backbone, largest)
 
@@ -153,7 +154,7 @@ def test_a_mutation_changes_few_genes_and_at_least_one(name):
     space, rng = LOADED[name], Random(1)
     for _ in range(100):
         parent = space.sample(rng)
-        child = space.mutate(parent, rng)
+        child = mutate(space, parent, rng)
         assert child != parent
         old, new = space.genes(parent), space.genes(child)
         changed = [gene for gene in old if gene in new and old[gene] != new[gene]]
@@ -165,7 +166,7 @@ def test_a_cross_takes_each_gene_from_a_parent():
     for _ in range(100):
         a, b = TINY.sample(rng), TINY.sample(rng)
         parents = TINY.genes(a), TINY.genes(b)
-        for gene, value in TINY.genes(TINY.cross(a, b, rng)).items():
+        for gene, value in TINY.genes(cross(TINY, a, b, rng)).items():
             assert value in [parent[gene] for parent in parents if gene in parent]
 
 
@@ -175,17 +176,17 @@ def test_variation_ends_when_only_one_subnet_fits():
     assert TINY.count(budget) == 2  # either of the two ways to keep two layers
     rng = Random(3)
     for _ in range(20):
-        assert params(TINY, TINY.mutate(TINY.container, rng, budget)) == params(TINY, only)
-        assert params(TINY, TINY.cross(TINY.container, TINY.container, rng, budget)) == params(TINY, only)
+        assert params(TINY, mutate(TINY, TINY.container, rng, budget)) == params(TINY, only)
+        assert params(TINY, cross(TINY, TINY.container, TINY.container, rng, budget)) == params(TINY, only)
     single = SearchSpace.load("demo-teacher")
-    assert single.mutate(single.container, rng) == single.cross(single.container, single.container, rng)
+    assert mutate(single, single.container, rng) == cross(single, single.container, single.container, rng)
 
 
 def test_randomness_is_an_argument():
     budget = Budget.parse("25M", BASE)
     assert [BASE.sample(Random(7), budget).id for _ in range(2)] == [BASE.sample(Random(7), budget).id] * 2
     parent = BASE.container
-    assert BASE.mutate(parent, Random(7), budget) == BASE.mutate(parent, Random(7), budget)
+    assert mutate(BASE, parent, Random(7), budget) == mutate(BASE, parent, Random(7), budget)
 
 
 def test_largest_shares_evenly():

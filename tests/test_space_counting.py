@@ -18,6 +18,7 @@ from search_spaces.costs import PARAMS, Cost
 from search_spaces.counting import Census, Shares, find_median
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Backbone, Layer, Subnet
+from search_spaces.variation import cross
 
 BACKBONE = Backbone(head_dim=8, conv_kernels=(10, 3, 2), conv_strides=(5, 2, 2), pos_conv_kernel=8, pos_conv_groups=8)
 COSTS = (PARAMS, Cost("size"), Cost("macs", 0.1), Cost("macs", 3.0))
@@ -172,7 +173,7 @@ def test_a_cross_is_uniform_over_the_children_that_fit(name):
         for subnet in fitting(name, budget.bounds)
         if all(value in [g[gene] for g in genes if gene in g] for gene, value in space.genes(subnet).items())
     }
-    drawn = Counter(space.cross(a, b, rng, budget) for _ in range(40 * len(children)))
+    drawn = Counter(cross(space, a, b, rng, budget) for _ in range(40 * len(children)))
     assert set(drawn) == children
     assert len(children) > 10
     freedom = len(children) - 1

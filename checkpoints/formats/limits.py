@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-from search_spaces.space import MAX_BUCKETS, MAX_DEPTH, MAX_DISTANCE, MAX_KERNEL, MAX_PARAMS
+from search_spaces.validation import MAX_BUCKETS, MAX_DEPTH, MAX_DISTANCE, MAX_KERNEL, MAX_PARAMS
 
 MAX_LAYERS = MAX_DEPTH
 MAX_JSON_BYTES = 4 << 20
