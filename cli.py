@@ -252,7 +252,7 @@ def search_subnet(
     from checkpoints.run_folder import RunFolder
     from nestling.reports.search_table import show_result
     from nestling.workflows.audio import open_audio_of
-    from nestling.workflows.jobs import check_objective, open_scorer
+    from nestling.workflows.scoring import check_objective, open_scorer
     from nestling.workflows.search import find_best, make_proposer, parse_budget, search
     from search_spaces.errors import NestlingError
     from search_spaces.space import SearchSpace
@@ -576,7 +576,7 @@ def demo(
     from nestling.workflows.audio import open_audio
     from nestling.workflows.demo import describe_demo, measure_sizes
     from nestling.workflows.export import export, write_report
-    from nestling.workflows.jobs import open_scorer
+    from nestling.workflows.scoring import open_scorer
     from nestling.workflows.search import parse_budget, search
     from search_spaces.space import SearchSpace
 

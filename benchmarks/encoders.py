@@ -20,7 +20,7 @@ from checkpoints.teachers import load_teacher
 from distillation.factory import SourceFactory
 from distillation.stages import Recipe
 from distillation.trainer import Trainer, draw_subnets, generator
-from nestling.workflows.jobs import training_batches
+from nestling.workflows.training import training_batches
 from search_spaces.budget import Budget
 from search_spaces.costs import count_macs, count_params
 from search_spaces.space import SearchSpace

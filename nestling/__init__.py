@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from nestling.workflows.export import export as export
     from nestling.workflows.export import write_report as write_report
     from nestling.workflows.jobs import describe_job as describe_job
-    from nestling.workflows.jobs import open_scorer as open_scorer
     from nestling.workflows.measure import measure as measure
+    from nestling.workflows.scoring import open_scorer as open_scorer
     from nestling.workflows.search import parse_budget as parse_budget
     from nestling.workflows.search import search as search
     from nestling.workflows.search_result import find_subnet as find_subnet
@@ -95,7 +95,7 @@ _PLACES = {
     "export": "nestling.workflows.export",
     "write_report": "nestling.workflows.export",
     "describe_job": "nestling.workflows.jobs",
-    "open_scorer": "nestling.workflows.jobs",
+    "open_scorer": "nestling.workflows.scoring",
     "measure": "nestling.workflows.measure",
     "parse_budget": "nestling.workflows.search",
     "search": "nestling.workflows.search",

@@ -183,7 +183,8 @@ def test_it_trains_a_supernet_that_is_searched_and_exported(case: tuple[Shell, s
 
 def test_the_container_starts_from_fresh_weights(case: tuple[Shell, str]) -> None:
     from distillation.trainer import generator
-    from nestling.workflows.jobs import build_trainer, describe_job
+    from nestling.workflows.jobs import describe_job
+    from nestling.workflows.training import build_trainer
     from speech_data.folder import open_folder
 
     nestling, _ = case

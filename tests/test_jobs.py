@@ -17,17 +17,10 @@ from checkpoints.run_folder import RunFolder
 from checkpoints.saving import save_encoder
 from checkpoints.supernet_files import SupernetRecord
 from distillation.stages import CHANGEABLE
-from nestling.workflows import jobs
-from nestling.workflows.jobs import (
-    OBJECTIVES,
-    Job,
-    build_trainer,
-    check_objective,
-    describe_job,
-    open_scorer,
-    resume_job,
-    resume_trainer,
-)
+from nestling.workflows import jobs, training
+from nestling.workflows.jobs import Job, describe_job, resume_job
+from nestling.workflows.scoring import OBJECTIVES, check_objective, open_scorer
+from nestling.workflows.training import build_trainer, resume_trainer
 from search_spaces.errors import NestlingError
 from search_spaces.space import SearchSpace
 from supernet.model import Supernet
@@ -238,9 +231,9 @@ def test_no_teacher_is_the_same_as_none_or_one_that_is_not_known(monkeypatch: py
 @pytest.mark.parametrize("data", [{}, {"data": "d"}])
 def test_a_teacher_that_is_recognised_is_silent(tmp_path: Path, data: Job) -> None:
     teacher: Any = SimpleNamespace(hash="abc")
-    jobs._recognize(teacher, RunFolder(tmp_path), {"teacher": "x", "teacher_hash": "abc", **data}, refuse)
+    training._recognize(teacher, RunFolder(tmp_path), {"teacher": "x", "teacher_hash": "abc", **data}, refuse)
     with pytest.raises(RunError) as caught:
-        jobs._recognize(teacher, RunFolder(tmp_path), {"teacher": "x", "teacher_hash": "def", **data}, refuse)
+        training._recognize(teacher, RunFolder(tmp_path), {"teacher": "x", "teacher_hash": "def", **data}, refuse)
     assert str(caught.value) == (
         f"x is not the teacher that {tmp_path} was begun with: its shape and weights hash to abc, not def; "
         "put that one back, or start a new run"
@@ -249,19 +242,19 @@ def test_a_teacher_that_is_recognised_is_silent(tmp_path: Path, data: Job) -> No
 
 def test_an_older_run_did_not_keep_what_its_teacher_was(tmp_path: Path) -> None:
     teacher: Any = SimpleNamespace(hash="abc")
-    jobs._recognize(teacher, RunFolder(tmp_path), {"teacher": "x"}, refuse)  # a run that begins
+    training._recognize(teacher, RunFolder(tmp_path), {"teacher": "x"}, refuse)  # a run that begins
     said: list[str] = []
-    jobs._recognize(teacher, RunFolder(tmp_path), {"teacher": "x", "data": "d"}, said.append)
+    training._recognize(teacher, RunFolder(tmp_path), {"teacher": "x", "data": "d"}, said.append)
     assert said == [f"{tmp_path} did not keep what its teacher was; whether x is still the same is not known"]
 
 
 def test_a_teacher_that_has_moved_is_told_with_where_it_is_named(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    said = refusal(lambda: jobs._load_teacher(run, str(tmp_path / "gone")))
+    said = refusal(lambda: training._load_teacher(run, str(tmp_path / "gone")))
     assert "`teacher` in" not in said
     run.config_path.touch()
     with pytest.raises(TeacherError) as caught:
-        jobs._load_teacher(run, str(tmp_path / "gone"))
+        training._load_teacher(run, str(tmp_path / "gone"))
     assert str(caught.value) == f"{said}; `teacher` in {run.config_path} names it: correct that if it has moved"
 
 
@@ -270,7 +263,7 @@ def test_a_teacher_that_has_moved_is_told_with_where_it_is_named(tmp_path: Path)
 
 def test_a_trainer_comes_with_where_its_supernet_is_from(folder: Path, tmp_path: Path) -> None:
     trainer, record = build_trainer(RunFolder(tmp_path), describe(folder), Recorded(), ignore, refuse)
-    teacher = jobs.load_teacher(str(folder / "teacher"))
+    teacher = training.load_teacher(str(folder / "teacher"))
     assert record == SupernetRecord("teacher", None, "0", None, teacher.hash)
     assert trainer.supernet.space == SPACE
     job = describe(folder) | {"teacher_hash": "0"}

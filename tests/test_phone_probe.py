@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nestling.workflows.jobs import quick_probe
+from nestling.workflows.training import quick_probe
 from speech_data.corpus import SAMPLE_RATE_HZ, Corpus, Utterance
 from speech_tasks.phone_probe import (
     Frames,

@@ -8,7 +8,7 @@ from nas.proposals import EvolutionProposer
 from nas.record import Record
 from nas.search import search
 from nas.task_objective import TaskObjective
-from nestling.workflows import jobs
+from nestling.workflows import jobs, scoring
 from search_spaces.budget import Budget
 from speech_tasks.proxy import DEFAULT_MIX, Proxy
 from supernet.model import Supernet
@@ -120,8 +120,8 @@ def run(tmp_path):
 
 def open_objective(run, given, monkeypatch, name, num_utterances=24):
     asked = []
-    monkeypatch.setattr(jobs, "open_probed", lambda probes, _: asked.append(tuple(probes)) or given)
-    scorer = jobs.open_scorer(run, given["sentences"].corpus, num_utterances, "cpu", print, objective=name)
+    monkeypatch.setattr(scoring, "open_probed", lambda probes, _: asked.append(tuple(probes)) or given)
+    scorer = scoring.open_scorer(run, given["sentences"].corpus, num_utterances, "cpu", print, objective=name)
     return scorer, asked
 
 
@@ -140,9 +140,9 @@ def test_fewer_utterances_are_fewer_scores(run, given, monkeypatch):
 
 def test_the_loss_is_what_is_asked_for_by_default(run, given):
     with pytest.raises(ValueError, match="no checkpoint, and its heads are needed"):
-        jobs.open_scorer(run, given["sentences"].corpus, 8, "cpu", print)
+        scoring.open_scorer(run, given["sentences"].corpus, 8, "cpu", print)
 
 
 def test_an_objective_that_does_not_exist_is_named(run, given):
     with pytest.raises(ValueError, match="no objective `phnoes`; did you mean `phones`"):
-        jobs.open_scorer(run, given["sentences"].corpus, 8, "cpu", print, objective="phnoes")
+        scoring.open_scorer(run, given["sentences"].corpus, 8, "cpu", print, objective="phnoes")

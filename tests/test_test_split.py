@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from checkpoints.run_folder import RunFolder
-from nestling.workflows import jobs
+from nestling.workflows import scoring
 from speech_data.corpus import Corpus
 from speech_data.folder import FolderCorpus
 from speech_data.synthesis import corpus_folder, synthesised_corpus
@@ -132,10 +132,10 @@ def run(cache, options, tmp_path_factory):
     return RunFolder.open(folder / "runs/a")
 
 
-@pytest.mark.parametrize("objective", jobs.OBJECTIVES)
+@pytest.mark.parametrize("objective", scoring.OBJECTIVES)
 def test_no_objective_of_a_search_opens_a_test_split(watch, run, objective):
     corpus = synthesised_corpus(RECIPES["sentences"])
-    scorer = jobs.open_scorer(run, corpus, 60, "cpu", print, objective)
+    scorer = scoring.open_scorer(run, corpus, 60, "cpu", print, objective)
     assert not scorer(SPACE.smallest()).failed
     assert watch.saw_nothing, watch
 
@@ -157,8 +157,8 @@ def test_scoring_test_is_seen(watch, tmp_path):
 
 
 def test_an_objective_that_scores_test_would_be_seen(watch, run, monkeypatch):
-    monkeypatch.setattr(jobs, "open_probed", lambda *_: materials.open_materials(["keywords"]))
-    scorer = jobs.open_scorer(run, synthesised_corpus(RECIPES["sentences"]), 60, "cpu", print, "keywords")
+    monkeypatch.setattr(scoring, "open_probed", lambda *_: materials.open_materials(["keywords"]))
+    scorer = scoring.open_scorer(run, synthesised_corpus(RECIPES["sentences"]), 60, "cpu", print, "keywords")
     scorer(SPACE.smallest())
     assert "nestling-tiny-keywords-test" in watch.allowed
 
@@ -232,7 +232,7 @@ def test_materials_alone_allow_a_test_split(trees):
         ("open_test", ["nestling/workflows/demo.py"]),
         ("measure_sizes", ["cli.py"]),
         ("flite_corpus", ["speech_tasks/materials.py"]),
-        ("open_materials", ["nestling/workflows/evaluation.py", "nestling/workflows/jobs.py"]),
+        ("open_materials", ["nestling/workflows/evaluation.py", "nestling/workflows/scoring.py"]),
     ],
 )
 def test_what_can_open_test_is_called_by_evaluation_and_with_dev_by_search(trees, name, callers):
@@ -242,7 +242,7 @@ def test_what_can_open_test_is_called_by_evaluation_and_with_dev_by_search(trees
 def test_search_asks_for_dev(trees):
     calls = [
         {k.arg: ast.unparse(k.value) for k in node.keywords}
-        for node in ast.walk(trees["nestling/workflows/jobs.py"])
+        for node in ast.walk(trees["nestling/workflows/scoring.py"])
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("open_materials")
     ]
     assert [call["scored"] for call in calls] == ["'dev'"]

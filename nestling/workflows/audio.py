@@ -1,10 +1,13 @@
-"""The audio of a run: synthesised, a folder or a manifest; and where it is now."""
+"""The audio of a run: synthesised, a folder or a manifest; where it is now, and samples of it."""
 
 from __future__ import annotations
+
+import torch
 
 from checkpoints.run_folder import RunFolder
 from nestling.workflows.listening import SILENT, Listener, reporter
 from search_spaces.errors import NestlingError
+from speech_data.batching import evaluation_batches
 from speech_data.corpus import SpeechCorpus
 from speech_data.folder import open_folder
 from speech_data.synthesis import BY_NAME, synthesised_corpus
@@ -49,3 +52,10 @@ def open_audio_of(run: RunFolder, listener: Listener = SILENT, moved_to: str | N
     if config["data"] and corpus.hash != config["data"]:
         raise NestlingError(f"--audio {moved_to} is not the audio of {run.path}, {config['audio']}, moved: it differs")
     return corpus
+
+
+def sample_speech(corpus: SpeechCorpus, count: int) -> list[torch.Tensor]:
+    """Waveforms of the search split, each (S,), as they are in training."""
+    augment = corpus.synthesised
+    batches = evaluation_batches(corpus, "search", batch_size=1, augment=augment, max_utterances=count)
+    return [torch.from_numpy(batch.wave[0]) for batch in batches]

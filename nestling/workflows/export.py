@@ -12,8 +12,7 @@ from checkpoints.run_folder import RunFolder
 from nestling.reports.model_card import model_card
 from nestling.reports.run_page import write_report as write_page
 from nestling.reports.still_picture import save_picture
-from nestling.workflows.audio import open_audio_of
-from nestling.workflows.jobs import sample_speech
+from nestling.workflows.audio import open_audio_of, sample_speech
 from nestling.workflows.listening import SILENT, Listener, by_product
 from nestling.workflows.run_report import collect_record, collect_report
 from nestling.workflows.search_result import find_subnet, load_result

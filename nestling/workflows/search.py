@@ -12,8 +12,8 @@ from nas.proposals import EvolutionProposer, Proposer, RandomProposer
 from nas.record import Record
 from nas.search import Trial
 from nas.search import search as search_space
-from nestling.workflows.jobs import Scorer
 from nestling.workflows.listening import SILENT, Listener, by_product
+from nestling.workflows.scoring import Scorer
 from nestling.workflows.search_result import RECORD, describe_result, load_result, save_result
 from search_spaces.budget import Budget
 from search_spaces.errors import NestlingError

@@ -13,8 +13,9 @@ from distillation.dry_run import Estimate, estimate_training
 from distillation.stages import Recipe
 from distillation.trainer import Trainer
 from nestling.workflows.audio import open_audio, open_audio_of
-from nestling.workflows.jobs import Job, build_trainer, resume_job, resume_trainer
+from nestling.workflows.jobs import Job, resume_job
 from nestling.workflows.listening import SILENT, Listener
+from nestling.workflows.training import build_trainer, resume_trainer
 from search_spaces.errors import NestlingError, OutOfMemoryError
 from search_spaces.space import SearchSpace
 from search_spaces.strict_yaml import parse_config

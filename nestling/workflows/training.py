@@ -1,0 +1,188 @@
+"""The trainer of a job: supernet, teacher, batches, and what it writes into the run on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from checkpoints.formats.hugging_face import TeacherError
+from checkpoints.run_config import RunError
+from checkpoints.run_folder import RunFolder
+from checkpoints.supernet_files import SupernetRecord
+from checkpoints.teachers import Teacher, load_teacher
+from distillation.factory import SourceFactory, check_sources
+from distillation.stages import Recipe, Stage
+from distillation.trainer import Step, Trainer, generator
+from nestling.workflows.jobs import Job
+from search_spaces.errors import NestlingError
+from search_spaces.space import SearchSpace
+from search_spaces.strict_yaml import parse_config
+from speech_data.batching import Batch, batch_at, prefetch
+from speech_data.corpus import Corpus, SpeechCorpus
+from speech_tasks.phone_probe import PhoneProbe
+from supernet.encoder import Encoder
+from supernet.model import Supernet
+
+
+def build_trainer(
+    run: RunFolder,
+    job: Job,
+    corpus: SpeechCorpus,
+    on_progress: Callable[[str], None],
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[Trainer, SupernetRecord]:
+    """The trainer of a job, which writes its record and checkpoints into `run`, and where its supernet is from.
+
+    Args:
+        run: The run.
+        job: Its configuration.
+        corpus: The audio that the job names.
+        on_progress: Called after every step with its losses in words.
+        say: Told what the user should know of the teacher.
+
+    Raises:
+        NestlingError: The teacher does not give what the recipe wants; or it lends no weights, and nothing else
+            is wanted; or it is not the one that the job was begun with.
+    """
+    recipe = parse_config(Recipe, job["recipe"], source=str(run.config_path))
+    supernet = Supernet(SearchSpace.from_dict(job["space"]), generator(recipe.seed, "weights"))
+    teacher = _load_teacher(run, job["teacher"]) if job["teacher"] else None
+    network = teacher.network if teacher else None
+    check_sources(recipe, network, supernet.container.config)
+    if teacher:
+        _recognize(teacher, run, job, say)
+        _lend_weights(teacher, supernet, recipe, say)
+    trainer = Trainer(
+        supernet,
+        recipe,
+        training_batches(corpus, recipe.seed),
+        SourceFactory(corpus, network, recipe.seed),
+        on_step=_keep_steps(run, on_progress),
+        on_stage=_probe_stages(run, recipe, quick_probe(corpus)),
+        on_checkpoint=run.save_state,
+        precision=job["precision"],
+        device=job["device"],
+    )
+    if teacher is None:
+        return trainer, SupernetRecord(data=corpus.hash)
+    return trainer, SupernetRecord(teacher.name, teacher.license, corpus.hash, teacher.revision, teacher.hash)
+
+
+def _lend_weights(teacher: Teacher, supernet: Supernet, recipe: Recipe, say: Callable[[str], None]) -> None:
+    """Lets a supernet start from its teacher's weights, or says why it starts from fresh ones."""
+    if not recipe.teacher_taps or isinstance(teacher.network, Encoder):
+        supernet.load_encoder(teacher.encoder.state_dict())
+        _compare_gates(teacher.encoder, supernet, say)
+    else:
+        say(f"{teacher.name} lends no weights, so the supernet starts from fresh ones: {teacher.reason}")
+
+
+def _keep_steps(run: RunFolder, on_progress: Callable[[str], None]) -> Callable[[Step], None]:
+    """Puts each step into the record, and says it in words."""
+
+    def on_step(step: Step) -> None:
+        row = {"step": step.step, "stage": step.stage, "learning_rate": step.learning_rate, "losses": step.losses}
+        run.append_metrics(row)
+        on_progress(f"{step.stage}  " + "  ".join(f"{role} {loss:.3f}" for role, loss in step.losses.items()))
+
+    return on_step
+
+
+def _probe_stages(run: RunFolder, recipe: Recipe, probe: PhoneProbe | None) -> Callable[[str, Supernet], None]:
+    """Puts into the record how well the container tells phones apart before each stage and at the end."""
+    starts = {stage.name: sum(s.steps for s in recipe.stages[:i]) for i, stage in enumerate(recipe.stages)}
+
+    def on_stage(name: str, supernet: Supernet) -> None:
+        if probe is None:
+            return
+        device, container = supernet.residual_order.device, supernet.space.container
+
+        def encode(wave: Tensor, lengths: Tensor | None) -> list[Tensor]:
+            trace = supernet(wave.to(device), None if lengths is None else lengths.to(device), container)
+            return [x.cpu() for x in trace.hidden]
+
+        score = probe.score(encode)
+        run.append_metrics({"step": starts.get(name, recipe.num_steps), "before": name, "phone_error": score.error})
+
+    return on_stage
+
+
+def _recognize(teacher: Teacher, run: RunFolder, job: Job, say: Callable[[str], None]) -> None:
+    """Refuses another teacher under the name of the one that a run was begun with."""
+    wanted = job.get("teacher_hash")
+    if wanted and teacher.hash != wanted:
+        raise RunError(
+            f"{job['teacher']} is not the teacher that {run.path} was begun with: its shape and weights hash to "
+            f"{teacher.hash}, not {wanted}; put that one back, or start a new run"
+        )
+    if job.get("data") and not wanted:
+        say(f"{run.path} did not keep what its teacher was; whether {job['teacher']} is still the same is not known")
+
+
+def _load_teacher(run: RunFolder, source: str) -> Teacher:
+    """A run's teacher."""
+    try:
+        return load_teacher(source)
+    except TeacherError as error:
+        if not run.config_path.exists():
+            raise
+        raise TeacherError(f"{error}; `teacher` in {run.config_path} names it: correct that if it has moved") from error
+
+
+def resume_trainer(trainer: Trainer, run: RunFolder, state: dict[str, Any]) -> None:
+    """Lets a trainer go on from a checkpoint of a run.
+
+    Raises:
+        RunError: It is of another recipe or space; names its folder.
+    """
+    with blame(run.state_path):
+        trainer.resume(state)
+
+
+@contextmanager
+def blame(folder: Path) -> Iterator[None]:
+    """Names the folder of a run that an error is about."""
+    try:
+        yield
+    except NestlingError as error:
+        raise RunError(f"{folder}: {error}") from error
+
+
+def _compare_gates(teacher: Encoder, supernet: Supernet, say: Callable[[str], None]) -> None:
+    """Tells of a position bias that only one of them has."""
+    theirs, ours = teacher.config.gate_width > 0, supernet.space.backbone.gate_width > 0
+    if theirs and not ours:
+        say(f"the teacher has WavLM's position bias, which the space {supernet.space.name} lacks; base-wavlm has it")
+    if ours and not theirs:
+        say(f"the space {supernet.space.name} has WavLM's position bias, which the teacher lacks: it starts from noise")
+
+
+def training_batches(corpus: SpeechCorpus, seed: int) -> Callable[[Stage, int, int], Iterator[Batch]]:
+    """Batches of the training split, made ahead in a thread; the synthesised corpus is clean, so noise is added."""
+
+    def batches(stage: Stage, first: int, stop: int) -> Iterator[Batch]:
+        def make(step: int) -> Batch:
+            return batch_at(
+                corpus,
+                "train",
+                step,
+                seed=seed,
+                batch_size=stage.batch_size,
+                crop_seconds=stage.crop_seconds,
+                augment=corpus.synthesised,
+            )
+
+        return prefetch(make, first, stop)
+
+    return batches
+
+
+def quick_probe(corpus: SpeechCorpus) -> PhoneProbe | None:
+    """A small probe of the container for the record, where the audio has timed phones."""
+    if not isinstance(corpus, Corpus):
+        return None
+    return PhoneProbe(corpus, "search", num_train=120, num_tuning=40, num_scored=100, last_layers=2)
