@@ -447,7 +447,7 @@ def measure(
 
     Example: nestling measure my-encoder demo --runtime torch,onnx --seconds 1,5,20
     """
-    from checkpoints.runtimes.subjects import find_subjects, parse_runtimes
+    from checkpoints.runtimes.opening import find_subjects, parse_runtimes
     from nas.latency import MIN_REPEATS
     from nas.measurement import QUICK_S, TOTAL_S, count_cores, parse_seconds, parse_threads
     from nestling.reports.measurement_table import show_memory, show_timings

@@ -18,9 +18,9 @@ import torch
 from scipy.stats import nct
 
 from speech_data.corpus import Utterance
+from speech_tasks.feature_store import Clip
 from speech_tasks.intervals import Voices, combine, quantile, ratio, spread_of_ratio
 from speech_tasks.queries import Trials, score_found
-from speech_tasks.store import Clip
 from speech_tasks.verification import Trials as VoiceTrials
 from speech_tasks.verification import score_verification
 

@@ -19,8 +19,8 @@ import torch
 
 from checkpoints.export import write_encoder
 from checkpoints.runtimes.onnx_export import write_onnx
+from checkpoints.runtimes.opening import find_subjects
 from checkpoints.runtimes.quantize import write_int8
-from checkpoints.runtimes.subjects import find_subjects
 from checkpoints.versions import made_with
 from nas.latency import describe_load
 from nas.measurement import PAUSE_S, Timing, measure_encoders, name_processor

@@ -28,7 +28,7 @@ from search_spaces.identity import fingerprint, hash_code
 from search_spaces.subnet import Backbone
 from speech_tasks.baselines import BASELINES
 from speech_tasks.encoding import encode_alone, encode_with
-from speech_tasks.store import Encode
+from speech_tasks.feature_store import Encode
 from supernet.encoder import Encoder
 from supernet.encoder_config import EncoderConfig
 from supernet.initialization import initialize

@@ -1,1 +1,1 @@
-"""Search: what to propose, how to score it, who won, and the report that says so."""
+"""Search: what to propose, how to score it, and who won."""

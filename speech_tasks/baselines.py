@@ -13,7 +13,7 @@ from torch import Tensor
 from search_spaces.costs import count_frames
 from search_spaces.subnet import Backbone
 from speech_data.features import difference, hold_last_frame, log_mel, mfcc
-from speech_tasks.store import Encode
+from speech_tasks.feature_store import Encode
 
 _NUM_MELS = 80
 

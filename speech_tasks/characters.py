@@ -10,9 +10,9 @@ import numpy as np
 
 from search_spaces.errors import NestlingError
 from speech_tasks.ctc import RecurrentHead, Spoken, Symbols, Writer, fit_writer, log_probs
+from speech_tasks.feature_store import Clip, FeatureStore
 from speech_tasks.heads import Plan
 from speech_tasks.metrics import beam_search, edit_tallies
-from speech_tasks.store import Clip, FeatureStore
 from speech_tasks.task import Material, Score, Tallies, score_ratio
 
 PLAN = Plan(epochs=9, learning_rates=(3e-3, 1e-2))

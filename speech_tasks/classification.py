@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from search_spaces.errors import NestlingError
 from speech_data.corpus import Utterance
+from speech_tasks.feature_store import Clip, FeatureStore
 from speech_tasks.heads import Plan, WeightedSum, shuffled, sweep
-from speech_tasks.states import standardise_means
-from speech_tasks.store import Clip, FeatureStore
+from speech_tasks.standardised_states import standardise_means
 from speech_tasks.task import Score, score_ratio
 
 PROJECTION = 256

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from speech_data.randomness import generator
+from speech_tasks.feature_store import Clip, FeatureStore
 from speech_tasks.heads import Fitted, Plan, WeightedSum, shuffled, sweep
 from speech_tasks.metrics import ctc_collapse, edit_tallies
-from speech_tasks.states import StatesInMemory, Statistics
-from speech_tasks.store import Clip, FeatureStore
+from speech_tasks.standardised_states import StatesInMemory, Statistics
 
 Symbols = tuple[str, ...]
 WrittenBatch = tuple[Tensor, Tensor, list[Tensor]]

@@ -19,9 +19,9 @@ from search_spaces.errors import NestlingError
 from speech_data.batching import HOP
 from speech_data.corpus import SAMPLE_RATE_HZ
 from speech_data.features import WINDOW_SAMPLES
+from speech_tasks.feature_store import Clip, FeatureStore
 from speech_tasks.label_probes import Errors
 from speech_tasks.metrics import equal_error_rate
-from speech_tasks.store import Clip, FeatureStore
 
 SHRINKAGES = (0.1, 0.3, 0.7)
 """Shares of a round covariance that are tried."""

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from search_spaces.costs import count_frames
 from search_spaces.errors import NestlingError
 from search_spaces.subnet import SAMPLE_RATE_HZ, Backbone
-from speech_tasks.store import Encode
+from speech_tasks.feature_store import Encode
 from supernet.encoder import Encoder
 
 

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 from speech_data.randomness import generator
-from speech_tasks.store import Clip
+from speech_tasks.feature_store import Clip
 
 Floats = NDArray[np.float64]
 

@@ -20,7 +20,7 @@ from search_spaces.errors import NestlingError
 from speech_data.corpus import Utterance
 from speech_data.espeak import SILENCE
 from speech_data.features import phone_labels
-from speech_tasks.store import Clip, FeatureStore
+from speech_tasks.feature_store import Clip, FeatureStore
 
 Errors = NDArray[np.float64]
 """(N,), one number for each scored clip; their mean is a probe's error, a share."""

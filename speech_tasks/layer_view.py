@@ -19,8 +19,8 @@ from speech_data.corpus import Utterance
 from speech_data.features import phone_labels
 from speech_data.grammar import NO_INTENT
 from speech_data.randomness import generator
+from speech_tasks.feature_store import Clip, FeatureStore
 from speech_tasks.phone_probe import fit_linear
-from speech_tasks.store import Clip, FeatureStore
 from speech_tasks.task import Material, score_ratio
 
 NUM_TRAIN, NUM_SCORED = 220, 100

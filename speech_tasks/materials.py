@@ -16,7 +16,7 @@ from speech_data.plans import CorpusRecipe
 from speech_data.speech_commands import open_speech_commands
 from speech_data.synthesis import COMMANDS, FULL, KEYWORDS, SMALL, VOICES, synthesised_corpus
 from speech_tasks import suite
-from speech_tasks.store import Rendition
+from speech_tasks.feature_store import Rendition
 from speech_tasks.task import Material
 
 RECIPES: dict[str, CorpusRecipe] = {

@@ -10,9 +10,9 @@ import numpy as np
 from search_spaces.errors import NestlingError
 from speech_data.espeak import SILENCE, phonemize
 from speech_tasks.ctc import LinearHead, Spoken, Symbols, fit_writer
+from speech_tasks.feature_store import Clip, FeatureStore
 from speech_tasks.heads import Plan
 from speech_tasks.metrics import edit_tallies
-from speech_tasks.store import Clip, FeatureStore
 from speech_tasks.task import Material, Score, score_ratio
 
 PLAN = Plan(epochs=10, learning_rates=(3e-3, 1e-2, 3e-2))

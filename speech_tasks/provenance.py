@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from search_spaces.identity import fingerprint, hash_code
-from speech_tasks.store import Clip
+from speech_tasks.feature_store import Clip
 
 
 class Reader(Protocol):

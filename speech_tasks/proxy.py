@@ -20,8 +20,8 @@ from search_spaces.errors import NestlingError
 from search_spaces.identity import fingerprint, hash_code
 from speech_data.corpus import SAMPLE_RATE_HZ, SpeechCorpus, Utterance, Waveform
 from speech_tasks.distance_probes import VoiceProbe, WordProbe
+from speech_tasks.feature_store import Clip, Encode, FeatureStore, Rendition
 from speech_tasks.label_probes import Errors, FrameProbe, LabelProbe, take_each
-from speech_tasks.store import Clip, Encode, FeatureStore, Rendition
 from speech_tasks.task import Material
 
 SENTENCES, KEYWORDS, COMMANDS, VOICES = "sentences", "keywords", "commands", "voices"

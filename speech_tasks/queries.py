@@ -18,6 +18,7 @@ from search_spaces.errors import NestlingError
 from speech_data.corpus import SAMPLE_RATE_HZ, Utterance
 from speech_data.espeak import SILENCE
 from speech_data.randomness import generator
+from speech_tasks.feature_store import Clip, FeatureStore
 from speech_tasks.intervals import Voices
 from speech_tasks.metrics import (
     find_accepted,
@@ -25,7 +26,6 @@ from speech_tasks.metrics import (
     normalize_scores,
     worth_of_queries,
 )
-from speech_tasks.store import Clip, FeatureStore
 from speech_tasks.task import Errors, Material, Score, score_of_trials
 
 MAX_WORDS = 2

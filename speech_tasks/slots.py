@@ -13,9 +13,9 @@ from speech_data.corpus import Utterance
 from speech_data.grammar import NO_INTENT
 from speech_tasks.characters import plain_text
 from speech_tasks.ctc import RecurrentHead, Spoken, Symbols, fit_writer
+from speech_tasks.feature_store import Clip, FeatureStore
 from speech_tasks.heads import Plan
 from speech_tasks.metrics import Slot, slot_tallies, slot_value_tallies
-from speech_tasks.store import Clip, FeatureStore
 from speech_tasks.task import Material, Score, score_ratio
 
 PLAN = Plan(epochs=9, learning_rates=(3e-3, 1e-2))

@@ -8,8 +8,8 @@ from dataclasses import replace
 from search_spaces.errors import NestlingError
 from speech_data.corpus import SAMPLE_RATE_HZ, Utterance
 from speech_tasks.classification import LabelledClips, score_classification
+from speech_tasks.feature_store import Clip, FeatureStore
 from speech_tasks.heads import Plan
-from speech_tasks.store import Clip, FeatureStore
 from speech_tasks.task import IN_DOMAIN, ON_DEV, Material, Score
 
 PLAN = Plan(epochs=20, learning_rates=(1e-3, 3e-3, 1e-2))

@@ -15,6 +15,7 @@ import numpy as np
 from search_spaces.errors import NestlingError
 from speech_tasks.aggregates import METRICS, fitted_for
 from speech_tasks.characters import Characters
+from speech_tasks.feature_store import Encode, FeatureStore
 from speech_tasks.intent import Intent
 from speech_tasks.intervals import Voices, spread_of_moves
 from speech_tasks.keywords import Keywords
@@ -23,7 +24,6 @@ from speech_tasks.provenance import fingerprint_task, name_audio
 from speech_tasks.queries import Queries
 from speech_tasks.slots import Slots
 from speech_tasks.speakers import Speakers
-from speech_tasks.store import Encode, FeatureStore
 from speech_tasks.task import Errors, Material, Score, Task
 from speech_tasks.verification import Verification
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from speech_data.batching import draw_utterances
 from speech_data.corpus import SpeechCorpus, Utterance
 from speech_tasks.aggregates import fitted_for
+from speech_tasks.feature_store import Clip, FeatureStore, Rendition
 from speech_tasks.intervals import Spread, Voices, combine, ratio, spread_of_ratio, spread_of_trials
-from speech_tasks.store import Clip, FeatureStore, Rendition
 
 Tallies = NDArray[np.float64]
 """(seeds, utterances, 2): what an utterance adds to a metric's numerator and to its denominator."""

@@ -14,12 +14,12 @@ from torch.nn import functional as F
 
 from search_spaces.errors import NestlingError
 from speech_tasks.distance_probes import share_trial_errors
+from speech_tasks.feature_store import Clip, FeatureStore
 from speech_tasks.heads import Plan, WeightedSum, shuffled, sweep
 from speech_tasks.intervals import Voices
 from speech_tasks.metrics import equal_error_rate, find_equal_errors
 from speech_tasks.speakers import crop, speaker
-from speech_tasks.states import standardise_means
-from speech_tasks.store import Clip, FeatureStore
+from speech_tasks.standardised_states import standardise_means
 from speech_tasks.task import Errors, Material, Score, score_of_trials
 
 PLAN = Plan(epochs=10, learning_rates=(3e-4, 1e-3, 3e-3))

@@ -15,8 +15,8 @@ from speech_data.plans import CorpusRecipe, distinct_sentences
 from speech_data.shards import folder_of_plan, write_shard
 from speech_tasks import characters, intent, keywords, materials, phones, queries, slots, speakers, verification
 from speech_tasks.comparison import Entry
+from speech_tasks.feature_store import Clip
 from speech_tasks.heads import Plan
-from speech_tasks.store import Clip
 from speech_tasks.suite import Evaluation, TaskResult
 from speech_tasks.task import IN_DOMAIN, Score, score_ratio
 from tests.probe_cases import PHONES, talk

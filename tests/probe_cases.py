@@ -13,7 +13,7 @@ from search_spaces.costs import count_frames
 from search_spaces.subnet import Backbone
 from speech_data.corpus import Utterance
 from speech_data.features import phone_labels
-from speech_tasks.store import Encode
+from speech_tasks.feature_store import Encode
 from speech_tasks.task import Material
 from tests.speech_cases import FakeCorpus
 

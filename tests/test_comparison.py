@@ -19,7 +19,7 @@ from speech_tasks.comparison import (
     find_unlike,
     format_value,
 )
-from speech_tasks.store import Clip
+from speech_tasks.feature_store import Clip
 from speech_tasks.suite import Evaluation
 from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN, score_ratio
 from tests.evaluation_cases import make_entry, make_score

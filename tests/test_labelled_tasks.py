@@ -11,12 +11,12 @@ import torch
 from speech_tasks import intent, keywords, speakers
 from speech_tasks.aggregates import METRICS
 from speech_tasks.classification import LabelledClips, PooledClassifier, score_classification
+from speech_tasks.feature_store import Clip, FeatureStore
 from speech_tasks.heads import Plan
 from speech_tasks.intent import Intent
 from speech_tasks.keywords import Keywords
 from speech_tasks.speakers import Speakers
-from speech_tasks.states import standardise_means
-from speech_tasks.store import Clip, FeatureStore
+from speech_tasks.standardised_states import standardise_means
 from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN, Material
 from tests.probe_cases import knowing, talk
 from tests.speech_cases import FakeCorpus, seeded, spectral_states, utterance

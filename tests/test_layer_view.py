@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from speech_tasks.feature_store import FeatureStore
 from speech_tasks.layer_view import LayerProbe, LayerView, ProbeErrors, compare_layers, linear_cka
-from speech_tasks.store import FeatureStore
 from speech_tasks.task import Material
 from tests.probe_cases import knowing, materials
 from tests.speech_cases import FakeCorpus, seeded, spectral_states

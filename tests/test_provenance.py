@@ -9,8 +9,8 @@ import pytest
 
 from search_spaces import identity
 from speech_tasks import provenance
+from speech_tasks.feature_store import Clip
 from speech_tasks.provenance import fingerprint_task, name_audio
-from speech_tasks.store import Clip
 from tests.evaluation_cases import LoudnessTask
 from tests.speech_cases import FakeCorpus, utterance
 

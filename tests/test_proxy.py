@@ -4,11 +4,11 @@ import torch
 
 from speech_tasks import proxy as proxy_module
 from speech_tasks.distance_probes import average_precision, fit_voices, share_trial_errors
+from speech_tasks.feature_store import FeatureStore
 from speech_tasks.label_probes import fit_reader
 from speech_tasks.metrics import equal_error_rate
 from speech_tasks.phone_probe import fit_linear
 from speech_tasks.proxy import PROBES, Proxy, ProxyScore, share_audio
-from speech_tasks.store import FeatureStore
 from speech_tasks.task import Material
 from tests.probe_cases import knowing, materials, say, talk
 from tests.speech_cases import FakeCorpus, seeded

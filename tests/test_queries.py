@@ -16,9 +16,9 @@ from search_spaces.subnet import Backbone
 from speech_data.corpus import Utterance
 from speech_tasks import queries
 from speech_tasks.aggregates import METRICS
+from speech_tasks.feature_store import Clip, FeatureStore
 from speech_tasks.metrics import BETA
 from speech_tasks.queries import Queries, Shelf, choose_trials, score_trials
-from speech_tasks.store import Clip, FeatureStore
 from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN, Material
 from tests.speech_cases import FakeCorpus, spectral_states
 

@@ -16,10 +16,10 @@ from transformers import HubertConfig, WavLMConfig
 from checkpoints.export import write_encoder
 from checkpoints.formats.hugging_face import TeacherError
 from checkpoints.manifest import extend_manifest
-from checkpoints.runtimes import subjects as runtimes
+from checkpoints.runtimes import opening as runtimes
 from checkpoints.runtimes.onnx_session import open_session
+from checkpoints.runtimes.opening import INSTALL_HINT, RUNTIMES, Subject, find_subjects, open_torch, parse_runtimes
 from checkpoints.runtimes.peak_memory import measure_memory
-from checkpoints.runtimes.subjects import INSTALL_HINT, RUNTIMES, Subject, find_subjects, open_torch, parse_runtimes
 from checkpoints.saving import save_encoder
 from tests.encoders import TOLERANCE, error_of
 from tests.onnx_cases import run_by_hand, write_onnx

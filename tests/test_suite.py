@@ -9,8 +9,8 @@ import pytest
 
 from speech_tasks import materials, suite
 from speech_tasks.comparison import Comparison, Entry
+from speech_tasks.feature_store import Clip
 from speech_tasks.provenance import fingerprint_task
-from speech_tasks.store import Clip
 from speech_tasks.suite import (
     FIRST,
     TASKS,

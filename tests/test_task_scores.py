@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import t as student
 from scipy.stats import ttest_1samp, ttest_rel
 
-from speech_tasks.store import Clip
+from speech_tasks.feature_store import Clip
 from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN, Material, score_of_trials, score_ratio
 from tests.speech_cases import FakeCorpus, utterance
 

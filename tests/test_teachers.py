@@ -38,7 +38,7 @@ from checkpoints.formats.hugging_face import (
 from checkpoints.locations import DEMO_TEACHER, Found, find_model, locate
 from checkpoints.manifest import MANIFEST, write_manifest
 from checkpoints.representations import open_representation
-from checkpoints.runtimes.subjects import find_subjects
+from checkpoints.runtimes.opening import find_subjects
 from checkpoints.saving import replace_teacher, save_encoder
 from checkpoints.teachers import load_encoder, load_teacher
 from distillation.sources import hash_network

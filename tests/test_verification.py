@@ -18,9 +18,9 @@ from search_spaces.subnet import Backbone
 from speech_tasks import verification
 from speech_tasks.aggregates import METRICS
 from speech_tasks.comparison import Comparison
+from speech_tasks.feature_store import Clip, FeatureStore
 from speech_tasks.heads import Plan
 from speech_tasks.metrics import equal_error_rate, find_equal_errors
-from speech_tasks.store import Clip, FeatureStore
 from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN, Material
 from speech_tasks.verification import EMBEDDING, Trials, Verification, VoiceHead, score_verification
 from tests.evaluation_cases import make_entry

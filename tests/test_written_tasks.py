@@ -18,10 +18,10 @@ from speech_tasks import characters, phones, slots
 from speech_tasks.aggregates import METRICS
 from speech_tasks.characters import BEAM_WIDTH, Characters, compare_decoders, count_word_edits, label_characters
 from speech_tasks.ctc import Writer
+from speech_tasks.feature_store import Clip
 from speech_tasks.heads import Fitted, Plan
 from speech_tasks.phones import Phones, label_phones
 from speech_tasks.slots import Slots, find_slots, label_slots, mark_slots
-from speech_tasks.store import Clip
 from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN, Material
 from tests.speech_cases import FakeCorpus, utterance
 from tests.written_cases import hearing, spell

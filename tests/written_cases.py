@@ -11,7 +11,7 @@ from search_spaces.costs import count_frames
 from search_spaces.subnet import Backbone
 from speech_data.corpus import Utterance
 from speech_tasks.ctc import Spoken
-from speech_tasks.store import Clip, FeatureStore
+from speech_tasks.feature_store import Clip, FeatureStore
 from tests.speech_cases import FakeCorpus
 
 PREFIX = 32

@@ -114,7 +114,7 @@ def _import_torch(folder: Path, runtime: str) -> Callable[[float, int], Callable
 
     from checkpoints.formats.config_json import NESTLING_TYPE, read_config, read_json  # noqa: PLC0415
     from checkpoints.formats.hugging_face import OtherNetworkError  # noqa: PLC0415
-    from checkpoints.runtimes.subjects import open_torch, open_transformers  # noqa: PLC0415
+    from checkpoints.runtimes.opening import open_torch, open_transformers  # noqa: PLC0415
     from nas.measurement import make_wave  # noqa: PLC0415
     from supernet.encoder import Encoder  # noqa: PLC0415
     from supernet.encoder_config import EncoderConfig  # noqa: PLC0415

@@ -25,10 +25,10 @@ from search_spaces.quoting import shell_command
 from search_spaces.strict_json import MAX_BYTES, load_json
 from search_spaces.strict_yaml import parse_config, read_text
 from speech_tasks.comparison import Comparison, Entry, find_reference, find_unlike
+from speech_tasks.feature_store import FeatureStore
 from speech_tasks.layer_view import LayerProbe, LayerView, ProbeErrors, compare_layers
 from speech_tasks.materials import open_materials
 from speech_tasks.provenance import fingerprint_task
-from speech_tasks.store import FeatureStore
 from speech_tasks.suite import (
     COMMANDS,
     SENTENCES,

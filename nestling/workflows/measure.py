@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from checkpoints.runtimes.onnx_session import runtime_version
+from checkpoints.runtimes.opening import Subject
 from checkpoints.runtimes.peak_memory import measure_memory
-from checkpoints.runtimes.subjects import Subject
 from checkpoints.versions import made_with
 from nas.latency import describe_load
 from nas.measurement import PAUSE_S, TOTAL_S, Timing, count_cores, measure_encoders, name_processor

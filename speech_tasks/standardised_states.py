@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speech_tasks.store import Clip, FeatureStore
+from speech_tasks.feature_store import Clip, FeatureStore
 
 Statistics = tuple[Tensor, Tensor]
 """Mean and deviation of every channel, each (L, D): `FeatureStore.statistics` of the training clips."""

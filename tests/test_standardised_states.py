@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from speech_tasks.states import StatesInMemory, standardise_means
-from speech_tasks.store import Clip, FeatureStore
+from speech_tasks.feature_store import Clip, FeatureStore
+from speech_tasks.standardised_states import StatesInMemory, standardise_means
 from tests.speech_cases import FakeCorpus, spectral_states, utterance
 
 

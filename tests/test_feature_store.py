@@ -7,7 +7,7 @@ import torch
 
 from search_spaces.costs import count_frames
 from search_spaces.subnet import Backbone
-from speech_tasks.store import Clip, FeatureStore
+from speech_tasks.feature_store import Clip, FeatureStore
 from tests.speech_cases import FakeCorpus, spectral_states, utterance
 
 LENGTHS = (4000, 7900, 16_000, 400, 5120)
