@@ -6,7 +6,6 @@ found before it is used.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import socket
@@ -29,6 +28,7 @@ from checkpoints.training_states import list_states, read_newest_state, write_st
 from checkpoints.versions import made_with
 from search_spaces.errors import FailedError, NestlingError
 from search_spaces.files import check_writable, is_unfinished, write_file
+from search_spaces.locks import take_lock
 from search_spaces.strict_json import MOST
 from search_spaces.strict_yaml import dump_yaml, load_yaml, parse_config
 from supernet.model import Supernet
@@ -165,9 +165,9 @@ class RunFolder:
             RunError: Another process holds it.
             FailedError: The run was deleted meanwhile, and all that was written with it.
         """
-        with open(self.lock_path, "a+", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - flock wants a descriptor
+        with open(self.lock_path, "a+", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - `open` is a method here
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                take_lock(file, wait=False)
             except BlockingIOError:
                 raise RunError(f"{self.path} is being written by {_read_owner(file)}; wait for it or stop it") from None
             if owner := _read_owner(file):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from distillation.factory import SIGNAL_DIM, check_sources, describe_signal
 from distillation.sources import CodeSource, FrozenNetwork, SignalSource, Source, TeacherSource
 from distillation.stages import Recipe, Stage
 from distillation.trainer import Precision, Trainer, generator
+from search_spaces.memory import peak_bytes
 from search_spaces.space import SearchSpace
 from speech_data.batching import HOP, Batch
 from speech_data.corpus import SAMPLE_RATE_HZ, Utterance
@@ -68,8 +67,7 @@ def measure_peak_memory(device: str) -> int:
     """The most bytes that this process has held on a device; on a CPU, all that it is."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_reserved(device)
-    unit = 1 if sys.platform == "darwin" else 1024  # kilobytes on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak_bytes()
 
 
 def _noise(stage: Stage, first: int, stop: int) -> Iterator[Batch]:

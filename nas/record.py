@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from nas.score import Score
 from search_spaces.costs import count_params
 from search_spaces.errors import FailedError, NestlingError
 from search_spaces.files import explaining
+from search_spaces.locks import take_lock
 from search_spaces.strict_json import load_json
 from search_spaces.strict_yaml import parse_config
 from search_spaces.subnet import Backbone, Subnet
@@ -139,7 +139,7 @@ class RecordFile:
         with explaining(self.path):
             self.path.parent.mkdir(exist_ok=True)
             with self.path.open("a+b") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)  # the system frees that of a process that dies
+                take_lock(file, wait=True)
                 others = list(self._read(file))
                 lacking = b"\n" if file.seek(0, os.SEEK_END) < self._num_bytes else b""  # after the row before
                 file.truncate(self._num_bytes - len(lacking))

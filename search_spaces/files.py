@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from search_spaces.errors import FailedError, NestlingError
+from search_spaces.locks import take_lock
 
 NUM_TRIES, SECONDS_BETWEEN = 100, 0.05
 """How often a folder that another writer holds is asked for again."""
@@ -222,7 +222,7 @@ def _make_and_lock(folder: Path, make: Callable[[Path], object]) -> tuple[Path, 
         with suppress(FileNotFoundError):  # somebody cleared it away before it was locked
             lock = os.open(path, os.O_RDONLY)
             with suppress(OSError):  # some file systems know no locks; nothing is cleared away there
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                take_lock(lock, wait=True)
             if path.exists():
                 return path, lock
             os.close(lock)
@@ -241,7 +241,7 @@ def _taking_turns(folder: Path) -> Iterator[None]:
             stack.callback(os.close, lock)
             for _ in range(NUM_TRIES):
                 with suppress(BlockingIOError):
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    take_lock(lock, wait=False)
                     break
                 time.sleep(SECONDS_BETWEEN)
         yield
@@ -262,7 +262,7 @@ def clear_leftovers(folder: Path) -> None:
         with suppress(OSError):  # it is being worked on, or was faster
             lock = os.open(path, os.O_RDONLY)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                take_lock(lock, wait=False)
                 for old in (path / REPLACED).glob("*"):
                     if not (folder / old.name).exists():
                         old.rename(folder / old.name)

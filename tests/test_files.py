@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ import torch
 from search_spaces import files
 from search_spaces.errors import FailedError, NestlingError
 from search_spaces.files import PREFIX, check_writable, replacing_folder, write_file
+from search_spaces.locks import take_lock
 
 SEAL = "LIST"
 
@@ -188,6 +190,7 @@ def test_a_file_in_a_folder_that_may_not_be_written_is_filled(tmp_path: Path, mo
 LEAVE = """
 import os, signal, sys
 from pathlib import Path
+from types import SimpleNamespace
 from search_spaces.files import replacing_folder, write_file
 target = Path(sys.argv[1])
 if sys.argv[2] == "file":
@@ -274,6 +277,40 @@ def test_a_folder_that_somebody_holds_for_good_is_written_all_the_same(
     os.close(held)
     assert content(tmp_path / "x") == {"LIST": "new", "a": "new", "b": "new"}
     assert waited == [files.SECONDS_BETWEEN] * files.NUM_TRIES
+
+
+def test_a_lock_is_refused_until_it_is_let_go(tmp_path: Path) -> None:
+    held, other = (os.open(tmp_path, os.O_RDONLY) for _ in range(2))
+    take_lock(held, wait=True)
+    with pytest.raises(BlockingIOError):
+        take_lock(other, wait=False)
+    os.close(held)
+    take_lock(other, wait=False)
+    os.close(other)
+
+
+def test_windows_locks_a_byte_that_nobody_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no lock on a file as such, and asks for that of a byte again and again."""
+    places: list[int] = []
+    refusals = [PermissionError(13, "Permission denied")] * 3
+
+    def locking(descriptor: int, mode: int, num_bytes: int) -> None:
+        places.append(os.lseek(descriptor, 0, os.SEEK_CUR))
+        assert (mode, num_bytes) == (2, 1)
+        if refusals:
+            raise refusals.pop()
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))
+    monkeypatch.setattr("search_spaces.locks.time.sleep", lambda _: None)
+    with (tmp_path / "x").open("a+b") as file:
+        file.write(b"abc")
+        file.flush()
+        with pytest.raises(BlockingIOError, match="Permission denied"):
+            take_lock(file, wait=False)
+        take_lock(file, wait=True)
+        assert file.tell() == os.lseek(file.fileno(), 0, os.SEEK_CUR) == 3
+    assert places == [1 << 30] * 4
 
 
 @pytest.mark.parametrize("old", [True, False])
@@ -397,6 +434,7 @@ def can_mount() -> bool:
 MOUNTED = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from search_spaces.files import replacing_folder
 for text in ("first", "second"):
     with replacing_folder(Path(sys.argv[1]), "LIST") as made:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,6 +21,7 @@ import numpy as np
 
 from checkpoints.runtimes.onnx_session import ONNX_FILES, open_session
 from search_spaces.errors import FailedError, NestlingError
+from search_spaces.memory import peak_bytes
 
 ROOT = Path(__file__).parents[2]
 RUNS = 2
@@ -83,17 +83,6 @@ def main() -> None:
     for _ in range(RUNS):
         encode()
     print(json.dumps(asdict(PeakMemory(imported, peak_bytes()))))  # noqa: T201 - what the parent reads
-
-
-def peak_bytes() -> int:
-    """The highest resident memory of this process so far.
-
-    On Linux not `ru_maxrss`: a process starts with that of its parent.
-    """
-    if sys.platform == "linux":
-        lines = Path("/proc/self/status").read_text("utf-8").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _import_onnx(folder: Path, runtime: str) -> Callable[[float, int], Callable[[], object]]:

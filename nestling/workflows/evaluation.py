@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from nestling.reports.evaluation_page import EvaluationFacts, write_evaluation
 from nestling.workflows.listening import SILENT, Listener, by_product
 from search_spaces.errors import NestlingError
 from search_spaces.files import check_writable, write_file
+from search_spaces.locks import take_lock
 from search_spaces.quoting import shell_command
 from search_spaces.strict_json import MAX_BYTES, load_json
 from search_spaces.strict_yaml import parse_config, read_text
@@ -391,7 +391,7 @@ def _entry(name: str, row: Row, results: Iterable[Row]) -> Entry:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Waits until no other process holds the lock; the system frees that of a process that dies."""
+    """Waits until no other process holds the lock."""
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        take_lock(file, wait=True)
         yield
