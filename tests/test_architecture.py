@@ -35,9 +35,11 @@ ONLY_IN = {
 }
 
 
+TOPS = {layer.partition(".")[0] for layer in LAYERS}
+
+
 def modules() -> list[Path]:
-    tops = {layer.partition(".")[0] for layer in LAYERS}
-    return [ROOT / "cli.py", *(path for top in sorted(tops) for path in sorted((ROOT / top).rglob("*.py")))]
+    return [ROOT / "cli.py", *(path for top in sorted(TOPS) for path in sorted((ROOT / top).rglob("*.py")))]
 
 
 def name_of(path: Path) -> str:
@@ -102,9 +104,46 @@ def test_what_opens_an_export_names_each_file_that_travels() -> None:
     assert set(imported(source_of("checkpoints.runtimes.modeling_nestling"))) >= TRAVELLING
 
 
+def test_nothing_needs_what_windows_lacks_to_be_imported() -> None:
+    code = (
+        "import importlib, sys, fvcore.nn\n"  # which brings a library that has its own way on Windows
+        "sys.modules |= dict.fromkeys(('fcntl', 'resource'))\n"
+        "for name in sys.argv[1:]: importlib.import_module(name)"
+    )
+    names = [name_of(path).removesuffix(".__init__") for path in modules()]
+    done = subprocess.run([sys.executable, "-c", code, *names], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_spaces_need_no_torch() -> None:
     code = "import sys, search_spaces; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def drawn(readme: str) -> dict[str, str]:
+    """What the tree of the README draws, by its path, and what it says of each."""
+    lines = readme.partition("## The tree\n")[2].split("```")[1].strip().splitlines()
+    *tree, rest = lines
+    found, top = dict.fromkeys(rest.split(), ""), ""
+    for line in tree:
+        name, _, said = line.strip().partition(" ")
+        top = top if line.startswith(" ") else name
+        found[name if name == top else top + name] = said
+    return found
+
+
+def test_the_tree_of_the_readme_is_the_one_on_disk() -> None:
+    tree = drawn((ROOT / "README.md").read_text("utf-8"))
+    paths = [str(path.relative_to(ROOT)) for path in modules()]
+    folders = {f"{path.rpartition('/')[0]}/" for path in paths if "/" in path}
+    assert {name for name in tree if name.partition("/")[0] in TOPS and name.endswith("/")} == folders
+    assert [name for name in tree if not (ROOT / name).exists()] == []
+    files = {name for name in tree if name.endswith(".py")}
+    beside = {str(Path(file).parent) for file in files}  # where one is drawn, all are
+    assert {path for path in paths if str(Path(path).parent) in beside and not path.endswith("__init__.py")} == files
+    for name, said in tree.items():
+        for file in re.findall(r"[\w/*]+\.(?:py|yaml)\b", said):
+            assert [*(ROOT / name).glob(file)], f"{name} has no {file}"
 
 
 def test_every_package_is_packaged_with_its_data() -> None:
