@@ -327,7 +327,9 @@ def test_a_scorer_scores_the_runs_supernet(trained: RunFolder) -> None:
 
 
 def test_a_scorer_that_cannot_be_opened_says_why(trained: RunFolder) -> None:
-    assert refusal(lambda: open_scorer(trained, Recorded(), 2, "gpu", ignore)).startswith("cannot compute on 'gpu': ")
+    for objective in ("loss", "proxy"):
+        said = refusal(lambda objective=objective: open_scorer(trained, Recorded(), 2, "gpu", ignore, objective))
+        assert said.startswith("cannot compute on 'gpu': ")
     assert refusal(lambda: open_scorer(trained, Silent(), 2, "cpu", ignore)) == (
         "tones has no audio to compare subnets on; three files or more have some"
     )

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from nestling.workflows.training import quick_probe
 from speech_data.corpus import SAMPLE_RATE_HZ, Corpus, Utterance
+from speech_tasks.intervals import Voices
 from speech_tasks.phone_probe import (
     Frames,
     PhoneProbe,
@@ -96,6 +97,24 @@ def test_the_interval_covers_the_truth_where_errors_come_in_clumps():
         halves.append(result.half_interval)
     assert covered >= 52  # of 60; 57 are expected
     assert np.mean(halves) == pytest.approx(1.96 * (0.2 * 0.8 / 100) ** 0.5, rel=0.1)  # over utterances, not frames
+
+
+def test_the_interval_is_over_speakers_where_they_are_known():
+    """What one speaker says in pieces is as sure as what speakers say at one go."""
+    train, scored = frames(1, linear), frames(3, noise, linear)
+    odd = torch.from_numpy(np.random.default_rng(0).random(20) < 0.3).repeat_interleave(2 * FRAMES_EACH)
+    labels = torch.where(odd, (scored.labels + 1) % NUM_CLASSES, scored.labels)
+    voices = Voices(tuple(f"s{i // 2}" for i in range(40)), tuple(map(str, range(40))))
+    by_speaker, whole, apart = (
+        probe_phones(train, train, Frames((scored.layers[1],), labels, owners, 0, said), NUM_CLASSES).half_interval
+        for owners, said in (
+            (scored.utterances, voices),
+            (scored.utterances // 2, None),
+            (scored.utterances, None),
+        )
+    )
+    assert by_speaker == pytest.approx(whole)
+    assert by_speaker > 1.2 * apart
 
 
 def test_the_same_frames_give_the_same_score():

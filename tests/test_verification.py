@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import combinations
 from math import exp, log, sqrt
@@ -82,6 +83,12 @@ def scan_thresholds(pairs):
     place = np.linspace(0, len(rates) - 1, 20_001 * len(rates))
     misses, false_alarms = (np.interp(place, range(len(rates)), rate) for rate in zip(*rates, strict=True))
     return false_alarms[np.argmin(abs(misses - false_alarms))]
+
+
+def closest_rate(scores, same):
+    """The mean of misses and false alarms at the highest threshold where they are closest."""
+    rates = [(np.mean(scores[same] < x), np.mean(scores[~same] >= x)) for x in sorted(scores, reverse=True)]
+    return np.mean(min(rates, key=lambda rate: round(abs(rate[0] - rate[1]), 9)))
 
 
 # Trials
@@ -265,7 +272,9 @@ def test_the_interval_is_that_of_what_each_speaker_moves():
     degrees = (variance + of_seeds) ** 2 / (variance**2 / 3 + of_seeds**2)
     assert found.seeds == pytest.approx(rates)
     assert found.half_interval == pytest.approx(student.ppf(0.975, degrees) * np.sqrt(variance + of_seeds))
-    np.testing.assert_allclose(found.errors.tallies[:, :, 0].mean(1), rates, atol=6)  # at a threshold, not between two
+    at_thresholds = [100 * closest_rate(np.array([rows[i] @ rows[k] for i, k in pairs]), same) for rows in heads]
+    np.testing.assert_allclose(found.errors.tallies[:, :, 0].mean(1), at_thresholds)
+    np.testing.assert_allclose(at_thresholds, rates, atol=6)  # at a threshold, not between two
 
 
 @pytest.mark.parametrize(
@@ -278,6 +287,7 @@ def test_two_voices_or_one_that_is_heard_twice_judge_nothing(speakers, count):
     entries = [make_entry(name, [score]) for name, score in zip("ab", scores, strict=True)]
     cell = Comparison(entries).cell(entries[1], "EER", IN_DOMAIN)
     assert scores[0].spread.count == count
+    assert json.dumps(scores[0].spread.count) == str(count)
     for half in (scores[0].half_interval, cell.half_interval):
         assert np.isfinite(half) == (count > 1)
     assert count > 1 or cell.verdict == ""

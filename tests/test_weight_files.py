@@ -615,6 +615,16 @@ def test_what_is_no_safetensors_file(tmp_path: Path) -> None:
         assert message in refusal(path, read_safetensors)
 
 
+def test_a_header_that_is_too_long_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.safetensors"
+    cut = safetensors.torch.save({"a": torch.ones(2)})[:-1]
+    path.write_bytes(cut)
+    header = 8 + int.from_bytes(cut[:8], "little")
+    for most, message in ((header, "is truncated: "), (header - 1, "is damaged (")):
+        monkeypatch.setattr(checkpoints.formats.weight_files, "MAX_HEADER_BYTES", most)
+        assert message in refusal(path, read_safetensors)
+
+
 # Folders
 
 
