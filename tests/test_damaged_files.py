@@ -19,7 +19,8 @@ import torch
 import yaml
 
 import checkpoints.export
-import speech_tasks.materials
+import nestling.workflows.evaluation
+import nestling.workflows.export
 from checkpoints.representations import open_representation
 from checkpoints.run_folder import RunFolder
 from checkpoints.runtimes.peak_memory import measure_memory
@@ -226,8 +227,8 @@ def _stop_when_all_is_read(monkeypatch):
     def stop(*_, **__):
         raise NestlingError("all was read")
 
-    monkeypatch.setattr(checkpoints.export, "export_subnet", stop)
-    monkeypatch.setattr(speech_tasks.materials, "open_materials", stop)
+    monkeypatch.setattr(nestling.workflows.export, "export_subnet", stop)
+    monkeypatch.setattr(nestling.workflows.evaluation, "open_materials", stop)
 
 
 def read(folder, reader):
@@ -280,6 +281,11 @@ def test_what_subnets_cost_is_counted_whatever_a_result_says(folder):
         assert collect_report(run).finalists == before
     finally:
         path.write_text(text)
+
+
+@pytest.mark.parametrize("reader", [EXPORT, "evaluate encoder", "evaluate encoder --out scores"])
+def test_what_takes_long_is_not_done_here(folder, reader):
+    assert "all was read" in read(folder, reader).err
 
 
 @pytest.mark.parametrize("path", FILES)
