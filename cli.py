@@ -9,19 +9,17 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
-from dataclasses import asdict
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from nestling import options
 from nestling.ending import Stopped, UsageError, explain, hinting, open_closed_streams, stoppable
-from nestling.reports.terminal import Screen, command_line, next_command, note, tell, warn
+from nestling.reports.terminal import Screen, command_line, next_command, note, tell
 
 if TYPE_CHECKING:
-    from checkpoints.export import ExportReport
     from checkpoints.run_folder import RunFolder
     from supernet.model import Supernet
 
@@ -43,25 +41,6 @@ app.add_typer(search_app, name="search")
 app.add_typer(export_app, name="export")
 app.add_typer(import_app, name="import")
 
-RunOption = Annotated[Path | None, typer.Option("--run", help="Run folder; default: the newest under ./runs.")]
-SpaceOption = Annotated[str, typer.Option("--space", help="A shipped space or a .yaml file.")]
-AudioOption = Annotated[
-    str,
-    typer.Option("--audio", help="A folder of audio, a JSON-lines manifest, or demo, demo-small, demo-varied."),
-]
-BudgetOption = Annotated[
-    list[str] | None,
-    typer.Option("--budget", help="25M · macs<=2G@1s · latency<=30ms@2s · size<=50MB · 60%; repeat: all must hold."),
-]
-ConfigOption = Annotated[str, typer.Option("--config", help="A shipped recipe or a .yaml file.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="Change one value: stage-1.steps=100.")]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run's last checkpoint.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print steps, time and memory; train nothing.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 …")]
-PrecisionOption = Annotated[str, typer.Option("--precision", help="fp32, bf16, or auto: bf16 where it is fast.")]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Of everything that is drawn.")]
-FormatOption = Annotated[Literal["text", "json"], typer.Option("--format", help="How to print the result.")]
-
 
 # --- train ------------------------------------------------------------------------------------------------------------
 
@@ -69,20 +48,18 @@ FormatOption = Annotated[Literal["text", "json"], typer.Option("--format", help=
 @train_app.command("teacher")
 def train_teacher(
     context: typer.Context,
-    run: Annotated[Path, typer.Option("--run", help="Run folder.")] = Path("runs/teacher"),
-    space: SpaceOption = "demo-teacher",
-    audio: AudioOption = "demo",
-    config: ConfigOption = "hubert",
-    changes: SetOption = None,
-    init: Annotated[
-        str | None, typer.Option("--init", help="Start from an earlier teacher, so that codes come from its layers.")
-    ] = None,
-    to: Annotated[Path | None, typer.Option("--out", help="Where the teacher goes; default: RUN/teacher.")] = None,
-    resume: ResumeOption = False,
-    dry_run: DryRunOption = False,
-    device: DeviceOption = "cpu",
-    precision: PrecisionOption = "auto",
-    seed: SeedOption = None,
+    run: options.NewRun = Path("runs/teacher"),
+    space: options.Space = "demo-teacher",
+    audio: options.Audio = "demo",
+    config: options.Config = "hubert",
+    changes: options.Set = None,
+    init: options.Init = None,
+    to: options.TeacherOut = None,
+    resume: options.Resume = False,
+    dry_run: options.DryRun = False,
+    device: options.Device = "cpu",
+    precision: options.Precision = "auto",
+    seed: options.Seed = None,
 ) -> None:
     """Pre-train a small teacher by masked prediction, as HuBERT was, and write it in Hugging Face format.
 
@@ -91,6 +68,7 @@ def train_teacher(
     from checkpoints.export import check_folder
     from checkpoints.saving import replace_teacher
     from nestling.workflows.jobs import describe_job
+    from nestling.workflows.train import how_to_go_on
 
     place = to or run / "teacher"
     if not dry_run and (to or place.exists()):
@@ -102,7 +80,7 @@ def train_teacher(
         if dry_run:
             return _dry_run(job)
         supernet, folder = _train(run, job, to)
-    with hinting(lambda: _how_to_go_on(run, to)):
+    with hinting(lambda: how_to_go_on(run, to)):
         replace_teacher(supernet.extract(supernet.space.container), place)
     following = next_command("train supernet", teacher=place, audio=folder.config["audio"])
     tell(f"The teacher is in {place}. Next: {following}")
@@ -111,24 +89,17 @@ def train_teacher(
 @train_app.command("supernet")
 def train_supernet(
     context: typer.Context,
-    space: SpaceOption = "base",
-    teacher: Annotated[
-        str,
-        typer.Option(
-            "--teacher",
-            help="demo; a Hugging Face folder, NAME or NAME@REVISION of the hub (HuBERT, wav2vec 2.0, WavLM, or any "
-            "network of transformers that makes 50 hidden states a second); or a .pt file of fairseq, unilm or s3prl.",
-        ),
-    ] = "demo",
-    audio: AudioOption = "demo",
-    run: Annotated[Path | None, typer.Option("--run", help="Run folder; default: runs/SPACE.")] = None,
-    config: ConfigOption = "two-stage",
-    changes: SetOption = None,
-    resume: ResumeOption = False,
-    dry_run: DryRunOption = False,
-    device: DeviceOption = "cpu",
-    precision: PrecisionOption = "auto",
-    seed: SeedOption = None,
+    space: options.Space = "base",
+    teacher: options.Teacher = "demo",
+    audio: options.Audio = "demo",
+    run: options.SpacesRun = None,
+    config: options.Config = "two-stage",
+    changes: options.Set = None,
+    resume: options.Resume = False,
+    dry_run: options.DryRun = False,
+    device: options.Device = "cpu",
+    precision: options.Precision = "auto",
+    seed: options.Seed = None,
 ) -> None:
     """Distil a teacher into a supernet, in the stages of a recipe.
 
@@ -149,9 +120,9 @@ def train_supernet(
 
 def _train(path: Path, job: Row, to: Path | None = None) -> tuple[Supernet, RunFolder]:
     """Trains a new run; `to` is the `--out` that was given."""
-    from nestling.workflows.train import train
+    from nestling.workflows.train import how_to_go_on, train
 
-    with hinting(lambda: _how_to_go_on(path, to)), Screen() as screen:
+    with hinting(lambda: how_to_go_on(path, to)), Screen() as screen:
         supernet, folder = train(path, job, command_line().removeprefix("nestling "), screen)
     _show_stages(folder)
     return supernet, folder
@@ -159,25 +130,14 @@ def _train(path: Path, job: Row, to: Path | None = None) -> tuple[Supernet, RunF
 
 def _resume(kind: str, path: Path, context: typer.Context) -> tuple[Supernet, RunFolder]:
     """Goes on with a run, but for what was typed and may change."""
-    from nestling.workflows.train import resume
+    from nestling.workflows.train import how_to_go_on, resume
 
     sources = {name: context.get_parameter_source(name) for name in context.params}
     asked = {name: context.params[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
-    with hinting(lambda: _how_to_go_on(path, asked.get("to"))), Screen() as screen:
+    with hinting(lambda: how_to_go_on(path, asked.get("to"))), Screen() as screen:
         supernet, folder = resume(kind, path, asked, command_line(), screen)
     _show_stages(folder)
     return supernet, folder
-
-
-def _how_to_go_on(path: Path, to: Path | None = None) -> str:
-    """What to type to go on with a run, if there is one by now."""
-    from checkpoints.run_folder import RunFolder
-
-    if not RunFolder(path).config_path.exists():
-        return ""
-    teacher = RunFolder(path).config["command"].startswith("train teacher")
-    options = {"run": path} if to is None else {"run": path, "out": to}
-    return f"; go on with {next_command('train teacher' if teacher else 'train supernet', **options)} --resume"
 
 
 def _show_stages(run: RunFolder) -> None:
@@ -200,12 +160,10 @@ def _dry_run(job: Row) -> None:
 
 @import_app.command("supernet")
 def import_supernet(
-    file: Annotated[Path, typer.Argument(help="lighthubert_base.pt, lighthubert_small.pt or lighthubert_stage1.pt.")],
-    run: Annotated[Path, typer.Option("--run", help="Run folder to make.")],
-    audio: AudioOption = "demo",
-    teacher: Annotated[
-        str, typer.Option("--teacher", help="What the distillation loss of a search is measured against.")
-    ] = "facebook/hubert-base-ls960",
+    file: options.Released,
+    run: options.ImportedRun,
+    audio: options.Audio = "demo",
+    teacher: options.ImportedTeacher = "facebook/hubert-base-ls960",
 ) -> None:
     """Make a released LightHuBERT supernet a run, to be searched and exported. Nothing in the file is run.
 
@@ -228,52 +186,45 @@ def import_supernet(
 
 @search_app.command("subnet")
 def search_subnet(
-    run: RunOption = None,
-    budget: BudgetOption = None,
-    budgets: Annotated[str, typer.Option("--budgets", help="Alternatives, one answer each: 10M,25M,50M.")] = "",
-    trials: Annotated[int, typer.Option("--trials", min=1, help="Subnets to score.")] = 64,
-    sampler: Annotated[
-        str,
-        typer.Option("--sampler", help="auto, evolution, random, optuna:nsga2, optuna:tpe, optuna:random."),
-    ] = "auto",
-    utterances: Annotated[int, typer.Option("--utterances", min=1, help="Of the search split, to score on.")] = 60,
-    audio: Annotated[str | None, typer.Option("--audio", help="The run's audio, if it has moved since.")] = None,
-    objective: Annotated[
-        str, typer.Option("--objective", help="loss (of distillation), proxy (of the tasks), or one probe: phones, …")
-    ] = "loss",
-    device: DeviceOption = "cpu",
-    seed: SeedOption = None,
-    form: FormatOption = "text",
+    run: options.Run = None,
+    budget: options.Budget = None,
+    budgets: options.Budgets = "",
+    trials: options.Trials = 64,
+    sampler: options.Sampler = "auto",
+    utterances: options.Utterances = 60,
+    audio: options.MovedAudio = None,
+    objective: options.Objective = "loss",
+    device: options.Device = "cpu",
+    seed: options.Seed = None,
+    form: options.Format = "text",
 ) -> None:
     """Find the best subnet that holds every budget.
 
     Example: nestling search subnet --budget 25M --budget "latency<=30ms@2s"
     """
-    from checkpoints.run_folder import RunFolder
     from nestling.reports.search_table import show_result
-    from nestling.workflows.audio import open_audio_of
-    from nestling.workflows.scoring import check_objective, open_scorer
-    from nestling.workflows.search import find_best, make_proposer, parse_budget, search
+    from nestling.workflows.scoring import check_objective
+    from nestling.workflows.search import search_run
     from search_spaces.errors import NestlingError
-    from search_spaces.space import SearchSpace
 
     check_objective(objective)
     if budget and budgets:
         raise NestlingError("--budget is for what must hold together, --budgets for alternatives; give one of them")
-    folder = RunFolder.open(run)
-    _name_run(folder, run)
-    space = SearchSpace.from_dict(folder.config["space"])
-    texts = [[b] for b in budgets.split(",")] if budgets else [budget or []]
+    folder = _open_run(run)
     with hinting("; what was scored is kept, and the same command goes on"), Screen() as screen:
-        parsed = [parse_budget(text, space, screen) for text in texts]  # all are checked before anything is spent
-        make_proposer(sampler, space)
-        with folder.lock(warn):
-            scorer = open_scorer(folder, open_audio_of(folder, screen, audio), utterances, device, note, objective)
-            before = find_best(folder, space)
-            results = [search(folder, scorer, b, trials, sampler, seed or 0, command_line(), screen) for b in parsed]
-    chosen = results[-1]["finalists"][0]["id"]
-    if before not in (None, chosen):
-        note(f"`best` is {chosen} from now on; it was {before}: --subnet {before} still names that")
+        results = search_run(
+            folder,
+            [[b] for b in budgets.split(",")] if budgets else [budget or []],
+            trials=trials,
+            sampler=sampler,
+            seed=seed or 0,
+            utterances=utterances,
+            audio=audio,
+            objective=objective,
+            device=device,
+            command=command_line(),
+            listener=screen,
+        )
     if form == "json":
         print(json.dumps(results if budgets else results[0], indent=2))
         return
@@ -287,33 +238,28 @@ def search_subnet(
 
 @export_app.command("subnet")
 def export_subnet(
-    folder: Annotated[Path, typer.Option("--out", help="Folder to write.")],
-    run: RunOption = None,
-    subnet: Annotated[str, typer.Option("--subnet", help="best, a candidate's id, or a subnet.json.")] = "best",
-    to: Annotated[
-        list[str] | None,
-        typer.Option("--to", help="hf (always), onnx, int8 (brings onnx along), s3prl; repeat, or a,b."),
-    ] = None,
-    form: FormatOption = "text",
+    folder: options.ExportOut,
+    run: options.Run = None,
+    subnet: options.Subnet = "best",
+    to: options.Targets = None,
+    form: options.Format = "text",
 ) -> None:
     """Write the chosen subnet as a folder that `transformers` opens, and other runtimes on request; prove it first.
 
     Example: nestling export subnet --subnet best --to onnx,int8 --out my-encoder
     """
     from checkpoints.export import check_folder, check_targets
-    from checkpoints.run_folder import RunFolder
-    from nestling.workflows.export import export
+    from nestling.workflows.export import describe_export, export
     from search_spaces.quoting import python_literal
 
     targets = tuple(name.strip() for names in to or ["hf"] for name in names.split(","))
     check_targets(targets)
-    opened = RunFolder.open(run)
-    _name_run(opened, run)
+    opened = _open_run(run)
     check_folder(folder, opened.path)
     with Screen() as screen:
         report = export(opened, subnet, folder, targets, command_line(), screen)
     if form == "json":
-        print(json.dumps({**_describe_export(report), "folder": str(folder)}, indent=2))
+        print(json.dumps(describe_export(report), indent=2))
         return
     tell(
         f"{folder}: {report.params:,} parameters, {report.size_bytes / 1e6:.1f} MB, "
@@ -325,32 +271,15 @@ def export_subnet(
     tell(f"Load it: AutoModel.from_pretrained({python_literal(str(folder))}{trust})")
 
 
-def _describe_export(report: ExportReport) -> Row:
-    return {
-        "id": report.subnet.id,
-        "params": report.params,
-        "macs_1s": report.macs,
-        "size_bytes": report.size_bytes,
-        "plain": report.plain,
-        "error": max(report.errors.values()),
-        "proven_in": list(report.errors),
-        "int8_bytes": report.int8_bytes,
-        "int8_error": report.int8_error,
-    }
-
-
 @app.command()
-def report(run: RunOption = None) -> None:
+def report(run: options.Run = None) -> None:
     """Write report.html of a run, whatever is known by now.
 
     Example: nestling report --run runs/demo
     """
-    from checkpoints.run_folder import RunFolder
     from nestling.workflows.export import write_report
 
-    folder = RunFolder.open(run)
-    _name_run(folder, run)
-    tell(f"The report is in {write_report(folder, Screen())}")
+    tell(f"The report is in {write_report(_open_run(run), Screen())}")
 
 
 # --- evaluate ---------------------------------------------------------------------------------------------------------
@@ -358,37 +287,16 @@ def report(run: RunOption = None) -> None:
 
 @app.command()
 def evaluate(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            help="Exports, Hugging Face folders, NAME or NAME@REVISION of the hub, demo, log-mel, mfcc, untrained:NAME."
-        ),
-    ],
-    task: Annotated[
-        list[str] | None, typer.Option("--task", help="phones, keywords, intent, …; first (default) or all; repeat.")
-    ] = None,
-    split: Annotated[
-        Literal["test", "dev", "both"],
-        typer.Option("--split", help="What is scored: dev to choose by, test to report."),
-    ] = "test",
-    out_of_domain: Annotated[
-        bool,
-        typer.Option("--out-of-domain/--no-out-of-domain", help="Beside test, other voices by another synthesiser."),
-    ] = True,
-    reference: Annotated[
-        str | None, typer.Option("--reference", help="The encoder that others are compared with; default: the first.")
-    ] = None,
-    librispeech: Annotated[
-        Path | None, typer.Option("--librispeech", help="A LibriSpeech folder in place of the synthesised sentences.")
-    ] = None,
-    speech_commands: Annotated[
-        Path | None, typer.Option("--speech-commands", help="A Speech Commands folder in place of the keywords.")
-    ] = None,
-    layers: Annotated[bool, typer.Option("--layers", help="Probe every hidden state too.")] = False,
-    to: Annotated[Path, typer.Option("--out", help="Folder of scores and page; what it knows is not scored again.")] = (
-        Path("runs/evaluation")
-    ),
-    form: FormatOption = "text",
+    sources: options.Encoders,
+    task: options.Tasks = None,
+    split: options.Split = "test",
+    out_of_domain: options.OutOfDomain = True,
+    reference: options.Reference = None,
+    librispeech: options.LibriSpeech = None,
+    speech_commands: options.SpeechCommands = None,
+    layers: options.Layers = False,
+    to: options.ScoresOut = Path("runs/evaluation"),
+    form: options.Format = "text",
 ) -> None:
     """Score frozen encoders side by side: small heads on their hidden states, with 95% intervals.
 
@@ -423,35 +331,22 @@ def evaluate(
 
 @app.command()
 def measure(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            help="Exports, Hugging Face folders, NAME or NAME@REVISION of the hub, demo; the first is the reference."
-        ),
-    ],
-    runtime: Annotated[
-        str | None,
-        typer.Option("--runtime", help="torch,transformers,onnx,onnx-int8; default: torch and a folder's ONNX files."),
-    ] = None,
-    threads: Annotated[str, typer.Option("--threads", help="Numbers of threads; all: one for each core.")] = "1,all",
-    seconds: Annotated[str, typer.Option("--seconds", help="Of audio.")] = "1,2,5,10,20",
-    repeats: Annotated[
-        int | None, typer.Option("--repeats", help="Rounds; default: up to 20, as many as two minutes allow.")
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds: a quarter of a minute.")] = False,
-    memory: Annotated[bool, typer.Option("--memory/--no-memory", help="Peak memory, in fresh processes.")] = True,
-    to: Annotated[Path | None, typer.Option("--out", help="A JSON file to write too.")] = None,
-    form: FormatOption = "text",
+    sources: options.Timed,
+    runtime: options.Runtimes = None,
+    threads: options.Threads = "1,all",
+    seconds: options.Durations = "1,2,5,10,20",
+    repeats: options.Repeats = None,
+    quick: options.FewRounds = False,
+    memory: options.Memory = True,
+    to: options.JsonOut = None,
+    form: options.Format = "text",
 ) -> None:
     """Time encoders side by side on this machine, in each runtime, and take their peak memory.
 
     Example: nestling measure my-encoder demo --runtime torch,onnx --seconds 1,5,20
     """
-    from checkpoints.runtimes.opening import find_subjects, parse_runtimes
-    from nas.latency import MIN_REPEATS
-    from nas.measurement import QUICK_S, TOTAL_S, count_cores, parse_seconds, parse_threads
     from nestling.reports.measurement_table import show_memory, show_timings
-    from nestling.workflows.measure import measure as measure_subjects
+    from nestling.workflows.measure import measure_sources
     from search_spaces.errors import NestlingError
     from search_spaces.files import check_writable, write_file
 
@@ -459,19 +354,13 @@ def measure(
         check_writable(to, "--out", folder=False)
     if quick and repeats is not None:
         raise NestlingError("--quick and --repeats both say how many rounds; give one of them")
-    if repeats is not None and repeats < MIN_REPEATS:
-        raise NestlingError(f"--repeats must be at least {MIN_REPEATS}, got {repeats}")
-    counts, durations = parse_threads(threads, count_cores()), parse_seconds(seconds)
-    subjects = find_subjects(list(dict.fromkeys(sources)), None if runtime is None else parse_runtimes(runtime), warn)
     with Screen() as screen:
-        found = measure_subjects(
-            subjects, durations, counts, repeats, QUICK_S if quick else TOTAL_S, memory, listener=screen
-        )
+        found = measure_sources(sources, runtime, threads, seconds, repeats, quick, memory, screen)
     text = json.dumps(found.to_dict(command_line()), indent=2)
     if form == "json":
         print(text)
     else:
-        show_timings(found.timings, durations)
+        show_timings(found.timings)
         show_memory(found.memory)
         tell(found.made_on)
     if to:
@@ -486,9 +375,9 @@ def measure(
 
 @app.command()
 def space(
-    name: Annotated[str, typer.Argument(help="A shipped space or a .yaml file.")],
-    budget: BudgetOption = None,
-    form: FormatOption = "text",
+    name: options.SpaceName,
+    budget: options.Budget = None,
+    form: options.Format = "text",
 ) -> None:
     """Profile a space: how many subnets it has and how many hold a budget, exactly.
 
@@ -513,50 +402,24 @@ def space(
 
 @app.command()
 def cost(
-    space: SpaceOption,
-    subnet: Annotated[str, typer.Option("--subnet", help="largest, smallest, or a subnet.json.")] = "largest",
-    seconds: Annotated[float, typer.Option("--seconds", help="Of audio, for MACs.")] = 1.0,
-    cross_check: Annotated[bool, typer.Option("--cross-check", help="Beside PyTorch's counter, fvcore, thop.")] = False,
-    form: FormatOption = "text",
+    space: options.Space,
+    subnet: options.CountedSubnet = "largest",
+    seconds: options.Seconds = 1.0,
+    cross_check: options.CrossCheck = False,
+    form: options.Format = "text",
 ) -> None:
     """Count what a subnet costs, by module group; compare with other counters.
 
     Example: nestling cost --space base --subnet largest --cross-check
     """
     from nestling.reports.cost_table import show_costs
-    from nestling.workflows.search_result import load_subnet
-    from search_spaces.costs import breakdown
-    from search_spaces.errors import NestlingError
-    from search_spaces.space import SearchSpace
+    from nestling.workflows.cost import count_subnet
 
-    loaded = SearchSpace.load(space)
-    if subnet in ("largest", "smallest"):  # a file of that name is ./largest
-        chosen = loaded.container if subnet == "largest" else loaded.smallest()
-    else:
-        if not Path(subnet).is_file():
-            raise NestlingError(f"--subnet {subnet}: give largest, smallest or a subnet.json")
-        chosen = load_subnet(Path(subnet), loaded)
-    parts = breakdown(loaded.backbone, chosen, seconds)
-    checks = []
-    if cross_check:
-        from nas.cross_check import cross_check as count_with_tools
-
-        checks = count_with_tools(loaded.backbone, chosen, seconds)
+    counted = count_subnet(space, subnet, seconds, cross_check)
     if form == "json":
-        groups = {name: {"params": p, "macs": m} for name, (p, m) in parts.items()}
-        print(
-            json.dumps(
-                {
-                    "id": chosen.id,
-                    "seconds": seconds,
-                    "groups": groups,
-                    "checks": [{**asdict(check), "exact": check.exact} for check in checks],
-                },
-                indent=2,
-            )
-        )
+        print(json.dumps(counted.to_dict(), indent=2))
         return
-    show_costs(f"{loaded.name}/{chosen.id}", parts, seconds, checks)
+    show_costs(counted.name, counted.parts, seconds, counted.checks)
 
 
 # --- demo -------------------------------------------------------------------------------------------------------------
@@ -564,52 +427,34 @@ def cost(
 
 @app.command()
 def demo(
-    quick: Annotated[bool, typer.Option("--quick", help="The same in under 90 s: less audio, fewer steps.")] = False,
-    run: Annotated[Path, typer.Option("--run", help="Run folder.")] = Path("runs/demo"),
-    budget: Annotated[str, typer.Option("--budget", help="For the search.")] = "1M",
+    quick: options.Quick = False,
+    run: options.NewRun = Path("runs/demo"),
+    budget: options.DemoBudget = "1M",
 ) -> None:
     """The whole job on the embedded default: train, search, export, report.
 
     Example: nestling demo --quick
     """
     from nestling.reports.search_table import show_result
-    from nestling.workflows.audio import open_audio
-    from nestling.workflows.demo import describe_demo, measure_sizes
-    from nestling.workflows.export import export, write_report
-    from nestling.workflows.scoring import open_scorer
-    from nestling.workflows.search import parse_budget, search
-    from search_spaces.space import SearchSpace
+    from nestling.workflows.demo import find_free, run_demo
+    from nestling.workflows.train import how_to_go_on
 
-    began = time.monotonic()
-    run = _fresh(run)
-    job = describe_demo(quick)
-    parsed = parse_budget([budget], SearchSpace.from_dict(job["space"]), Screen())
-    _, folder = _train(run, job)
-    with folder.lock(), Screen() as screen:
-        scorer = open_scorer(folder, open_audio(job["audio"], screen), 16 if quick else 40, "cpu", note)
-        result = search(folder, scorer, parsed, 20 if quick else 64, command=command_line(), listener=screen)
-    show_result(result)
-    exported = folder.path / "encoder"
-    with folder.lock(), Screen() as screen:
-        screen.start("phone error on test", None)
-        measure_sizes(folder, quick, screen.advance)
-    with Screen() as screen:
-        export(folder, "best", exported, command=command_line(), listener=screen)
-        path = write_report(folder, screen)
-    tell("", f"The encoder is in {exported}, the report in {path} ({time.monotonic() - began:.0f} s).")
+    free = find_free(run)
+    with hinting(lambda: how_to_go_on(free)), Screen() as screen:
+        done = run_demo(free, quick, budget, command_line(), screen)
+    _show_stages(done.run)
+    show_result(done.result)
+    tell("", f"The encoder is in {done.encoder}, the report in {done.report} ({done.seconds:.0f} s).")
 
 
-def _fresh(path: Path) -> Path:
-    """`path`, or the first of path-2, path-3 … that is free: a demo never overwrites a run."""
-    number, free = 2, path
-    while free.exists():
-        free, number = path.with_name(f"{path.name}-{number}"), number + 1
-    return free
+def _open_run(path: Path | None) -> RunFolder:
+    """The run that was named; else the newest, and says which that is."""
+    from checkpoints.run_folder import RunFolder
 
-
-def _name_run(folder: RunFolder, asked: Path | None) -> None:
-    if asked is None:
+    folder = RunFolder.open(path)
+    if path is None:
         note(f"run: {folder.path}")
+    return folder
 
 
 # --- what the user sees -----------------------------------------------------------------------------------------------

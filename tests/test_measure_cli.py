@@ -33,7 +33,7 @@ def shell(tmp_path_factory):
 def nestling(shell, monkeypatch):
     """That shell, on an idle machine of four cores."""
     monkeypatch.setattr(latency.os, "getloadavg", lambda: (0.0, 0.0, 0.0))
-    monkeypatch.setattr("nas.measurement.count_cores", lambda: 4)
+    monkeypatch.setattr("nestling.workflows.measure.count_cores", lambda: 4)
     return shell
 
 

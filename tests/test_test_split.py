@@ -230,7 +230,7 @@ def test_materials_alone_allow_a_test_split(trees):
     ("name", "callers"),
     [
         ("open_test", ["nestling/workflows/demo.py"]),
-        ("measure_sizes", ["cli.py"]),
+        ("run_demo", ["cli.py"]),
         ("flite_corpus", ["speech_tasks/materials.py"]),
         ("open_materials", ["nestling/workflows/evaluation.py", "nestling/workflows/scoring.py"]),
     ],

@@ -15,8 +15,9 @@ from nestling.reports.terminal import markup, out, tell
 Row = Mapping[str, Any]
 
 
-def show_timings(timings: Sequence[Timing], durations: Sequence[float]) -> None:
+def show_timings(timings: Sequence[Timing]) -> None:
     """For each number of threads, every encoder and runtime, five durations to a table; and what the rows mean."""
+    durations = sorted({timing.seconds for timing in timings})
     for count in dict.fromkeys(timing.threads for timing in timings):
         for first in range(0, len(durations), 5):
             shown = durations[first : first + 5]

@@ -1,18 +1,79 @@
-"""The parts of the demo: its training job, and the phone error of its sizes."""
+"""The demo: the whole job on what ships with the package, from training to a report."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 from checkpoints.run_folder import RunFolder
 from checkpoints.teachers import load_teacher
+from nestling.workflows.audio import open_audio
+from nestling.workflows.export import export, write_report
 from nestling.workflows.jobs import Job, describe_job
-from nestling.workflows.search_result import find_subnet
+from nestling.workflows.listening import SILENT, Listener
+from nestling.workflows.scoring import open_scorer
+from nestling.workflows.search import parse_budget, search
+from nestling.workflows.search_result import Result, find_subnet
+from nestling.workflows.train import train
+from search_spaces.space import SearchSpace
 from speech_tasks.curve import measure_curve, save_curve
 from speech_tasks.materials import open_test
 from speech_tasks.phone_probe import PhoneProbe
 
 _QUICK = ("stage-1.steps=12", "stage-2.steps=16", "stage-1.batch_size=8", "stage-2.batch_size=8")
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What a demo came to."""
+
+    run: RunFolder
+    result: Result
+    """Of its search."""
+    encoder: Path
+    """The folder of the export."""
+    report: Path
+    seconds: float
+    """That all of it took."""
+
+
+def find_free(path: Path) -> Path:
+    """`path`, or the first of path-2, path-3 … that is free: a demo never overwrites a run."""
+    number, free = 2, path
+    while free.exists():
+        free, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return free
+
+
+def run_demo(
+    path: Path, quick: bool = False, budget: str = "1M", command: str = "", listener: Listener = SILENT
+) -> Demo:
+    """Trains, searches, measures, exports and reports.
+
+    Args:
+        path: The run folder; must be free.
+        quick: The same on less audio, in fewer steps and trials.
+        budget: For the search.
+        command: That asked for it, for the record.
+        listener: Told how far it is.
+
+    Raises:
+        NestlingError: The folder is not free, or the budget is none that a subnet holds.
+    """
+    began = time.monotonic()
+    job = describe_demo(quick)
+    parsed = parse_budget([budget], SearchSpace.from_dict(job["space"]), listener)
+    _, run = train(path, job, command.removeprefix("nestling "), listener)
+    with run.lock():
+        scorer = open_scorer(run, open_audio(job["audio"], listener), 16 if quick else 40, "cpu", listener.note)
+        result = search(run, scorer, parsed, 20 if quick else 64, command=command, listener=listener)
+        listener.start("phone error on test", None)
+        measure_sizes(run, quick, listener.advance)
+    encoder = run.path / "encoder"
+    export(run, "best", encoder, command=command, listener=listener)
+    return Demo(run, result, encoder, write_report(run, listener), time.monotonic() - began)
 
 
 def describe_demo(quick: bool) -> Job:

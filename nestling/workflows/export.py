@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -57,6 +58,22 @@ def export(
     if report.kept_card:
         listener.warn(f"the model card in {folder} was not as an export had left it; it is kept as {report.kept_card}")
     return report
+
+
+def describe_export(report: ExportReport) -> dict[str, Any]:
+    """What was written and proven, as plain values."""
+    return {
+        "id": report.subnet.id,
+        "params": report.params,
+        "macs_1s": report.macs,
+        "size_bytes": report.size_bytes,
+        "plain": report.plain,
+        "error": max(report.errors.values()),
+        "proven_in": list(report.errors),
+        "int8_bytes": report.int8_bytes,
+        "int8_error": report.int8_error,
+        "folder": str(report.folder),
+    }
 
 
 def _sample_speech(run: RunFolder, listener: Listener) -> list[Tensor]:

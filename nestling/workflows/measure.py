@@ -7,12 +7,23 @@ from dataclasses import dataclass
 from typing import Any
 
 from checkpoints.runtimes.onnx_session import runtime_version
-from checkpoints.runtimes.opening import Subject
+from checkpoints.runtimes.opening import Subject, find_subjects, parse_runtimes
 from checkpoints.runtimes.peak_memory import measure_memory
 from checkpoints.versions import made_with
-from nas.latency import describe_load
-from nas.measurement import PAUSE_S, TOTAL_S, Timing, count_cores, measure_encoders, name_processor
+from nas.latency import MIN_REPEATS, describe_load
+from nas.measurement import (
+    PAUSE_S,
+    QUICK_S,
+    TOTAL_S,
+    Timing,
+    count_cores,
+    measure_encoders,
+    name_processor,
+    parse_seconds,
+    parse_threads,
+)
 from nestling.workflows.listening import SILENT, Listener
+from search_spaces.errors import NestlingError
 
 Row = dict[str, Any]
 
@@ -45,6 +56,39 @@ class Measurement:
             "timings": [timing.to_dict() for timing in self.timings],
             "memory": self.memory,
         }
+
+
+def measure_sources(
+    sources: Sequence[str],
+    runtimes: str | None = None,
+    threads: str = "1,all",
+    seconds: str = "1,2,5,10,20",
+    repeats: int | None = None,
+    quick: bool = False,
+    memory: bool = True,
+    listener: Listener = SILENT,
+) -> Measurement:
+    """Times encoders side by side, from their names.
+
+    Args:
+        sources: As `find_subjects` takes them, each once; the first is what others are compared with.
+        runtimes: As `parse_runtimes` takes them; None: torch, and the ONNX files of a folder.
+        threads: As `parse_threads` takes them.
+        seconds: Of audio, as `parse_seconds` takes them.
+        repeats: Rounds; None: as many as time allows.
+        quick: Little time.
+        memory: Whether to take memory too.
+        listener: Told how far it is.
+
+    Raises:
+        NestlingError: One of them is not there or cannot be.
+    """
+    if repeats is not None and repeats < MIN_REPEATS:
+        raise NestlingError(f"--repeats must be at least {MIN_REPEATS}, got {repeats}")
+    counts, durations = parse_threads(threads, count_cores()), parse_seconds(seconds)
+    wanted = None if runtimes is None else parse_runtimes(runtimes)
+    subjects = find_subjects(list(dict.fromkeys(sources)), wanted, listener.warn)
+    return measure(subjects, durations, counts, repeats, QUICK_S if quick else TOTAL_S, memory, listener)
 
 
 def measure(

@@ -12,8 +12,9 @@ from nas.proposals import EvolutionProposer, Proposer, RandomProposer
 from nas.record import Record
 from nas.search import Trial
 from nas.search import search as search_space
+from nestling.workflows.audio import open_audio_of
 from nestling.workflows.listening import SILENT, Listener, by_product
-from nestling.workflows.scoring import Scorer
+from nestling.workflows.scoring import LOSS, Scorer, open_scorer
 from nestling.workflows.search_result import RECORD, describe_result, load_result, save_result
 from search_spaces.budget import Budget
 from search_spaces.errors import NestlingError
@@ -117,3 +118,52 @@ def search(
     with by_product(listener):
         write_study(record.candidates, space, folder.search_path / "study.db", scorer.fingerprint)
     return described
+
+
+def search_run(
+    folder: RunFolder,
+    budgets: Sequence[Sequence[str]],
+    *,
+    trials: int = 64,
+    sampler: str = "auto",
+    seed: int = 0,
+    utterances: int = 60,
+    audio: str | None = None,
+    objective: str = LOSS,
+    device: str = "cpu",
+    command: str = "",
+    listener: Listener = SILENT,
+) -> list[dict[str, Any]]:
+    """Finds the best subnet of a run under each of several budgets; all are checked before anything is spent.
+
+    Args:
+        folder: The run.
+        budgets: Alternatives, each of texts that must hold together. The last decides what `best` means.
+        trials: Subnets to score under each.
+        sampler: As `make_proposer` takes it.
+        seed: Of the proposals.
+        utterances: Of the search split, to score on.
+        audio: Where the run's audio is, if it has moved.
+        objective: As `open_scorer` takes it.
+        device: Where subnets run.
+        command: That asked for it, for the record.
+        listener: Told how far it is, and what `best` was until now.
+
+    Returns:
+        A result for each budget, as `search` returns it.
+
+    Raises:
+        NestlingError: As `parse_budget`, `make_proposer`, `open_scorer` and `search`.
+    """
+    space = SearchSpace.from_dict(folder.config["space"])
+    parsed = [parse_budget(texts, space, listener) for texts in budgets]
+    make_proposer(sampler, space)
+    with folder.lock(listener.warn):
+        corpus = open_audio_of(folder, listener, audio)
+        scorer = open_scorer(folder, corpus, utterances, device, listener.note, objective)
+        before = find_best(folder, space)
+        results = [search(folder, scorer, budget, trials, sampler, seed, command, listener) for budget in parsed]
+    chosen = results[-1]["finalists"][0]["id"]
+    if before not in (None, chosen):
+        listener.note(f"`best` is {chosen} from now on; it was {before}: --subnet {before} still names that")
+    return results

@@ -17,6 +17,7 @@ from nestling.workflows.jobs import Job, resume_job
 from nestling.workflows.listening import SILENT, Listener
 from nestling.workflows.training import build_trainer, resume_trainer
 from search_spaces.errors import NestlingError, OutOfMemoryError
+from search_spaces.quoting import shell_command
 from search_spaces.space import SearchSpace
 from search_spaces.strict_yaml import parse_config
 from speech_data.folder import check_source
@@ -112,6 +113,20 @@ def _run(
     trainer.run()
     run.save_supernet(trainer.supernet, record)
     return trainer.supernet, run
+
+
+def how_to_go_on(path: Path, out: Path | None = None) -> str:
+    """What to type to go on with a run, for the end of a sentence; nothing if there is none yet.
+
+    Args:
+        path: The run folder.
+        out: The `--out` that was given, if one was.
+    """
+    if not RunFolder(path).config_path.exists():
+        return ""
+    teacher = RunFolder(path).config["command"].startswith("train teacher")
+    words = ["nestling", "train", "teacher" if teacher else "supernet", "--run", path]
+    return f"; go on with {shell_command([*words, *([] if out is None else ['--out', out]), '--resume'])}"
 
 
 def estimate(job: Job) -> tuple[Recipe, Estimate]:

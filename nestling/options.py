@@ -1,0 +1,128 @@
+"""What commands take: the options of the command line, each said once, by the command that has it first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+# Of several commands
+Run = Annotated[Path | None, typer.Option("--run", help="Run folder; default: the newest under ./runs.")]
+NewRun = Annotated[Path, typer.Option("--run", help="Run folder.")]
+Space = Annotated[str, typer.Option("--space", help="A shipped space or a .yaml file.")]
+Audio = Annotated[
+    str, typer.Option("--audio", help="A folder of audio, a JSON-lines manifest, or demo, demo-small, demo-varied.")
+]
+Budget = Annotated[
+    list[str] | None,
+    typer.Option("--budget", help="25M · macs<=2G@1s · latency<=30ms@2s · size<=50MB · 60%; repeat: all must hold."),
+]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 …")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Of everything that is drawn.")]
+Format = Annotated[Literal["text", "json"], typer.Option("--format", help="How to print the result.")]
+
+# train
+SpacesRun = Annotated[Path | None, typer.Option("--run", help="Run folder; default: runs/SPACE.")]
+Teacher = Annotated[
+    str,
+    typer.Option(
+        "--teacher",
+        help="demo; a Hugging Face folder, NAME or NAME@REVISION of the hub (HuBERT, wav2vec 2.0, WavLM, or any "
+        "network of transformers that makes 50 hidden states a second); or a .pt file of fairseq, unilm or s3prl.",
+    ),
+]
+Config = Annotated[str, typer.Option("--config", help="A shipped recipe or a .yaml file.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Change one value: stage-1.steps=100.")]
+Init = Annotated[
+    str | None, typer.Option("--init", help="Start from an earlier teacher, so that codes come from its layers.")
+]
+TeacherOut = Annotated[Path | None, typer.Option("--out", help="Where the teacher goes; default: RUN/teacher.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run's last checkpoint.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print steps, time and memory; train nothing.")]
+Precision = Annotated[str, typer.Option("--precision", help="fp32, bf16, or auto: bf16 where it is fast.")]
+
+# import
+Released = Annotated[Path, typer.Argument(help="lighthubert_base.pt, lighthubert_small.pt or lighthubert_stage1.pt.")]
+ImportedRun = Annotated[Path, typer.Option("--run", help="Run folder to make.")]
+ImportedTeacher = Annotated[
+    str, typer.Option("--teacher", help="What the distillation loss of a search is measured against.")
+]
+
+# search
+Budgets = Annotated[str, typer.Option("--budgets", help="Alternatives, one answer each: 10M,25M,50M.")]
+Trials = Annotated[int, typer.Option("--trials", min=1, help="Subnets to score.")]
+Sampler = Annotated[
+    str, typer.Option("--sampler", help="auto, evolution, random, optuna:nsga2, optuna:tpe, optuna:random.")
+]
+Utterances = Annotated[int, typer.Option("--utterances", min=1, help="Of the search split, to score on.")]
+MovedAudio = Annotated[str | None, typer.Option("--audio", help="The run's audio, if it has moved since.")]
+Objective = Annotated[
+    str, typer.Option("--objective", help="loss (of distillation), proxy (of the tasks), or one probe: phones, …")
+]
+
+# export
+ExportOut = Annotated[Path, typer.Option("--out", help="Folder to write.")]
+Subnet = Annotated[str, typer.Option("--subnet", help="best, a candidate's id, or a subnet.json.")]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option("--to", help="hf (always), onnx, int8 (brings onnx along), s3prl; repeat, or a,b."),
+]
+
+# evaluate
+Encoders = Annotated[
+    list[str],
+    typer.Argument(
+        help="Exports, Hugging Face folders, NAME or NAME@REVISION of the hub, demo, log-mel, mfcc, untrained:NAME."
+    ),
+]
+Tasks = Annotated[
+    list[str] | None, typer.Option("--task", help="phones, keywords, intent, …; first (default) or all; repeat.")
+]
+Split = Annotated[
+    Literal["test", "dev", "both"], typer.Option("--split", help="What is scored: dev to choose by, test to report.")
+]
+OutOfDomain = Annotated[
+    bool, typer.Option("--out-of-domain/--no-out-of-domain", help="Beside test, other voices by another synthesiser.")
+]
+Reference = Annotated[
+    str | None, typer.Option("--reference", help="The encoder that others are compared with; default: the first.")
+]
+LibriSpeech = Annotated[
+    Path | None, typer.Option("--librispeech", help="A LibriSpeech folder in place of the synthesised sentences.")
+]
+SpeechCommands = Annotated[
+    Path | None, typer.Option("--speech-commands", help="A Speech Commands folder in place of the keywords.")
+]
+Layers = Annotated[bool, typer.Option("--layers", help="Probe every hidden state too.")]
+ScoresOut = Annotated[Path, typer.Option("--out", help="Folder of scores and page; what it knows is not scored again.")]
+
+# measure
+Timed = Annotated[
+    list[str],
+    typer.Argument(
+        help="Exports, Hugging Face folders, NAME or NAME@REVISION of the hub, demo; the first is the reference."
+    ),
+]
+Runtimes = Annotated[
+    str | None,
+    typer.Option("--runtime", help="torch,transformers,onnx,onnx-int8; default: torch and a folder's ONNX files."),
+]
+Threads = Annotated[str, typer.Option("--threads", help="Numbers of threads; all: one for each core.")]
+Durations = Annotated[str, typer.Option("--seconds", help="Of audio.")]
+Repeats = Annotated[
+    int | None, typer.Option("--repeats", help="Rounds; default: up to 20, as many as two minutes allow.")
+]
+FewRounds = Annotated[bool, typer.Option("--quick", help="Fewer rounds: a quarter of a minute.")]
+Memory = Annotated[bool, typer.Option("--memory/--no-memory", help="Peak memory, in fresh processes.")]
+JsonOut = Annotated[Path | None, typer.Option("--out", help="A JSON file to write too.")]
+
+# space, cost
+SpaceName = Annotated[str, typer.Argument(help="A shipped space or a .yaml file.")]
+CountedSubnet = Annotated[str, typer.Option("--subnet", help="largest, smallest, or a subnet.json.")]
+Seconds = Annotated[float, typer.Option("--seconds", help="Of audio, for MACs.")]
+CrossCheck = Annotated[bool, typer.Option("--cross-check", help="Beside PyTorch's counter, fvcore, thop.")]
+
+# demo
+Quick = Annotated[bool, typer.Option("--quick", help="The same in under 90 s: less audio, fewer steps.")]
+DemoBudget = Annotated[str, typer.Option("--budget", help="For the search.")]
