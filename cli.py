@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+import typer.core
 
 from nestling import options
 from nestling.ending import Stopped, UsageError, explain, hinting, open_closed_streams, stoppable
@@ -25,21 +26,30 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-app = typer.Typer(
-    name="nestling",
-    help="Train one speech supernet and hatch encoders of any size from it.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+ORDER = ["demo", "train", "import", "search", "export", "report", "evaluate", "measure", "space", "cost", "doctor"]
+"""Commands as work goes; to try all of it, and to look something up, stand around it."""
+
+
+class Ordered(typer.core.TyperGroup):
+    """Lists commands in the order of the work."""
+
+    def list_commands(self, _context: Any) -> list[str]:
+        """Names, for help and completion."""
+        return sorted(self.commands, key=ORDER.index)
+
+
+app = typer.Typer(name="nestling", cls=Ordered, no_args_is_help=True, pretty_exceptions_enable=False)
 train_app = typer.Typer(help="Train a teacher or a supernet.", no_args_is_help=True)
 search_app = typer.Typer(help="Find the best subnet under a budget.", no_args_is_help=True)
 export_app = typer.Typer(help="Write a subnet as a checkpoint that stands alone.", no_args_is_help=True)
 import_app = typer.Typer(help="Make somebody else's supernet a run.", no_args_is_help=True)
-app.add_typer(train_app, name="train")
-app.add_typer(search_app, name="search")
-app.add_typer(export_app, name="export")
-app.add_typer(import_app, name="import")
+for name, group in {"train": train_app, "search": search_app, "export": export_app, "import": import_app}.items():
+    app.add_typer(group, name=name)
+
+
+@app.callback()
+def nestling(_version: options.Version = False) -> None:
+    """Train one speech supernet and hatch encoders of any size from it."""
 
 
 # --- train ------------------------------------------------------------------------------------------------------------
@@ -445,6 +455,25 @@ def demo(
     _show_stages(done.run)
     show_result(done.result)
     tell("", f"The encoder is in {done.encoder}, the report in {done.report} ({done.seconds:.0f} s).")
+
+
+# --- doctor -----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def doctor(form: options.Format = "text") -> None:
+    """Say what this machine has for Nestling, and what to do about what it lacks.
+
+    Example: nestling doctor
+    """
+    from nestling.reports.doctor_table import show_findings
+    from nestling.workflows.doctor import describe_findings, examine
+
+    findings = examine()
+    if form == "json":
+        print(json.dumps(describe_findings(findings), indent=2))
+        return
+    show_findings([(finding.name, finding.said, finding.remedy) for finding in findings])
 
 
 def _open_run(path: Path | None) -> RunFolder:

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+
+from nestling.reports.terminal import tell
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        tell(f"nestling {importlib.metadata.version('nestling')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+]
 
 # Of several commands
 Run = Annotated[Path | None, typer.Option("--run", help="Run folder; default: the newest under ./runs.")]

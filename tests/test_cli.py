@@ -1,6 +1,7 @@
 """The command line, from help to report, on a run of seconds."""
 
 import errno
+import importlib.metadata
 import json
 import os
 import re
@@ -107,7 +108,33 @@ def test_commands_are_these():
         "space",
         "cost",
         "demo",
+        "doctor",
     }
+
+
+def test_help_has_the_commands_in_the_order_of_the_work(empty):
+    said = empty.done("--help").out
+    names = re.findall(r"^│ (\w+) ", said.partition("Commands")[2], re.MULTILINE)
+    work = ["train", "import", "search", "export", "report", "evaluate", "measure", "space", "cost"]
+    assert names == ["demo", *work, "doctor"]
+
+
+def test_the_version_is_said(empty):
+    said = empty.done("--version")
+    assert (said.out, said.err) == (f"nestling {importlib.metadata.version('nestling')}\n", "")
+
+
+def test_a_shell_completes_commands_and_options(empty):
+    def complete(words):
+        typed = {"_NESTLING_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in typed.items():
+                patch.setenv(name, value)
+            return empty("").out.split()
+
+    assert complete("nestling tra") == ["train"]
+    assert complete("nestling train supernet --pre") == ["--precision"]
+    assert "complete" in empty.done("--show-completion bash").out
 
 
 @pytest.mark.parametrize(("path", "command"), commands(), ids=lambda value: value if isinstance(value, str) else "")

@@ -113,10 +113,14 @@ def _find_same(name: str, kept: Job) -> str | None:
     return f"{teacher.name}@{teacher.revision}" if teacher.revision else locate(name, (DEMO,))
 
 
+def is_bf16_fast(device: str) -> bool:
+    """Whether a device computes in bf16 by itself; others compute by way of fp32, which takes longer."""
+    return torch.cpu._is_avx512_bf16_supported() if device == "cpu" else device.startswith("cuda")
+
+
 def _choose_precision(precision: str, device: str) -> str:
     if precision == "auto":
-        fast = torch.cpu._is_avx512_bf16_supported() if device == "cpu" else device.startswith("cuda")
-        return "bf16" if fast else "fp32"
+        return "bf16" if is_bf16_fast(device) else "fp32"
     if precision not in ("fp32", "bf16"):
         raise NestlingError(f"--precision is fp32, bf16 or auto; got {precision}")
     return precision
