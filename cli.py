@@ -7,24 +7,18 @@ Results go to stdout, progress and logs to stderr. Exit code 0: done; 1: failed;
 from __future__ import annotations
 
 import json
-import os
-import sys
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
 import typer.core
 
 from nestling import options
-from nestling.ending import Stopped, UsageError, explain, hinting, open_closed_streams, stoppable
+from nestling.ending import hinting, run_app
 from nestling.reports.terminal import Screen, command_line, next_command, note, tell
 
 if TYPE_CHECKING:
     from checkpoints.run_folder import RunFolder
     from supernet.model import Supernet
-
-Row = dict[str, Any]
 
 ORDER = ["demo", "train", "import", "search", "export", "report", "evaluate", "measure", "space", "cost", "doctor"]
 """Commands as work goes; to try all of it, and to look something up, stand around it."""
@@ -52,7 +46,7 @@ def nestling(_version: options.Version = False) -> None:
     """Train one speech supernet and hatch encoders of any size from it."""
 
 
-# --- train ------------------------------------------------------------------------------------------------------------
+# --- train, import ----------------------------------------------------------------------------------------------------
 
 
 @train_app.command("teacher")
@@ -70,6 +64,7 @@ def train_teacher(
     device: options.Device = "cpu",
     precision: options.Precision = "auto",
     seed: options.Seed = None,
+    form: options.Format = "text",
 ) -> None:
     """Pre-train a small teacher by masked prediction, as HuBERT was, and write it in Hugging Face format.
 
@@ -77,21 +72,18 @@ def train_teacher(
     """
     from checkpoints.export import check_folder
     from checkpoints.saving import replace_teacher
-    from nestling.workflows.jobs import describe_job
-    from nestling.workflows.train import how_to_go_on
+    from nestling.workflows.run_report import describe_training
 
     place = to or run / "teacher"
     if not dry_run and (to or place.exists()):
         check_folder(place, run, "a teacher")
-    if resume:
-        supernet, folder = _resume("train teacher", run, context)
-    else:
-        job = describe_job("train teacher", space, init, audio, config, changes, device, precision, seed)
-        if dry_run:
-            return _dry_run(job)
-        supernet, folder = _train(run, job, to)
-    with hinting(lambda: how_to_go_on(run, to)):
+    if not (trained := _train("train teacher", run, context)):
+        return None
+    supernet, folder = trained
+    with hinting(lambda: _how_to_go_on(run, out=to)):
         replace_teacher(supernet.extract(supernet.space.container), place)
+    if form == "json":
+        return _print({"teacher": str(place), **describe_training(folder)})
     following = next_command("train supernet", teacher=place, audio=folder.config["audio"])
     tell(f"The teacher is in {place}. Next: {following}")
 
@@ -110,62 +102,73 @@ def train_supernet(
     device: options.Device = "cpu",
     precision: options.Precision = "auto",
     seed: options.Seed = None,
+    form: options.Format = "text",
 ) -> None:
     """Distil a teacher into a supernet, in the stages of a recipe.
 
     Example: nestling train supernet --space base --teacher facebook/hubert-base-ls960 --audio my-audio/ --run runs/base
     """
-    from nestling.workflows.jobs import describe_job
+    from nestling.workflows.run_report import describe_training
 
-    run = run or Path("runs") / Path(space).stem
-    if resume:
-        _, folder = _resume("train supernet", run, context)
-    else:
-        job = describe_job("train supernet", space, teacher, audio, config, changes, device, precision, seed)
-        if dry_run:
-            return _dry_run(job)
-        _, folder = _train(run, job)
+    if not (trained := _train("train supernet", run or Path("runs") / Path(space).stem, context)):
+        return None
+    folder = trained[1]
+    if form == "json":
+        return _print(describe_training(folder))
     tell(f"The supernet is in {folder.path}. Next: {next_command('search subnet', run=folder.path, budget='50%')}")
 
 
-def _train(path: Path, job: Row, to: Path | None = None) -> tuple[Supernet, RunFolder]:
-    """Trains a new run; `to` is the `--out` that was given."""
-    from nestling.workflows.train import how_to_go_on, train
+def _train(kind: str, path: Path, context: typer.Context) -> tuple[Supernet, RunFolder] | None:
+    """Trains a new run, or goes on with one but for what was typed and may change; nothing of a dry run."""
+    from nestling.workflows.jobs import describe_job
+    from nestling.workflows.train import resume, train
+    from search_spaces.errors import NestlingError
 
-    with hinting(lambda: how_to_go_on(path, to)), Screen() as screen:
-        supernet, folder = train(path, job, command_line().removeprefix("nestling "), screen)
+    given = context.params
+    if given["resume"] and given["dry_run"]:
+        raise NestlingError("--dry-run tells what a new run would take; leave out --resume")
+    if not given["resume"]:
+        names = ("space", "init" if kind == "train teacher" else "teacher", "audio", "config", "changes")
+        job = describe_job(kind, *(given[name] for name in (*names, "device", "precision", "seed")))
+        if given["dry_run"]:
+            _dry_run(job, given["form"])
+            return None
+    with hinting(lambda: _how_to_go_on(path, out=given.get("to"))), Screen() as screen:
+        if given["resume"]:
+            sources = {name: context.get_parameter_source(name) for name in given}
+            typed = {name: given[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+            supernet, folder = resume(kind, path, typed, command_line(), screen)
+        else:
+            supernet, folder = train(path, job, command_line().removeprefix("nestling "), screen)
     _show_stages(folder)
     return supernet, folder
 
 
-def _resume(kind: str, path: Path, context: typer.Context) -> tuple[Supernet, RunFolder]:
-    """Goes on with a run, but for what was typed and may change."""
-    from nestling.workflows.train import how_to_go_on, resume
+def _how_to_go_on(path: Path, **named: object) -> str:
+    """For whoever stops a training."""
+    from checkpoints.run_folder import RunFolder
 
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    asked = {name: context.params[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
-    with hinting(lambda: how_to_go_on(path, asked.get("to"))), Screen() as screen:
-        supernet, folder = resume(kind, path, asked, command_line(), screen)
-    _show_stages(folder)
-    return supernet, folder
+    command = RunFolder(path).resume_command(**named)
+    return f"; go on with {command}" if command else ""
 
 
 def _show_stages(run: RunFolder) -> None:
+    """Shows what each stage did, beside the result."""
     from nestling.reports.search_table import show_stages
     from nestling.workflows.run_report import summarize_stages
 
     show_stages(summarize_stages(run.metrics()))
 
 
-def _dry_run(job: Row) -> None:
+def _dry_run(job: dict[str, Any], form: str) -> None:
+    """Shows what a job would take."""
     from nestling.reports.search_table import show_estimate
-    from nestling.workflows.train import estimate
+    from nestling.workflows.train import describe_estimate, estimate
 
     recipe, found = estimate(job)
+    if form == "json":
+        return _print(describe_estimate(recipe, found))
     show_estimate(recipe.stages, found.step_seconds, found.memory_bytes)
-
-
-# --- import -----------------------------------------------------------------------------------------------------------
 
 
 @import_app.command("supernet")
@@ -174,6 +177,7 @@ def import_supernet(
     run: options.ImportedRun,
     audio: options.Audio = "demo",
     teacher: options.ImportedTeacher = "facebook/hubert-base-ls960",
+    form: options.Format = "text",
 ) -> None:
     """Make a released LightHuBERT supernet a run, to be searched and exported. Nothing in the file is run.
 
@@ -184,6 +188,8 @@ def import_supernet(
 
     folder = make_run(file, run, audio, teacher)
     space = SearchSpace.from_dict(folder.config["space"])
+    if form == "json":
+        return _print({"run": str(folder.path), "space": space.name, "subnets": space.count()})
     tell(
         f"{folder.path}: the supernet of {space.name}, {space.count():,} subnets.",
         f"Next: {next_command('search subnet', run=folder.path, budget='25M')} "
@@ -198,7 +204,7 @@ def import_supernet(
 def search_subnet(
     run: options.Run = None,
     budget: options.Budget = None,
-    budgets: options.Budgets = "",
+    budgets: options.Budgets = None,
     trials: options.Trials = 64,
     sampler: options.Sampler = "auto",
     utterances: options.Utterances = 60,
@@ -224,7 +230,7 @@ def search_subnet(
     with hinting("; what was scored is kept, and the same command goes on"), Screen() as screen:
         results = search_run(
             folder,
-            [[b] for b in budgets.split(",")] if budgets else [budget or []],
+            [[text] for text in options.split(budgets)] if budgets else [options.split(budget)],
             trials=trials,
             sampler=sampler,
             seed=seed or 0,
@@ -236,8 +242,7 @@ def search_subnet(
             listener=screen,
         )
     if form == "json":
-        print(json.dumps(results if budgets else results[0], indent=2))
-        return
+        return _print(results if budgets else results[0])
     for result in results:
         show_result(result)
     tell(f"Next: {next_command('export subnet', run=folder.path, out='my-encoder')}")
@@ -262,15 +267,14 @@ def export_subnet(
     from nestling.workflows.export import describe_export, export
     from search_spaces.quoting import python_literal
 
-    targets = tuple(name.strip() for names in to or ["hf"] for name in names.split(","))
+    targets = options.split(to) or ["hf"]
     check_targets(targets)
     opened = _open_run(run)
     check_folder(folder, opened.path)
     with Screen() as screen:
         report = export(opened, subnet, folder, targets, command_line(), screen)
     if form == "json":
-        print(json.dumps(describe_export(report), indent=2))
-        return
+        return _print(describe_export(report))
     tell(
         f"{folder}: {report.params:,} parameters, {report.size_bytes / 1e6:.1f} MB, "
         f"equal to the supernet within {max(report.errors.values()):.1e} in {', '.join(report.errors)}."
@@ -282,17 +286,21 @@ def export_subnet(
 
 
 @app.command()
-def report(run: options.Run = None) -> None:
+def report(run: options.Run = None, form: options.Format = "text") -> None:
     """Write report.html of a run, whatever is known by now.
 
     Example: nestling report --run runs/demo
     """
     from nestling.workflows.export import write_report
 
-    tell(f"The report is in {write_report(_open_run(run), Screen())}")
+    folder = _open_run(run)
+    path = write_report(folder, Screen())
+    if form == "json":
+        return _print({"run": str(folder.path), "report": str(path)})
+    tell(f"The report is in {path}")
 
 
-# --- evaluate ---------------------------------------------------------------------------------------------------------
+# --- evaluate, measure ------------------------------------------------------------------------------------------------
 
 
 @app.command()
@@ -318,7 +326,7 @@ def evaluate(
     with Screen() as screen:
         comparison, page = evaluate_sources(
             sources,
-            [name for names in task or ["first"] for name in names.split(",")],
+            options.split(task) or ["first"],
             to,
             split=split,
             out_of_domain=out_of_domain,
@@ -330,21 +338,17 @@ def evaluate(
             listener=screen,
         )
     if form == "json":
-        print(json.dumps({"split": split, **comparison.to_dict(), "page": page and str(page)}, indent=2))
-        return
+        return _print({"split": split, **comparison.to_dict(), "page": page and str(page)})
     show_comparison(comparison)
     tell(comparison.caveat + (f" More in {page}." if page else ""))
-
-
-# --- measure ----------------------------------------------------------------------------------------------------------
 
 
 @app.command()
 def measure(
     sources: options.Timed,
     runtime: options.Runtimes = None,
-    threads: options.Threads = "1,all",
-    seconds: options.Durations = "1,2,5,10,20",
+    threads: options.Threads = ["1,all"],
+    seconds: options.Durations = ["1,2,5,10,20"],
     repeats: options.Repeats = None,
     quick: options.FewRounds = False,
     memory: options.Memory = True,
@@ -357,27 +361,22 @@ def measure(
     """
     from nestling.reports.measurement_table import show_memory, show_timings
     from nestling.workflows.measure import measure_sources
-    from search_spaces.errors import NestlingError
-    from search_spaces.files import check_writable, write_file
+    from search_spaces.files import check_writable
 
     if to:
         check_writable(to, "--out", folder=False)
-    if quick and repeats is not None:
-        raise NestlingError("--quick and --repeats both say how many rounds; give one of them")
+    lists = (None if runtime is None else ",".join(runtime)), ",".join(threads), ",".join(seconds)
     with Screen() as screen:
-        found = measure_sources(sources, runtime, threads, seconds, repeats, quick, memory, screen)
-    text = json.dumps(found.to_dict(command_line()), indent=2)
+        found = measure_sources(sources, *lists, repeats, quick, memory, screen)
     if form == "json":
-        print(text)
+        _print(found.to_dict(command_line()))
     else:
         show_timings(found.timings)
         show_memory(found.memory)
         tell(found.made_on)
     if to:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        write_file(to, text + "\n")
-        if form == "text":
-            tell(f"All of it is in {to}.")
+        found.save(to, command_line())
+        note(f"all of it is in {to}")
 
 
 # --- space, cost ------------------------------------------------------------------------------------------------------
@@ -394,25 +393,19 @@ def space(
     Example: nestling space lighthubert-small --budget 25M
     """
     from nestling.reports.cost_table import show_space
-    from nestling.workflows.search_result import describe_space
-    from search_spaces.budget import Budget
-    from search_spaces.space import SearchSpace
+    from nestling.workflows.cost import profile_space
 
-    loaded = SearchSpace.load(name)
-    parsed = Budget.parse(budget or [], loaded)
-    profile = loaded.profile(parsed)
-    if profile.fitting == 0:
-        loaded.largest(parsed)  # raises, with the conflict and the nearest feasible value
-    described = describe_space(loaded, parsed, profile)
+    parsed, profile, described = profile_space(name, options.split(budget))
     if form == "json":
-        print(json.dumps(described, indent=2))
-        return
-    show_space(loaded.name, parsed, profile, {label: described[label] for label in ("smallest", "largest")})
+        return _print(described)
+    show_space(described["space"], parsed, profile, {label: described[label] for label in ("smallest", "largest")})
 
 
 @app.command()
 def cost(
-    space: options.Space,
+    name: options.SpaceNameOrNone = None,
+    space: options.SameSpace = None,
+    run: options.CountedRun = None,
     subnet: options.CountedSubnet = "largest",
     seconds: options.Seconds = 1.0,
     cross_check: options.CrossCheck = False,
@@ -420,19 +413,21 @@ def cost(
 ) -> None:
     """Count what a subnet costs, by module group; compare with other counters.
 
-    Example: nestling cost --space base --subnet largest --cross-check
+    Example: nestling cost base --subnet smallest --cross-check
     """
     from nestling.reports.cost_table import show_costs
     from nestling.workflows.cost import count_subnet
+    from search_spaces.errors import NestlingError
 
-    counted = count_subnet(space, subnet, seconds, cross_check)
+    if name is not None and space is not None:
+        raise NestlingError(f"two spaces were given, {name} and {space}; leave out one")
+    counted = count_subnet(name or space, subnet, seconds, cross_check, run)
     if form == "json":
-        print(json.dumps(counted.to_dict(), indent=2))
-        return
+        return _print(counted.to_dict())
     show_costs(counted.name, counted.parts, seconds, counted.checks)
 
 
-# --- demo -------------------------------------------------------------------------------------------------------------
+# --- demo, doctor -----------------------------------------------------------------------------------------------------
 
 
 @app.command()
@@ -440,6 +435,8 @@ def demo(
     quick: options.Quick = False,
     run: options.NewRun = Path("runs/demo"),
     budget: options.DemoBudget = "1M",
+    resume: options.Resume = False,
+    form: options.Format = "text",
 ) -> None:
     """The whole job on the embedded default: train, search, export, report.
 
@@ -447,17 +444,15 @@ def demo(
     """
     from nestling.reports.search_table import show_result
     from nestling.workflows.demo import find_free, run_demo
-    from nestling.workflows.train import how_to_go_on
 
-    free = find_free(run)
-    with hinting(lambda: how_to_go_on(free)), Screen() as screen:
-        done = run_demo(free, quick, budget, command_line(), screen)
+    place = run if resume else find_free(run)
+    with hinting(lambda: _how_to_go_on(place, budget=budget)), Screen() as screen:
+        done = run_demo(place, quick, budget, command_line(), screen, go_on=resume)
     _show_stages(done.run)
+    if form == "json":
+        return _print(done.to_dict())
     show_result(done.result)
     tell("", f"The encoder is in {done.encoder}, the report in {done.report} ({done.seconds:.0f} s).")
-
-
-# --- doctor -----------------------------------------------------------------------------------------------------------
 
 
 @app.command()
@@ -471,9 +466,13 @@ def doctor(form: options.Format = "text") -> None:
 
     findings = examine()
     if form == "json":
-        print(json.dumps(describe_findings(findings), indent=2))
-        return
+        return _print(describe_findings(findings))
     show_findings([(finding.name, finding.said, finding.remedy) for finding in findings])
+
+
+def _print(values: object) -> None:
+    """Shows a result as JSON."""
+    print(json.dumps(values, indent=2))
 
 
 def _open_run(path: Path | None) -> RunFolder:
@@ -490,30 +489,8 @@ def _open_run(path: Path | None) -> RunFolder:
 
 
 def main() -> None:
-    """Runs the command line.
-
-    What a user caused ends in a short message and exit code 2, a machine that refused in exit code 1. Anything else
-    is a fault of ours: it says so, keeps its traceback in a file, and ends in exit code 1. A signal ends in 128 and its
-    number, and says how to go on.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads must not take a core from working ones
-    open_closed_streams()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # no result is lost over an arrow that latin-1 lacks
-    debug = "--debug" in sys.argv
-    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
-    try:
-        with stoppable():
-            code = app(prog_name="nestling", standalone_mode=False)
-    except Stopped as stop:
-        note(f"stopped{stop.hint}")
-        code = 128 + stop.number
-    except Exception as error:  # the last door
-        if debug and not isinstance(error, UsageError):
-            raise
-        code = explain(error)
-    sys.exit(code)
+    """The program `nestling`."""
+    run_app(app)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from checkpoints.proof import TOLERANCE, ProofError, measure_error, prove_output
 from checkpoints.run_folder import RunFolder
 from checkpoints.runtimes.encoder_code import ENCODER_CODE, write_encoder_code
 from checkpoints.runtimes.onnx_export import write_onnx
-from checkpoints.runtimes.onnx_session import ONNX_FILES, OnnxError
+from checkpoints.runtimes.onnx_session import INSTALL, ONNX_FILES, PACKAGES, OnnxError
 from checkpoints.runtimes.quantize import write_int8
 from checkpoints.runtimes.s3prl_upstream import S3PRL_FILES, entry_name, write_s3prl
 from checkpoints.saving import save_encoder, write_model
@@ -173,12 +174,15 @@ def export_subnet(
 
 
 def check_targets(names: Collection[str]) -> None:
-    """Raises ExportError unless an export can be written for each."""
+    """Raises ExportError unless an export can be written for each, by what there is and what is installed."""
     for name in names:
         if name not in TARGETS:
             near = get_close_matches(name, TARGETS, n=1)
             hint = f"did you mean `{near[0]}`? " if near else ""
             raise ExportError(f"--to {name}: there is no such target; {hint}targets are {', '.join(TARGETS)}")
+    missing = [name for name in PACKAGES if find_spec(name) is None] if {ONNX, INT8} & set(names) else []
+    if missing:
+        raise ExportError(f"writing ONNX needs {', '.join(missing)}: {INSTALL}")
 
 
 def check_folder(folder: Path, run: Path | None = None, kind: str = "an export") -> None:

@@ -29,12 +29,18 @@ from checkpoints.versions import made_with
 from search_spaces.errors import FailedError, NestlingError
 from search_spaces.files import check_writable, is_unfinished, write_file
 from search_spaces.locks import take_lock
+from search_spaces.quoting import shell_command
 from search_spaces.strict_json import MOST
 from search_spaces.strict_yaml import dump_yaml, load_yaml, parse_config
 from supernet.model import Supernet
 
 HISTORY = "history"
 """In a configuration: what was changed when the run was resumed."""
+
+
+IMPORT = "import supernet"
+BEGINNINGS = ("train supernet", "train teacher", "demo", IMPORT)
+"""Commands that begin a run."""
 
 
 class RunFolder:
@@ -81,7 +87,9 @@ class RunFolder:
             NestlingError: It already holds a run or anything else, is no folder, or cannot be written.
         """
         if self.config_path.exists():
-            raise RunError(f"{self.path} already holds a run; resume it, or name another folder")
+            command = self.resume_command()
+            how = f"go on with it ({command})" if command else "use it as it is"
+            raise RunError(f"{self.path} already holds a run; {how}, or name another folder")
         check_writable(self.path, "--run", folder=True)
         if strays := [path for path in self.path.glob("*") if path.name != "lock" and not is_unfinished(path)]:
             raise RunError(f"{self.path} is not empty ({strays[0].name} …) and not a run; name another folder")
@@ -133,6 +141,23 @@ class RunFolder:
     def made_with(self) -> Mapping[str, str | None]:
         """The versions that made the run; raises as `config` does."""
         return self._read_config()[1].made_with
+
+    def resume_command(self, **options: object) -> str:
+        """What to type to go on with its training; nothing where there is no run, or none that trains.
+
+        Args:
+            options: What else to name, such as `out`; None leaves it out.
+        """
+        try:
+            began = self.config["command"]
+        except NestlingError:
+            return ""
+        command = next((known for known in BEGINNINGS if began.startswith(known)), BEGINNINGS[0])
+        if command == IMPORT:
+            return ""
+        named = {"run": self.path, **{name: value for name, value in options.items() if value is not None}}
+        words = [word for name, value in named.items() for word in (f"--{name}", value)]
+        return shell_command(["nestling", *command.split(), *words, "--resume"])
 
     def discard(self) -> bool:
         """Deletes a run without a checkpoint, of which nothing can be made; says whether it was one."""

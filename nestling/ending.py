@@ -10,7 +10,8 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from io import TextIOWrapper
+from typing import Any, NoReturn
 
 import typer
 
@@ -73,6 +74,33 @@ def open_closed_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - open to the end
+
+
+def run_app(app: typer.Typer) -> NoReturn:
+    """Runs a command line, and ends the process.
+
+    What a user caused ends in a short message and exit code 2, a machine that refused in exit code 1. Anything else
+    is a fault of ours: it says so, keeps its traceback in a file, and ends in exit code 1. A signal ends in 128 and its
+    number, and says how to go on.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads must not take a core from working ones
+    open_closed_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # no result is lost over an arrow that latin-1 lacks
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    try:
+        with stoppable():
+            code = app(prog_name="nestling", standalone_mode=False)
+    except Stopped as stop:
+        note(f"stopped{stop.hint}")
+        code = 128 + stop.number
+    except Exception as error:  # the last door
+        if debug and not isinstance(error, UsageError):
+            raise
+        code = explain(error)
+    sys.exit(code)
 
 
 def explain(error: Exception) -> int:

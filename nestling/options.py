@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,6 +22,12 @@ Version = Annotated[
     bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
 ]
 
+
+def split(texts: Sequence[str] | None) -> list[str]:
+    """The words of a list, which are given with commas between them, by repeating the option, or both."""
+    return [word.strip() for text in texts or () for word in text.split(",")]
+
+
 # Of several commands
 Run = Annotated[Path | None, typer.Option("--run", help="Run folder; default: the newest under ./runs.")]
 NewRun = Annotated[Path, typer.Option("--run", help="Run folder.")]
@@ -30,7 +37,7 @@ Audio = Annotated[
 ]
 Budget = Annotated[
     list[str] | None,
-    typer.Option("--budget", help="25M · macs<=2G@1s · latency<=30ms@2s · size<=50MB · 60%; repeat: all must hold."),
+    typer.Option("--budget", help="25M · macs<=2G@1s · latency<=30ms@2s · size<=50MB · 60%; of several all must hold."),
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 …")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Of everything that is drawn.")]
@@ -64,10 +71,10 @@ ImportedTeacher = Annotated[
 ]
 
 # search
-Budgets = Annotated[str, typer.Option("--budgets", help="Alternatives, one answer each: 10M,25M,50M.")]
+Budgets = Annotated[list[str] | None, typer.Option("--budgets", help="Alternatives, one answer each: 10M,25M,50M.")]
 Trials = Annotated[int, typer.Option("--trials", min=1, help="Subnets to score.")]
 Sampler = Annotated[
-    str, typer.Option("--sampler", help="auto, evolution, random, optuna:nsga2, optuna:tpe, optuna:random.")
+    str, typer.Option("--sampler", help="auto (evolution), evolution, random; of Optuna nsga2, tpe, optuna:random.")
 ]
 Utterances = Annotated[int, typer.Option("--utterances", min=1, help="Of the search split, to score on.")]
 MovedAudio = Annotated[str | None, typer.Option("--audio", help="The run's audio, if it has moved since.")]
@@ -77,10 +84,12 @@ Objective = Annotated[
 
 # export
 ExportOut = Annotated[Path, typer.Option("--out", help="Folder to write.")]
-Subnet = Annotated[str, typer.Option("--subnet", help="best, a candidate's id, or a subnet.json.")]
+Subnet = Annotated[
+    str, typer.Option("--subnet", help="best, largest, smallest, a candidate's id, or a file such as subnet.json.")
+]
 Targets = Annotated[
     list[str] | None,
-    typer.Option("--to", help="hf (always), onnx, int8 (brings onnx along), s3prl; repeat, or a,b."),
+    typer.Option("--to", help="hf (always), onnx, int8 (brings onnx along), s3prl, or several: onnx,s3prl."),
 ]
 
 # evaluate
@@ -91,7 +100,7 @@ Encoders = Annotated[
     ),
 ]
 Tasks = Annotated[
-    list[str] | None, typer.Option("--task", help="phones, keywords, intent, …; first (default) or all; repeat.")
+    list[str] | None, typer.Option("--task", help="phones, keywords, intent, …, or several; first (default); all.")
 ]
 Split = Annotated[
     Literal["test", "dev", "both"], typer.Option("--split", help="What is scored: dev to choose by, test to report.")
@@ -119,11 +128,11 @@ Timed = Annotated[
     ),
 ]
 Runtimes = Annotated[
-    str | None,
-    typer.Option("--runtime", help="torch,transformers,onnx,onnx-int8; default: torch and a folder's ONNX files."),
+    list[str] | None,
+    typer.Option("--runtime", help="torch, transformers, onnx, onnx-int8; default: torch and a folder's ONNX files."),
 ]
-Threads = Annotated[str, typer.Option("--threads", help="Numbers of threads; all: one for each core.")]
-Durations = Annotated[str, typer.Option("--seconds", help="Of audio.")]
+Threads = Annotated[list[str], typer.Option("--threads", help="Numbers of threads; all: one for each core.")]
+Durations = Annotated[list[str], typer.Option("--seconds", help="Of audio.")]
 Repeats = Annotated[
     int | None, typer.Option("--repeats", help="Rounds; default: up to 20, as many as two minutes allow.")
 ]
@@ -133,7 +142,14 @@ JsonOut = Annotated[Path | None, typer.Option("--out", help="A JSON file to writ
 
 # space, cost
 SpaceName = Annotated[str, typer.Argument(help="A shipped space or a .yaml file.")]
-CountedSubnet = Annotated[str, typer.Option("--subnet", help="largest, smallest, or a subnet.json.")]
+SpaceNameOrNone = Annotated[
+    str | None, typer.Argument(help="A shipped space or a .yaml file; with --run, that of the run.")
+]
+SameSpace = Annotated[str | None, typer.Option("--space", hidden=True, help="The same as NAME.")]
+CountedRun = Annotated[Path | None, typer.Option("--run", help="Run folder, whose best and candidates have names.")]
+CountedSubnet = Annotated[
+    str, typer.Option("--subnet", help="largest, smallest, a file such as subnet.json; of a run best or an id, too.")
+]
 Seconds = Annotated[float, typer.Option("--seconds", help="Of audio, for MACs.")]
 CrossCheck = Annotated[bool, typer.Option("--cross-check", help="Beside PyTorch's counter, fvcore, thop.")]
 

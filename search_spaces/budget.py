@@ -58,6 +58,11 @@ class Bound:
     high: int = UNBOUNDED
     low: int = 0
 
+    @property
+    def is_tiny(self) -> bool:
+        """So little is asked for that the unit was forgotten."""
+        return self.high < 1000 and self.cost.kind != "size"
+
     def __str__(self) -> str:
         kind, at, duration = str(self.cost).partition("@")
         write = format_bytes if kind == "size" else format_count
@@ -186,19 +191,27 @@ def _parse_amount(text: str, amount: str, units: _Units, wanted: str) -> Fractio
     amount = amount.strip()
     match = _NUMBER.fullmatch(amount)
     if match is None:
-        _refuse(text, f"`{amount}` is not a positive number with a unit")
+        _refuse(text, f"`{_as_typed(text, amount)}` is not a positive number with a unit")
     number, unit = match.groups()
     if unit not in units:
-        hint = ""
+        typed, hint = _as_typed(text, amount), ""
         if unit in _BYTE_UNITS:
-            hint = f"; for bytes write size<={amount}"
+            hint = f"; for bytes write size<={typed}"
         elif unit in _TIME_UNITS:
-            hint = f"; for time write latency<={amount}@1s"
-        _refuse(text, f"`{amount}` is not {wanted}{hint}")
+            hint = f"; for time write latency<={typed}@1s"
+        elif unit[1:] == unit[:1] in units:
+            hint = f"; did you mean {typed[:-1]}?"
+        _refuse(text, f"`{typed}` is not {wanted}{hint}")
     value = Fraction(number.replace("_", "")) * units[unit]
     if not value:
         _refuse(text, "the amount must be above zero")
     return value
+
+
+def _as_typed(text: str, part: str) -> str:
+    """A part of a budget, which was read in lower case, as it was typed."""
+    start = max(text.lower().find(part), 0)
+    return text[start : start + len(part)]
 
 
 def _refuse(text: str, why: str) -> NoReturn:

@@ -38,7 +38,9 @@ def _is_feasible(find: FindExtreme, bounds: Bounds) -> bool:
 def _explain(find: FindExtreme, conflict: Bounds, bounds: Bounds) -> str:
     """The conflict, then for each of its bounds the nearest feasible values while the others hold."""
     if len(conflict) == 1:
-        return f"{conflict[0]}; {_nearest(find, conflict[0], ())}"
+        bound = conflict[0]
+        unit = f"; {bound.cost.describe(bound.high)}? write {bound.high}M" if bound.is_tiny else ""
+        return f"{bound}; {_nearest(find, bound, ())}{unit}"
     parts = [f"{_and(conflict)} together"]
     for bound in conflict:
         others = tuple(other for other in bounds if other != bound)

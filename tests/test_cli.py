@@ -26,6 +26,7 @@ from checkpoints.saving import save_encoder
 from checkpoints.teachers import load_encoder, load_teacher
 from nas.objective import DistillationObjective
 from nestling.reports.model_card import _origin
+from nestling.workflows import search as workflows_search
 from nestling.workflows.jobs import describe_job
 from nestling.workflows.run_report import collect_record, collect_report
 from nestling.workflows.search_result import find_subnet
@@ -157,6 +158,10 @@ def test_help_is_quick():
     assert "Example: nestling train supernet" in done.stdout
 
 
+def test_every_command_gives_its_result_as_json():
+    assert [" ".join(path) for path, command in commands() if not any(p.name == "form" for p in command.params)] == []
+
+
 # Spaces and costs
 
 
@@ -198,6 +203,27 @@ def test_cost_of_a_subnet_in_a_file(empty):
     assert sum(group["params"] for group in said.json["groups"].values()) == smallest["params"]
 
 
+@pytest.mark.parametrize("budget", ["--budget 1M,macs<=40M@1s", "--budget 1M --budget macs<=40M@1s"])
+def test_a_list_is_given_by_commas_or_by_repetition(empty, budget):
+    assert empty.done(f"space tiny {budget} --format json").json["budget"] == "params<=1M, macs<=40M@1s"
+
+
+def test_space_and_cost_take_a_space_alike(empty):
+    said = empty.done("cost tiny --subnet smallest --format json")
+    assert said.json == empty.done("cost --space tiny --subnet smallest --format json").json
+    assert said.json["id"] == empty.done("space tiny --format json").json["smallest"]["id"]
+
+
+def test_subnets_have_the_same_names_in_every_command(nestling):
+    best = nestling.done("search subnet --budget 8k --trials 2 --format json").json["finalists"][0]["id"]
+    for name in ("largest", "smallest", "best", best, best[:6]):
+        counted = nestling.done(f"cost --run runs/a --subnet {name} --format json").json
+        written = nestling.done(f"export subnet --out encoder --subnet {name} --format json").json
+        assert counted["id"] == written["id"]
+        assert sum(group["params"] for group in counted["groups"].values()) == written["params"]
+    assert written["id"] == best
+
+
 # What a user may get wrong
 
 
@@ -205,7 +231,7 @@ def test_cost_of_a_subnet_in_a_file(empty):
     ("command", "message"),
     [
         ("space tinny", "no space `tinny`; did you mean `tiny`?"),
-        ("space tiny --budget 25Q", "budget `25Q`: `25q` is not a count"),
+        ("space tiny --budget 25Q", "budget `25Q`: `25Q` is not a count"),
         ("space tiny --budget 1k", "no subnet of `tiny` has params<=1k; the smallest has 77,856 parameters"),
         ("cost --space tiny --subnet largst", "--subnet largst: give largest, smallest or a subnet.json"),
         ("train supernet --config demp", "no recipe `demp`; did you mean `demo`?"),
@@ -311,6 +337,60 @@ def test_a_search_says_which_subnet_is_the_best_no_longer(nestling):
     assert nestling.done(f"export subnet --out before --subnet {before} --format json").json["id"] == before
 
 
+def test_what_is_the_best_now_is_said_where_a_later_budget_fails(nestling, monkeypatch):
+    real, done = workflows_search.search, []
+
+    def fail_after_one(*arguments):
+        if done:
+            raise NestlingError("it went wrong")
+        return done.append(0) or real(*arguments)
+
+    found = nestling.done("search subnet --budget 8k --trials 2 --utterances 2 --format json").json
+    first = found["finalists"][0]["id"]
+    monkeypatch.setattr(workflows_search, "search", fail_after_one)
+    said = nestling("search subnet --budgets 100%,8k --trials 3 --utterances 1")
+    assert said.code == 2
+    assert f"it was {first}: --subnet {first} still names that" in said.err
+
+
+def test_an_extra_that_is_missing_is_told_before_the_work(nestling, monkeypatch):
+    monkeypatch.setattr("checkpoints.export.find_spec", lambda name: None if name == "onnxscript" else name)
+    monkeypatch.setattr(RunFolder, "load_supernet", None)
+    said = nestling("export subnet --out encoder --to int8")
+    assert said.err.splitlines()[-1] == "error: writing ONNX needs onnxscript: pip install 'nestling[onnx]'"
+    assert said.code == 2
+
+
+def test_whose_teacher_is_taken_is_said(empty, options, monkeypatch):
+    monkeypatch.setattr("nestling.workflows.train.build_trainer", lambda *_: raise_(NestlingError("enough")))
+    audio = options[options.index("--audio") + 1]
+    said = empty(f"train supernet --space tiny --audio {audio}")
+    assert said.err.splitlines()[-2:] == [
+        "the teacher is the demo's, a small HuBERT that learnt from synthesised speech",
+        "error: enough",
+    ]
+    assert "the demo's" not in empty(f"train supernet --space tiny --audio {audio} --teacher other").err
+
+
+def test_a_demo_that_was_stopped_goes_on(empty, options, interrupt, monkeypatch):
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    job = describe_job(
+        "demo", given["--space"], given["--teacher"], given["--audio"], given["--config"], (), "cpu", "fp32", None
+    )
+    monkeypatch.setattr("nestling.workflows.demo.describe_demo", lambda _quick: job)
+    monkeypatch.setattr("nestling.workflows.demo.measure_sizes", lambda *_: None)
+    interrupt(torch.nn.utils, "clip_grad_norm_", 7, signal.SIGINT)
+    said = empty("demo --run runs/d --budget 8k")
+    hint = "stopped; go on with nestling demo --run runs/d --budget 8k --resume"
+    assert (said.code, said.err.splitlines()[-1]) == (130, hint)
+    said = empty.done(f"{hint.partition('nestling ')[2]} --format json")
+    assert "resuming runs/d after step 6" in said.err
+    assert (said.json["run"], said.json["encoder"]) == ("runs/d", "runs/d/encoder")
+    assert said.json["search"]["finalists"][0]["params"] <= 8000
+    assert [stage["steps"] for stage in said.json["stages"]] == [5, 5]
+    assert load_encoder(empty.folder / "runs/d/encoder")
+
+
 def test_a_space_says_that_latency_is_not_counted(nestling):
     said = nestling.done("space tiny --budget latency<=3ms@2s")
     assert "latency<=3ms@2s is measured, which takes a supernet: a search holds it" in said.out
@@ -379,6 +459,10 @@ def test_dry_run_trains_nothing(empty, options):
     assert "nothing was trained" in said.out
     assert all(stage in said.out for stage in ("stage-1", "stage-2"))
     assert list(empty.folder.iterdir()) == []
+    found = empty.done("train supernet --dry-run --format json", *options).json
+    assert [(stage["name"], stage["steps"]) for stage in found["stages"]] == [("stage-1", 5), ("stage-2", 5)]
+    assert all(stage["hours"] == pytest.approx(stage["step_seconds"] * 5 / 3600) for stage in found["stages"])
+    assert found["memory_bytes"] > 1e6
 
 
 def test_training_says_what_it_did_on_stderr_and_what_to_do_next_on_stdout(trained):
@@ -406,8 +490,16 @@ def test_a_run_is_never_trained_over(nestling, options):
     before = (nestling.folder / "runs/a/metrics.jsonl").read_bytes()
     said = nestling("train supernet --run runs/a", *options)
     assert said.code == 2
-    assert "runs/a already holds a run; resume it, or name another folder" in said.err
+    how = "go on with it (nestling train supernet --run runs/a --resume), or name another folder"
+    assert f"runs/a already holds a run; {how}" in said.err
     assert (nestling.folder / "runs/a/metrics.jsonl").read_bytes() == before
+
+
+def test_training_gives_its_stages_as_json(nestling):
+    found = nestling.done("train supernet --run runs/a --resume --format json").json
+    assert found["run"] == "runs/a"
+    assert [(stage["name"], stage["steps"]) for stage in found["stages"]] == [("stage-1", 5), ("stage-2", 5)]
+    assert all(stage["loss_after"] > 0 for stage in found["stages"])
 
 
 def test_resuming_a_finished_run_changes_nothing(nestling):
@@ -833,7 +925,8 @@ def test_a_teachers_training_goes_on_with_the_folder_that_was_named(empty, train
     said = empty(f"{train_teacher} --out 'my teacher'")
     hint = "stopped; go on with nestling train teacher --run runs/teacher --out 'my teacher' --resume"
     assert (said.code, said.err.splitlines()[-1]) == (130, hint)
-    empty.done(hint.partition("nestling ")[2])
+    found = empty.done(hint.partition("nestling ")[2] + " --format json").json
+    assert (found["teacher"], found["run"], len(found["stages"])) == ("my teacher", "runs/teacher", 2)
     assert load_teacher(empty.folder / "my teacher").encoder
 
 
@@ -850,7 +943,7 @@ def test_search_takes_the_newest_run(nestling):
     assert said.out.endswith("Next: nestling export subnet --run runs/b --out my-encoder\n")
 
 
-@pytest.mark.parametrize("sampler", ["evolution", "random", "optuna:tpe"])
+@pytest.mark.parametrize("sampler", ["evolution", "random", "optuna:tpe", "tpe"])
 def test_search_finds_what_holds_the_budget(nestling, sampler):
     command = f"search subnet --budget 8k --budget macs<=2M@1s --trials 20 --sampler {sampler}"
     result = nestling.done(f"{command} --format json").json
@@ -897,7 +990,7 @@ def test_alternatives_get_an_answer_each(nestling):
     for result, limit in zip(results, (6_000, share), strict=True):
         assert result["finalists"][0]["params"] <= limit
         assert result["utilization"][0]["share"] == pytest.approx(result["finalists"][0]["params"] / limit, rel=1e-3)
-    assert nestling.done("search subnet --budgets 6k,60% --trials 6").out.count("Chosen: ") == 2
+    assert nestling.done("search subnet --budgets 6k --budgets 60% --trials 6").out.count("Chosen: ") == 2
 
 
 @pytest.mark.parametrize("spoil", [Path.mkdir, lambda path: path.write_text("no database" * 99)])
@@ -1095,6 +1188,7 @@ def test_a_subnet_that_is_not_there(nestling, subnet, message):
 
 
 def read_report(nestling):
+    assert nestling.done("report --format json").json == {"run": "runs/a", "report": "runs/a/report.html"}
     said = nestling.done("report")
     assert said.out == "The report is in runs/a/report.html\n"
     return (nestling.folder / "runs/a/report.html").read_text()

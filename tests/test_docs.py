@@ -21,6 +21,7 @@ from checkpoints.runtimes.s3prl_upstream import write_s3prl
 from checkpoints.saving import save_encoder
 from checkpoints.teachers import load_encoder
 from distillation.stages import load_recipe
+from nestling.options import split
 from search_spaces.budget import Budget
 from search_spaces.space import SearchSpace
 from search_spaces.strict_yaml import dump_yaml
@@ -78,7 +79,7 @@ def test_commands_are_understood(words: list[str]) -> None:
     values = parse(words)
     space = SearchSpace.load(values.get("space") or values.get("name", "base"))
     alternatives = (
-        [[text] for text in values["budgets"].split(",")] if values.get("budgets") else [values.get("budget")]
+        [[text] for text in split(values["budgets"])] if values.get("budgets") else [split(values.get("budget"))]
     )
     for budget in filter(None, alternatives):
         space.largest(Budget.parse(budget, space))

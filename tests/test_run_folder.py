@@ -199,7 +199,7 @@ def test_only_its_own_traces_may_lie_where_a_run_begins(tmp_path: Path) -> None:
 
 def test_create_keeps_its_hands_off_other_folders(run: RunFolder, tmp_path: Path) -> None:
     assert run.search_path.is_dir()
-    with pytest.raises(RunError, match=r"already holds a run; resume it, or name another folder"):
+    with pytest.raises(RunError, match=r"already holds a run; .*, or name another folder"):
         RunFolder.create(run.path, {}, seed=0)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").touch()

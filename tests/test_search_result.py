@@ -190,9 +190,14 @@ def test_an_id_or_its_beginning_names_what_was_scored(folder: Path) -> None:
     for subnet in subnets:
         assert find_subnet(folder, subnet.id, SPACE) == subnet
         assert find_subnet(folder, subnet.id[0], SPACE) == subnet
-    for name, problem in (("", "several subnets"), ("x", "no subnet"), (STRANGER.id, "no subnet")):
+    for name, problem, other in (
+        ("", "several subnets", "a longer"),
+        ("x", "no subnet", "another"),
+        (STRANGER.id, "no subnet", "another"),
+    ):
         with pytest.raises(NestlingError) as caught:
             find_subnet(folder, name, SPACE)
         assert str(caught.value) == (
-            f"{problem} in {folder / RECORD} with an id that starts with {name!r}; give `best` or a longer id"
+            f"{problem} in {folder / RECORD} with an id that starts with {name!r}; "
+            f"give best, largest, smallest, {other} id or a file"
         )

@@ -17,6 +17,8 @@ ONNX_FILES: Mapping[str, str] = {"onnx": "model.onnx", "onnx-int8": "model.int8.
 """The runtimes, and the file of an export that each runs."""
 INPUTS = ("input_values", "lengths")
 OUTPUT = "last_hidden_state"
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+"""Of the extra, all of which it takes to write a file and prove it."""
 INSTALL = "pip install 'nestling[onnx]'"
 
 

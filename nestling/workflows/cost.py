@@ -1,4 +1,4 @@
-"""Counts what a subnet of a space costs, and asks other counters."""
+"""Counts what spaces and their subnets cost, and asks other counters."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nestling.workflows.search_result import load_subnet
+from checkpoints.run_folder import RunFolder
+from nestling.workflows.search_result import Result, describe_space, find_subnet
+from search_spaces.budget import Budget
 from search_spaces.costs import breakdown
 from search_spaces.errors import NestlingError
+from search_spaces.profile import SpaceProfile
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Subnet
 
@@ -45,25 +48,33 @@ class CountedSubnet:
         }
 
 
-def count_subnet(space: str, subnet: str, seconds: float = 1.0, cross_check: bool = False) -> CountedSubnet:
+def count_subnet(
+    space: str | None,
+    subnet: str,
+    seconds: float = 1.0,
+    cross_check: bool = False,
+    run: Path | None = None,
+) -> CountedSubnet:
     """What a subnet costs, by module group.
 
     Args:
-        space: A shipped space or a YAML file.
-        subnet: `largest`, `smallest` or a JSON file.
+        space: A shipped space or a YAML file; None: that of the run.
+        subnet: As `find_subnet` takes it.
         seconds: Of audio, for MACs.
         cross_check: Whether to ask other counters, too; they run the encoder.
+        run: The folder of a run, whose best and candidates have names.
 
     Raises:
-        NestlingError: There is no such space or subnet, or the audio is too short or too long.
+        NestlingError: There is no such space, run or subnet, or the audio is too short or too long.
     """
-    loaded = SearchSpace.load(space)
-    if subnet in ("largest", "smallest"):  # a file of that name is ./largest
-        chosen = loaded.container if subnet == "largest" else loaded.smallest()
+    if space is not None and run is None:
+        loaded, searches = SearchSpace.load(space), None
+    elif run is not None and space is None:
+        folder = RunFolder.open(run)
+        loaded, searches = SearchSpace.from_dict(folder.config["space"]), folder.search_path
     else:
-        if not Path(subnet).is_file():
-            raise NestlingError(f"--subnet {subnet}: give largest, smallest or a subnet.json")
-        chosen = load_subnet(Path(subnet), loaded)
+        raise NestlingError("give a space, as in `nestling cost base`, or the --run whose space it is; not both")
+    chosen = find_subnet(searches, subnet, loaded)
     parts = breakdown(loaded.backbone, chosen, seconds)
     checks: Sequence[Check] = ()
     if cross_check:
@@ -71,3 +82,24 @@ def count_subnet(space: str, subnet: str, seconds: float = 1.0, cross_check: boo
 
         checks = count_with_tools(loaded.backbone, chosen, seconds)
     return CountedSubnet(loaded.name, chosen, seconds, parts, checks)
+
+
+def profile_space(name: str, budgets: Sequence[str] = ()) -> tuple[Budget, SpaceProfile, Result]:
+    """What a space spans, and how much of it holds a budget.
+
+    Args:
+        name: A shipped space or a YAML file.
+        budgets: All must hold.
+
+    Returns:
+        The budget, the profile, and all of it as plain values.
+
+    Raises:
+        NestlingError: There is no such space, or nothing in it holds the budget.
+    """
+    space = SearchSpace.load(name)
+    budget = Budget.parse(budgets, space)
+    profile = space.profile(budget)
+    if profile.fitting == 0:
+        space.largest(budget)  # raises, with the conflict and the nearest feasible value
+    return budget, profile, describe_space(space, budget, profile)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from checkpoints.run_folder import RunFolder
 from checkpoints.teachers import load_teacher
@@ -13,10 +14,11 @@ from nestling.workflows.audio import open_audio
 from nestling.workflows.export import export, write_report
 from nestling.workflows.jobs import Job, describe_job
 from nestling.workflows.listening import SILENT, Listener
+from nestling.workflows.run_report import describe_training
 from nestling.workflows.scoring import open_scorer
 from nestling.workflows.search import parse_budget, search
 from nestling.workflows.search_result import Result, find_subnet
-from nestling.workflows.train import train
+from nestling.workflows.train import resume, train
 from search_spaces.space import SearchSpace
 from speech_tasks.curve import measure_curve, save_curve
 from speech_tasks.materials import open_test
@@ -38,6 +40,11 @@ class Demo:
     seconds: float
     """That all of it took."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        places = {"encoder": str(self.encoder), "report": str(self.report), "seconds": self.seconds}
+        return {**describe_training(self.run), "search": self.result, **places}
+
 
 def find_free(path: Path) -> Path:
     """`path`, or the first of path-2, path-3 … that is free: a demo never overwrites a run."""
@@ -48,24 +55,34 @@ def find_free(path: Path) -> Path:
 
 
 def run_demo(
-    path: Path, quick: bool = False, budget: str = "1M", command: str = "", listener: Listener = SILENT
+    path: Path,
+    quick: bool = False,
+    budget: str = "1M",
+    command: str = "",
+    listener: Listener = SILENT,
+    go_on: bool = False,
 ) -> Demo:
     """Trains, searches, measures, exports and reports.
 
     Args:
-        path: The run folder; must be free.
+        path: The run folder; must be free, or that of a demo to go on with.
         quick: The same on less audio, in fewer steps and trials.
         budget: For the search.
         command: That asked for it, for the record.
         listener: Told how far it is.
+        go_on: Go on with a demo that was stopped, quick or not, as it began: what it trained and scored is kept.
 
     Raises:
-        NestlingError: The folder is not free, or the budget is none that a subnet holds.
+        NestlingError: The folder is not free, or holds no demo; or no subnet holds the budget.
     """
     began = time.monotonic()
+    quick = RunFolder.open(path).config["audio"] == describe_demo(True)["audio"] if go_on else quick
     job = describe_demo(quick)
     parsed = parse_budget([budget], SearchSpace.from_dict(job["space"]), listener)
-    _, run = train(path, job, command.removeprefix("nestling "), listener)
+    if go_on:
+        _, run = resume("demo", path, {}, command, listener)
+    else:
+        _, run = train(path, job, command.removeprefix("nestling "), listener)
     with run.lock():
         scorer = open_scorer(run, open_audio(job["audio"], listener), 16 if quick else 40, "cpu", listener.note)
         result = search(run, scorer, parsed, 20 if quick else 64, command=command, listener=listener)

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from checkpoints.runtimes.onnx_session import INSTALL
+from checkpoints.runtimes.onnx_session import INSTALL, PACKAGES
 from nas.measurement import count_cores, name_processor
 from nestling.workflows.jobs import is_bf16_fast
 from speech_data import espeak, flite
 from speech_data.corpus import cache_folder
 
-EXTRAS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "demo": ("espeakng_loader",)}
+EXTRAS = {"onnx": PACKAGES, "demo": ("espeakng_loader",)}
 """What pyproject.toml calls them -> the modules that they bring."""
 LITTLE_BYTES = 5 * 10**9
 """Free space below which a disk is told of: corpora take 3 GB, a run of HuBERT's size 2 GB."""
@@ -72,9 +72,8 @@ def _tell(name: str, text: str) -> Finding:
 
 
 def _examine_torch() -> Finding:
-    build = (
-        f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {hip}" if (hip := torch.version.hip) else "CPU"
-    )
+    built = {"CUDA": torch.version.cuda, "ROCm": torch.version.hip}
+    build = next((f"{name} {version}" for name, version in built.items() if version), "CPU")
     return Finding("torch", {"version": torch.__version__, "build": build}, f"{torch.__version__}, built for {build}")
 
 
@@ -92,10 +91,9 @@ def _examine_threads() -> Finding:
 
 
 def _examine_bf16() -> Finding:
-    fast = is_bf16_fast("cpu")
-    return Finding(
-        "bf16", {"cpu": fast}, "fast on this CPU" if fast else "slow on this CPU; --precision auto takes fp32"
-    )
+    cpu, gpu = is_bf16_fast("cpu"), torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    said = "fast on this CPU" if cpu else "works on this CPU and is slow; --precision auto takes fp32 there"
+    return Finding("bf16", {"fast_on_cpu": cpu, "fast_on_gpu": gpu}, said + ", and fast on the GPU" * gpu)
 
 
 def _examine_gpu() -> Finding:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from checkpoints.runtimes.onnx_session import runtime_version
@@ -24,6 +26,7 @@ from nas.measurement import (
 )
 from nestling.workflows.listening import SILENT, Listener
 from search_spaces.errors import NestlingError
+from search_spaces.files import write_file
 
 Row = dict[str, Any]
 
@@ -57,6 +60,11 @@ class Measurement:
             "memory": self.memory,
         }
 
+    def save(self, path: Path, command: str) -> None:
+        """Writes it as JSON, into a folder that is made if there is none."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, json.dumps(self.to_dict(command), indent=2) + "\n")
+
 
 def measure_sources(
     sources: Sequence[str],
@@ -83,6 +91,8 @@ def measure_sources(
     Raises:
         NestlingError: One of them is not there or cannot be.
     """
+    if quick and repeats is not None:
+        raise NestlingError("--quick and --repeats both say how many rounds; give one of them")
     if repeats is not None and repeats < MIN_REPEATS:
         raise NestlingError(f"--repeats must be at least {MIN_REPEATS}, got {repeats}")
     counts, durations = parse_threads(threads, count_cores()), parse_seconds(seconds)

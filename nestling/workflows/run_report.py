@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -122,6 +123,12 @@ def summarize_stages(rows: Sequence[Row]) -> list[StageSummary]:
             )
         )
     return stages
+
+
+def describe_training(run: RunFolder) -> Row:
+    """A run and what each of its stages did, as plain values; the curves are in its metrics.jsonl."""
+    stages = [asdict(replace(stage, series=())) for stage in summarize_stages(run.metrics())]
+    return {"run": str(run.path), "stages": [{k: v for k, v in stage.items() if k != "series"} for stage in stages]}
 
 
 def collect_record(run: RunFolder, subnet: Subnet, command: str) -> ExportRecord:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from checkpoints.run_folder import RunFolder
@@ -45,7 +46,7 @@ def make_proposer(sampler: str, space: SearchSpace) -> Proposer:
             return EvolutionProposer(space)
         case ("random", _, ""):
             return RandomProposer(space)
-        case ("optuna", _, kind):
+        case ("optuna", _, kind) | (("nsga2" | "tpe") as kind, _, ""):
             return OptunaProposer(space, kind)
     raise NestlingError(
         f"--sampler {sampler}: choices are auto, evolution, random, optuna:nsga2, optuna:tpe, optuna:random"
@@ -161,9 +162,17 @@ def search_run(
     with folder.lock(listener.warn):
         corpus = open_audio_of(folder, listener, audio)
         scorer = open_scorer(folder, corpus, utterances, device, listener.note, objective)
-        before = find_best(folder, space)
-        results = [search(folder, scorer, budget, trials, sampler, seed, command, listener) for budget in parsed]
-    chosen = results[-1]["finalists"][0]["id"]
-    if before not in (None, chosen):
-        listener.note(f"`best` is {chosen} from now on; it was {before}: --subnet {before} still names that")
-    return results
+        with _telling_best(folder, space, listener):
+            return [search(folder, scorer, budget, trials, sampler, seed, command, listener) for budget in parsed]
+
+
+@contextmanager
+def _telling_best(folder: RunFolder, space: SearchSpace, listener: Listener) -> Iterator[None]:
+    """Tells what `best` is from now on, if it was another; also where a later one of several searches fails."""
+    before = find_best(folder, space)
+    try:
+        yield
+    finally:
+        chosen = find_best(folder, space)
+        if before not in (None, chosen):
+            listener.note(f"`best` is {chosen} from now on; it was {before}: --subnet {before} still names that")

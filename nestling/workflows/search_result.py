@@ -215,25 +215,33 @@ def load_subnet(path: Path, space: SearchSpace) -> Subnet:
     return subnet
 
 
-def find_subnet(folder: Path, name: str, space: SearchSpace) -> Subnet:
-    """The subnet that `best`, an id (or its beginning) or a JSON file names.
+def find_subnet(folder: Path | None, name: str, space: SearchSpace) -> Subnet:
+    """The subnet that `best`, `largest`, `smallest`, an id (or its beginning) or a JSON file names.
 
     Args:
-        folder: Of the run's searches.
+        folder: Of the run's searches; None without a run, where `best` and ids name nothing.
         name: As above.
         space: Of the run.
 
     Raises:
         NestlingError: None or several have that id, or what is named is not in the space.
     """
-    if name == "best":  # a file of that name is ./best
-        return load_result(folder, space).finalists[0].subnet
-    if Path(name).is_file():
+    if name in ("largest", "smallest"):  # a file of that name is ./largest
+        return space.container if name == "largest" else space.smallest()
+    if name != "best" and Path(name).is_file():
         return load_subnet(Path(name), space)
+    if folder is None:
+        raise NestlingError(f"--subnet {name}: give largest, smallest or a subnet.json; best and ids are of a --run")
+    if name == "best":
+        return load_result(folder, space).finalists[0].subnet
     record = folder / RECORD
     rows = (row for row in RecordFile(record).read() if isinstance(row, ScoreRow))
     found = {row.id: row.subnet for row in rows if row.id.startswith(name) and row.subnet in space}
     if len(found) != 1:
         problem = "several subnets" if found else "no subnet"
-        raise NestlingError(f"{problem} in {record} with an id that starts with {name!r}; give `best` or a longer id")
+        other = "a longer" if found else "another"
+        raise NestlingError(
+            f"{problem} in {record} with an id that starts with {name!r}; "
+            f"give best, largest, smallest, {other} id or a file"
+        )
     return next(iter(found.values()))

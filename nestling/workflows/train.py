@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from checkpoints.locations import DEMO
 from checkpoints.run_folder import RunFolder
 from checkpoints.supernet_files import SupernetRecord
 from checkpoints.teachers import load_teacher
@@ -17,7 +18,6 @@ from nestling.workflows.jobs import Job, resume_job
 from nestling.workflows.listening import SILENT, Listener
 from nestling.workflows.training import build_trainer, resume_trainer
 from search_spaces.errors import NestlingError, OutOfMemoryError
-from search_spaces.quoting import shell_command
 from search_spaces.space import SearchSpace
 from search_spaces.strict_yaml import parse_config
 from speech_data.folder import check_source
@@ -40,6 +40,8 @@ def train(path: Path, job: Job, command: str = "", listener: Listener = SILENT) 
     """
     RunFolder(path).check_free()
     corpus = open_audio(job["audio"], listener)
+    if job["teacher"] == DEMO:
+        listener.note("the teacher is the demo's, a small HuBERT that learnt from synthesised speech")
     trainer, record = build_trainer(RunFolder(path), job, corpus, listener.advance, listener.warn)
     hours = sum(u.seconds for u in corpus.utterances("train")) / 3600
     made = {
@@ -84,8 +86,6 @@ def resume(
         raise NestlingError(f"{path} was imported; it can be searched and exported, not trained")
     if kept["command"].startswith("train ") and not kept["command"].startswith(kind):
         raise NestlingError(f"{path} is no run of `{kind}`: it began with nestling {kept['command']}")
-    if "dry_run" in asked:
-        raise NestlingError("--dry-run tells what a new run would take; leave out --resume")
     with run.lock(listener.warn):
         state = run.load_state(listener.warn)
         step = state["step"] if state else 0
@@ -115,20 +115,6 @@ def _run(
     return trainer.supernet, run
 
 
-def how_to_go_on(path: Path, out: Path | None = None) -> str:
-    """What to type to go on with a run, for the end of a sentence; nothing if there is none yet.
-
-    Args:
-        path: The run folder.
-        out: The `--out` that was given, if one was.
-    """
-    if not RunFolder(path).config_path.exists():
-        return ""
-    teacher = RunFolder(path).config["command"].startswith("train teacher")
-    words = ["nestling", "train", "teacher" if teacher else "supernet", "--run", path]
-    return f"; go on with {shell_command([*words, *([] if out is None else ['--out', out]), '--resume'])}"
-
-
 def estimate(job: Job) -> tuple[Recipe, Estimate]:
     """What a job would take, from one step of every stage on noise; nothing is trained.
 
@@ -141,3 +127,12 @@ def estimate(job: Job) -> tuple[Recipe, Estimate]:
     teacher = load_teacher(job["teacher"]).network if job["teacher"] else None
     space = SearchSpace.from_dict(job["space"])
     return recipe, estimate_training(space, recipe, teacher, job["precision"], job["device"])
+
+
+def describe_estimate(recipe: Recipe, found: Estimate) -> dict[str, Any]:
+    """What a job would take, as plain values."""
+    stages = [
+        {"name": stage.name, "steps": stage.steps, "step_seconds": seconds, "hours": seconds * stage.steps / 3600}
+        for stage, seconds in zip(recipe.stages, found.step_seconds, strict=True)
+    ]
+    return {"stages": stages, "memory_bytes": found.memory_bytes}
