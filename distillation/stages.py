@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -178,9 +179,16 @@ def _flatten(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _changed(values: dict[str, Any], changes: Sequence[str], source: str) -> Recipe:
+    """The recipe, with changes; what is wrong is told by the names of stages, as they are typed."""
     for change in changes:
         _change(values, change)
-    return parse_config(Recipe, values, source)
+    try:
+        return parse_config(Recipe, values, source)
+    except NestlingError as error:
+        stages = values["stages"] if isinstance(values.get("stages"), list) else []
+        names = {f"stages.{i}": stage.get("name") for i, stage in enumerate(stages) if isinstance(stage, dict)}
+        named = (re.sub(r"\bstages\.\d+\b", lambda place: str(names.get(place[0]) or place[0]), x) for x in error.args)
+        raise NestlingError(*named) from error
 
 
 def _change(values: dict[str, Any], change: str) -> None:

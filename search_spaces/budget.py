@@ -121,7 +121,7 @@ class Budget:
 
 
 def format_count(count: int) -> str:
-    """`25M`, `24.5M`, or every digit where a suffix would lose some: `24_513_007`."""
+    """`25M`, `24.5M`, or every digit where a suffix would lose some: `24_513_007`, for a comma would end the budget."""
     return _format(count, {"G": 10**9, "M": 10**6, "k": 10**3}, "")
 
 

@@ -32,6 +32,8 @@ ROUNDING_SECONDS = 0.05
 _UNKNOWN_BYTES = 0x7FFF0000  # from here on: what programs write into a wav header when they cannot seek back to it
 _UNKNOWN_FRAMES = 2**40  # no file has so many; libsndfile says 2**63 - 1 of a flac file whose header does not know
 _ENDLESS_BYTES = 2**62
+_IMPLAUSIBLE = 100
+"""A header that promises so many times what is there may be noise."""
 _MAX_CHUNKS = 1000
 _MAX_HEADER = 4096
 _BLOCK_SECONDS = 10
@@ -252,7 +254,8 @@ def _check_wav_length(file: Path) -> str | None:
     wav = _read_chunks(file)
     start, num_bytes = (wav.start, wav.num_bytes) if wav else (8, int.from_bytes(head[4:], "little"))
     if num_bytes < _UNKNOWN_BYTES and size + min(start, _MAX_HEADER) < start + num_bytes:
-        return f"is cut short: {size} of {start + num_bytes} bytes are there"
+        damaged = ", or its header is damaged" if start + num_bytes > _IMPLAUSIBLE * size else ""
+        return f"is cut short{damaged}: {size:,} of {start + num_bytes:,} bytes are there"
     return None
 
 

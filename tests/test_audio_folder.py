@@ -44,8 +44,11 @@ BAD_FILES = {
     "empty.wav": (lambda path: path.touch(), "is empty"),
     "text.wav": (lambda path: path.write_text("hello"), "cannot be decoded: Format not recognised"),
     "header_only.wav": (lambda path: write(path, tone(0)), "holds no samples"),
-    "cut_in_header.wav": (lambda path: (write(path), cut(path, 30)), "is cut short: 30 of 16044 bytes"),
-    "cut.wav": (lambda path: (write(path), cut(path, 9000)), "is cut short: 9000 of 16044 bytes"),
+    "cut_in_header.wav": (
+        lambda path: (write(path), cut(path, 30)),
+        "is cut short, or its header is damaged: 30 of 16,044 bytes",
+    ),
+    "cut.wav": (lambda path: (write(path), cut(path, 9000)), "is cut short: 9,000 of 16,044 bytes"),
     "cut.flac": (lambda path: (write(path), cut(path, 3000)), "cannot be decoded"),
     "damaged.flac": (lambda path: (write(path), edited(path, 4000, bytes(200))), "cannot be decoded"),
     "lying.flac": (lambda path: (write(path), edited(path, 22, b"\xff\xff\xff\xff")), "promises 4294967295 samples"),

@@ -181,6 +181,7 @@ def test_space_under_a_budget(empty):
     said = empty.done("space lighthubert-small --budget 25M --format json")
     assert said.json["subnets"] == 951_892_141_473
     assert said.json["largest"]["params"] <= 25_000_000
+    assert f"{said.json['smallest']['macs_1s']:,} MACs @1s" in empty.done("space lighthubert-small --budget 25M").out
     assert "the budget does not bind" in empty.done("space tiny --budget 100M").out
     assert "the budget does not bind" not in empty.done("space tiny --budget 1M").out
 
@@ -236,8 +237,8 @@ def test_subnets_have_the_same_names_in_every_command(nestling):
         ("cost --space tiny --subnet largst", "--subnet largst: give largest, smallest or a subnet.json"),
         ("train supernet --config demp", "no recipe `demp`; did you mean `demo`?"),
         ("train supernet --space tinny", "no space `tinny`"),
-        ("train supernet --set stage-1.stepps=3", "unknown key `stages.0.stepps`; did you mean `steps`?"),
-        ("train supernet --set stage-1.steps=x", "`stages.0.steps` should be a valid integer, got 'x'"),
+        ("train supernet --set stage-1.stepps=3", "unknown key `stage-1.stepps`; did you mean `steps`?"),
+        ("train supernet --set stage-1.steps=x", "`stage-1.steps` should be a valid integer, got 'x'"),
         ("train supernet --precision fp8", "--precision is fp32, bf16 or auto; got fp8"),
         ("train supernet --audio nowhere", "nowhere is neither a folder of audio nor a manifest"),
         ("train supernet --run runs/no --resume", "there is no run at runs/no; train one first, or check the name"),
@@ -299,8 +300,8 @@ def test_without_a_word_there_is_help(empty, command):
         ("train supernet --set stage-1.view=" + "[" * 5000, "--set stage-1.view=[["),
         ("train supernet --device meta", "cannot compute on 'meta'"),
         ("train supernet --device nonsense", "cannot compute on 'nonsense'"),
-        ("train supernet --set stage-1.learning_rate=.inf", "two-stage: `stages.0.learning_rate` should be a finite"),
-        ("train supernet --set stage-1.batch_size=1000000000000", "`stages.0.batch_size` should be less than"),
+        ("train supernet --set stage-1.learning_rate=.inf", "two-stage: `stage-1.learning_rate` should be a finite"),
+        ("train supernet --set stage-1.batch_size=1000000000000", "`stage-1.batch_size` should be less than"),
     ],
     ids=lambda text: text[:50],
 )
@@ -469,6 +470,7 @@ def test_training_says_what_it_did_on_stderr_and_what_to_do_next_on_stdout(train
     _, said = trained
     assert said.out == "The supernet is in runs/a. Next: nestling search subnet --run runs/a --budget 50%\n"
     assert "stage-2   5 " in said.err
+    assert "train 0/10" in said.err.splitlines()  # before the first step, which may take minutes
 
 
 def test_broken_audio_is_named_and_skipped(trained):
@@ -1135,8 +1137,8 @@ def test_a_message_of_several_lines_keeps_them(empty):
     first, *more = empty("train supernet --config two-stage", *wrong[:4]).err.splitlines()
     assert first == "error: two-stage:"
     assert [line.partition(";")[0] for line in more] == [
-        "  unknown key `stages.0.wrong0`",
-        "  unknown key `stages.1.wrong1`",
+        "  unknown key `stage-1.wrong0`",
+        "  unknown key `stage-2.wrong1`",
     ]
     lines = empty("train supernet --config two-stage", *wrong).err.splitlines()
     assert len(lines) == 6
@@ -1161,6 +1163,17 @@ def test_the_exported_encoder_is_the_supernets_subnet(nestling):
     text = nestling.done("export subnet --out again").out
     assert f"{chosen['params']:,} parameters" in text
     assert 'AutoModel.from_pretrained("again"' in text
+
+
+def test_a_card_says_of_no_folder_where_it_is(nestling, options):
+    audio = Path(options[options.index("--audio") + 1])
+    nestling.done(f"search subnet --run {nestling.folder}/runs/a --budget 8k --trials 2")
+    nestling.done("export subnet --out encoder")
+    card = (nestling.folder / "encoder/README.md").read_text()
+    assert f"--audio {audio.name} " in card
+    assert "nestling search subnet --run a --budget 8k --trials 2" in card
+    assert str(audio.parent) not in card
+    assert str(nestling.folder) not in card
 
 
 def test_other_candidates_can_be_exported_too(nestling):

@@ -100,7 +100,7 @@ def test_a_wrong_command_would_be_seen() -> None:
     assert parse(found[0])["subnet"] == "largest"
     with pytest.raises(Exception, match="No such option: --bugdet"):
         parse(found[2])
-    with pytest.raises(ValueError, match=r"unknown key `stages\.0\.batchsize`"):
+    with pytest.raises(ValueError, match=r"unknown key `stage-1\.batchsize`"):
         test_commands_are_understood(["nestling", "train", "supernet", "--set", "stage-1.batchsize=2"])
 
 

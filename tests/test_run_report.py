@@ -14,7 +14,7 @@ from checkpoints.supernet_files import SupernetRecord
 from nas.objective import DistillationObjective
 from nas.record import Record, RecordFile
 from nestling.reports.run_facts import LARGEST, SEARCHED, UNIFORM, Measure, Series, Usage
-from nestling.workflows.run_report import SYNTHETIC, collect_record, collect_report, summarize_stages
+from nestling.workflows.run_report import SYNTHETIC, _without_folders, collect_record, collect_report, summarize_stages
 from nestling.workflows.search_result import RECORD, save_result
 from search_spaces.budget import Budget
 from search_spaces.costs import breakdown, count_macs, count_params
@@ -267,3 +267,15 @@ def test_a_card_compares_with_another_uniform_shape_alone(run: RunFolder, unifor
     save(run, uniform=uniform)
     assert card_of(run, SECOND).scores == {"made-up loss": "0.5500; 4 subnets were scored, 1 are tied"}
     assert card_of(run, FOURTH).scores == {}
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("nestling train supernet --audio /home/me/my-audio/ --run runs/a", "--audio my-audio --run runs/a"),
+        ("nestling train supernet --teacher '/home/my models/t' --run=/x/y", "--teacher 't' --run=y"),
+        ("nestling search subnet --budget 'macs<=2G@1s' --run ~/runs/a", "--budget 'macs<=2G@1s' --run a"),
+    ],
+)
+def test_commands_of_a_card_keep_the_last_names_of_paths(typed: str, told: str) -> None:
+    assert _without_folders(typed).endswith(told)

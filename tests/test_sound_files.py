@@ -242,7 +242,7 @@ def test_wav_that_lacks_more_than_its_header_is_cut_short(tmp_path):
     content = (tmp_path / "a.wav").read_bytes()
     (tmp_path / "a.wav").write_bytes(content[:-100])
     put(tmp_path / "a.wav", {4: 64_036 - 100})  # so the size of the whole is right
-    assert "a.wav is cut short: 63944 of 64044 bytes are there" in str(heard(tmp_path))
+    assert "a.wav is cut short: 63,944 of 64,044 bytes are there" in str(heard(tmp_path))
     (tmp_path / "a.wav").write_bytes(content[:44])
     put(tmp_path / "a.wav", {4: 0, 40: 0})
     assert "a.wav holds no samples" in str(heard(tmp_path))

@@ -165,12 +165,12 @@ def test_values_are_changed_by_name(recipe):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("stage-1.stepps=2", r"unknown key `stages\.0\.stepps`; did you mean `steps`\?"),
+        ("stage-1.stepps=2", r"unknown key `stage-1\.stepps`; did you mean `steps`\?"),
         ("stage-3.steps=2", "unknown key `stage-3`"),
-        ("stage-1.steps=many", r"`stages\.0\.steps` should be a valid integer, got 'many'"),
-        ("stage-1.steps=0", r"`stages\.0\.steps` should be greater than or equal to 1, got 0"),
-        ("stage-1.view.mask_share=2", r"`stages\.0\.view\.mask_share` should be less than or equal to 1, got 2"),
-        ("stage-1.subnets=largest", r"`stages\.0\.subnets` should be 'container' or 'sandwich', got 'largest'"),
+        ("stage-1.steps=many", r"`stage-1\.steps` should be a valid integer, got 'many'"),
+        ("stage-1.steps=0", r"`stage-1\.steps` should be greater than or equal to 1, got 0"),
+        ("stage-1.view.mask_share=2", r"`stage-1\.view\.mask_share` should be less than or equal to 1, got 2"),
+        ("stage-1.subnets=largest", r"`stage-1\.subnets` should be 'container' or 'sandwich', got 'largest'"),
         ("stage-1.steps", "want path.to.key=value, such as stage-1.steps=100"),
         ("=3", "want path.to.key=value"),
         ("stage-1.steps.x=3", "there is nothing at `steps`; stages are stage-1, stage-2"),
@@ -195,7 +195,7 @@ def test_impossible_changes_are_explained(recipe, change, message):
 
 def test_masked_frames_need_a_mask(recipe):
     load_recipe(recipe, ["stages.0.objective.0.frames=masked"])
-    with pytest.raises(ValueError, match=r"`stages\.0`: objective\.0 counts masked frames, and the view masks none"):
+    with pytest.raises(ValueError, match=r"`stage-1`: objective\.0 counts masked frames, and the view masks none"):
         load_recipe(recipe, ["stages.0.objective.0.frames=masked", "stage-1.view.mask_share=0"])
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from nestling.reports.terminal import markup, out, tell
-from search_spaces.budget import Budget, format_count
+from search_spaces.budget import Budget
 from search_spaces.profile import SpaceProfile
 
 if TYPE_CHECKING:
@@ -28,8 +28,7 @@ def show_space(name: str, budget: Budget, profile: SpaceProfile, held: Mapping[s
     if budget.bounds:
         tell(f"{budget.text}: {profile.fitting:,} subnets hold it ({profile.fitting_share:.2%})")
         for label, cost in held.items():
-            macs = format_count(cost["macs_1s"])
-            tell(f"  {label} {cost['id']}: {cost['params']:,} parameters, {macs} MACs @1s")
+            tell(f"  {label} {cost['id']}: {cost['params']:,} parameters, {cost['macs_1s']:,} MACs @1s")
         if profile.fitting == profile.total:
             tell("  the budget does not bind: every subnet holds it")
     for bound in budget.latency:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 from rich.console import Console
@@ -89,7 +90,12 @@ class Screen:
             self._bar.stop()
 
     def start(self, name: str, total: int | None, done: int = 0) -> None:
-        """Begins a piece of work of `total` steps."""
+        """Begins a piece of work of `total` steps; without a terminal, says so at once."""
+        self._begin(name, total, done)
+        self._spoke = -inf
+        self._speak()
+
+    def _begin(self, name: str, total: int | None, done: int = 0) -> None:
         self._name, self._total, self._done = name, total, done
         if self._task is not None:
             self._bar.remove_task(self._task)
@@ -104,7 +110,7 @@ class Screen:
     def show(self, name: str, done: int, total: int | None) -> None:
         """How far a piece of work is that counts by itself; another name begins another piece."""
         if self._task is None or self._name != name:
-            self.start(name, total)
+            self._begin(name, total)
         self._done, self._total = done, total
         self._bar.update(self._task, completed=done, total=total)
         self._speak()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -142,7 +143,7 @@ def collect_record(run: RunFolder, subnet: Subnet, command: str) -> ExportRecord
     config, origin = run.config, run.supernet_record
     space = SearchSpace.from_dict(config["space"])
     result = _load_result(run, space)
-    commands = [*_commands(config, result), command]
+    commands = map(_without_folders, [*_commands(config, result), command])
     return ExportRecord(
         teacher=origin.teacher,
         license=origin.license,
@@ -159,6 +160,11 @@ def _commands(config: Row, result: SavedResult | None) -> list[str]:
     resumed = [change["command"] for change in config.get(HISTORY, ())]
     typed = [f"nestling {config['command']}", *resumed, *([result.command] if result else [])]
     return [command for command in typed if command]  # what Python called has none
+
+
+def _without_folders(command: str) -> str:
+    """A command whose absolute paths are their last names: where files lie on a machine is nobody else's business."""
+    return re.sub(r"(?<=[ =]')~?/[^']*(?=')|(?<=[ =])~?/[^\s']*", lambda path: Path(path[0]).name, command)
 
 
 def _scores(subnet: Subnet, result: SavedResult | None, points: Sequence[Point]) -> dict[str, str]:
