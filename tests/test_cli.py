@@ -1254,3 +1254,9 @@ def test_the_front_is_that_of_every_axis(nestling):
 
     assert {row.subnet for row in rows if row.is_front} == {s for s, point in points.items() if not beaten(point)}
     assert len(rows) == 40
+
+
+@pytest.mark.parametrize(("workflow", "name"), [("export", "plotly"), ("search", "optuna"), ("train", "optuna")])
+def test_what_a_command_may_not_need_is_not_imported_with_it(workflow, name):
+    code = f"import sys, nestling.workflows.{workflow}; sys.exit({name!r} in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -17,7 +17,6 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from nestling.reports.markup import show_unseen
 from nestling.reports.run_facts import Measure, describe, short_count
@@ -39,6 +38,8 @@ def render_page(template: str, figures: Sequence[dict[str, Any]] = (), style: st
         style: CSS beyond that of all pages.
         facts: What the template shows.
     """
+    from plotly.offline import get_plotlyjs  # noqa: PLC0415 - pages alone need it, and exports make none
+
     scripts = [get_plotlyjs(), own_text("figures.js")] if figures else []
     return _TEMPLATES.get_template(template).render(
         figures=_finite(figures),

@@ -8,7 +8,6 @@ from typing import Any
 
 from checkpoints.run_folder import RunFolder
 from nas.latency import SubnetTimer, describe_load
-from nas.optuna_bridge import OptunaProposer, write_study
 from nas.proposals import EvolutionProposer, Proposer, RandomProposer
 from nas.record import Record
 from nas.search import Trial
@@ -47,6 +46,8 @@ def make_proposer(sampler: str, space: SearchSpace) -> Proposer:
         case ("random", _, ""):
             return RandomProposer(space)
         case ("optuna", _, kind) | (("nsga2" | "tpe") as kind, _, ""):
+            from nas.optuna_bridge import OptunaProposer  # noqa: PLC0415 - slow to import
+
             return OptunaProposer(space, kind)
     raise NestlingError(
         f"--sampler {sampler}: choices are auto, evolution, random, optuna:nsga2, optuna:tpe, optuna:random"
@@ -89,6 +90,8 @@ def search(
     Raises:
         NestlingError: No subnet is fast enough, or the record is damaged.
     """
+    from nas.optuna_bridge import write_study  # noqa: PLC0415 - slow to import
+
     space = scorer.supernet.space
     record = Record(folder.search_path / RECORD, scorer.fingerprint, space.backbone)
     for doubt in record.doubts:
