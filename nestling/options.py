@@ -39,8 +39,8 @@ Budget = Annotated[
     list[str] | None,
     typer.Option("--budget", help="25M · macs<=2G@1s · latency<=30ms@2s · size<=50MB · 60%; of several all must hold."),
 ]
-Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1 …")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Of everything that is drawn.")]
+Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, cuda:1 …")]
+Seed = Annotated[int | None, typer.Option("--seed", help="What everything is drawn from.")]
 Format = Annotated[Literal["text", "json"], typer.Option("--format", help="How to print the result.")]
 
 # train
@@ -54,7 +54,9 @@ Teacher = Annotated[
     ),
 ]
 Config = Annotated[str, typer.Option("--config", help="A shipped recipe or a .yaml file.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Change one value: stage-1.steps=100.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a value of the recipe: stage-1.steps=100; repeat.")
+]
 Init = Annotated[
     str | None, typer.Option("--init", help="Start from an earlier teacher, so that codes come from its layers.")
 ]
@@ -76,7 +78,7 @@ Trials = Annotated[int, typer.Option("--trials", min=1, help="Subnets to score."
 Sampler = Annotated[
     str, typer.Option("--sampler", help="auto (evolution), evolution, random; of Optuna nsga2, tpe, optuna:random.")
 ]
-Utterances = Annotated[int, typer.Option("--utterances", min=1, help="Of the search split, to score on.")]
+Utterances = Annotated[int, typer.Option("--utterances", min=1, help="How many of the search split to score on.")]
 MovedAudio = Annotated[str | None, typer.Option("--audio", help="The run's audio, if it has moved since.")]
 Objective = Annotated[
     str, typer.Option("--objective", help="loss (of distillation), proxy (of the tasks), or one probe: phones, …")
@@ -100,7 +102,7 @@ Encoders = Annotated[
     ),
 ]
 Tasks = Annotated[
-    list[str] | None, typer.Option("--task", help="phones, keywords, intent, …, or several; first (default); all.")
+    list[str] | None, typer.Option("--task", help="first (default), all, or some of phones, keywords, intent, …")
 ]
 Split = Annotated[
     Literal["test", "dev", "both"], typer.Option("--split", help="What is scored: dev to choose by, test to report.")
@@ -117,7 +119,7 @@ LibriSpeech = Annotated[
 SpeechCommands = Annotated[
     Path | None, typer.Option("--speech-commands", help="A Speech Commands folder in place of the keywords.")
 ]
-Layers = Annotated[bool, typer.Option("--layers", help="Probe every hidden state too.")]
+Layers = Annotated[bool, typer.Option("--layers", help="Probe every hidden state, too.")]
 ScoresOut = Annotated[Path, typer.Option("--out", help="Folder of scores and page; what it knows is not scored again.")]
 
 # measure
@@ -131,28 +133,26 @@ Runtimes = Annotated[
     list[str] | None,
     typer.Option("--runtime", help="torch, transformers, onnx, onnx-int8; default: torch and a folder's ONNX files."),
 ]
-Threads = Annotated[list[str], typer.Option("--threads", help="Numbers of threads; all: one for each core.")]
-Durations = Annotated[list[str], typer.Option("--seconds", help="Of audio.")]
+Threads = Annotated[list[str], typer.Option("--threads", help="How many to compute with; all: one for each core.")]
+Durations = Annotated[list[str], typer.Option("--seconds", help="Durations of audio.")]
 Repeats = Annotated[
     int | None, typer.Option("--repeats", help="Rounds; default: up to 20, as many as two minutes allow.")
 ]
-FewRounds = Annotated[bool, typer.Option("--quick", help="Fewer rounds: a quarter of a minute.")]
-Memory = Annotated[bool, typer.Option("--memory/--no-memory", help="Peak memory, in fresh processes.")]
+FewRounds = Annotated[bool, typer.Option("--quick", help="Fewer rounds, in a quarter of a minute.")]
+Memory = Annotated[bool, typer.Option("--memory/--no-memory", help="Take peak memory too, in fresh processes.")]
 JsonOut = Annotated[Path | None, typer.Option("--out", help="A JSON file to write too.")]
 
 # space, cost
 SpaceName = Annotated[str, typer.Argument(help="A shipped space or a .yaml file.")]
-SpaceNameOrNone = Annotated[
-    str | None, typer.Argument(help="A shipped space or a .yaml file; with --run, that of the run.")
-]
+SpaceNameOrNone = Annotated[str | None, typer.Argument(help="A shipped space or a .yaml file; a --run brings its own.")]
 SameSpace = Annotated[str | None, typer.Option("--space", hidden=True, help="The same as NAME.")]
-CountedRun = Annotated[Path | None, typer.Option("--run", help="Run folder, whose best and candidates have names.")]
+CountedRun = Annotated[Path | None, typer.Option("--run", help="A run, for its space, its best and its candidates.")]
 CountedSubnet = Annotated[
     str, typer.Option("--subnet", help="largest, smallest, a file such as subnet.json; of a run best or an id, too.")
 ]
-Seconds = Annotated[float, typer.Option("--seconds", help="Of audio, for MACs.")]
-CrossCheck = Annotated[bool, typer.Option("--cross-check", help="Beside PyTorch's counter, fvcore, thop.")]
+Seconds = Annotated[float, typer.Option("--seconds", help="Of audio that MACs are counted for.")]
+CrossCheck = Annotated[bool, typer.Option("--cross-check", help="Count with PyTorch's counter, fvcore and thop, too.")]
 
 # demo
-Quick = Annotated[bool, typer.Option("--quick", help="The same in under 90 s: less audio, fewer steps.")]
-DemoBudget = Annotated[str, typer.Option("--budget", help="For the search.")]
+Quick = Annotated[bool, typer.Option("--quick", help="The same in under 90 s, with less audio and fewer steps.")]
+DemoBudget = Annotated[str, typer.Option("--budget", help="What the encoder may cost.")]
