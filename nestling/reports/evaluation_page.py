@@ -57,7 +57,7 @@ def render_evaluation(comparison: Comparison, views: Mapping[str, LayerView], ma
     Args:
         comparison: The scores.
         views: What the layers of encoders know, by the encoder's name; may be empty.
-        made: How.
+        made: On what, when and by which versions.
     """
     places = {entry.name: i for i, entry in enumerate(comparison.entries)}
     evaluations = [entry.evaluation for entry in comparison.entries]

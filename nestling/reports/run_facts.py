@@ -79,7 +79,7 @@ class BudgetUse:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The answer."""
+    """The subnet that the search chose: what it costs, and how good it was found to be."""
 
     subnet: Subnet
     params: int
@@ -111,7 +111,7 @@ class CandidateRow:
     loss: float
     origin: str = SEARCHED
     feasible: bool = True
-    """Holds the budget."""
+    """Whether it holds the budget."""
     is_front: bool = False
     """Among `find_front` of parameters, MACs and loss."""
 

@@ -116,7 +116,7 @@ def draw_subnet(subnet: Subnet, container: Subnet, upright: bool = False) -> Dra
 
     Args:
         subnet: What is filled. The container itself draws a container without outlines.
-        container: What is outlined.
+        container: The largest subnet of the space, whose outline shows what was cut.
         upright: The signal runs downwards, in a box 360 wide (a phone), rather than to the right in one about
             1,100 wide.
     """

@@ -33,7 +33,7 @@ class Demo:
 
     run: RunFolder
     result: Result
-    """Of its search."""
+    """What its search found, as `search` returns it."""
     encoder: Path
     """The folder of the export."""
     report: Path
@@ -67,7 +67,7 @@ def run_demo(
     Args:
         path: The run folder; must be free, or that of a demo to go on with.
         quick: The same on less audio, in fewer steps and trials.
-        budget: For the search.
+        budget: What the encoder may cost.
         command: That asked for it, for the record.
         listener: Told how far it is.
         go_on: Go on with a demo that was stopped, quick or not, as it began: what it trained and scored is kept.
@@ -103,7 +103,7 @@ def measure_sizes(run: RunFolder, quick: bool, on_progress: Callable[[str], None
     """Probes subnets of several sizes, the chosen one and the teacher on `test`, and keeps the curve in the run.
 
     Args:
-        run: Trained and searched.
+        run: It must be trained and searched.
         quick: On less audio, with fewer sizes.
         on_progress: Called with every size in words.
     """

@@ -32,7 +32,7 @@ class Finding:
 
     name: str
     value: Any
-    """Plain JSON."""
+    """What was found, as plain JSON."""
     said: str
     """The same in words."""
     remedy: str = ""

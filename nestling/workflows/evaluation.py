@@ -315,7 +315,7 @@ def view_layers(
     Args:
         encoders: In the order of rows.
         reference: Which of them the others are compared with.
-        probe: What to ask.
+        probe: What every hidden state is asked.
         split: What it scores, for the ledger.
         ledger: Where views are kept.
         on_progress: Called as it goes.

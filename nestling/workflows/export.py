@@ -32,10 +32,10 @@ def export(
     """Writes a subnet of a run as a folder that stands alone.
 
     Args:
-        run: With a supernet.
+        run: It must have a supernet.
         name: As `find_subnet` takes it.
         folder: As `export_subnet` takes it.
-        targets: Some of `checkpoints.export.TARGETS`.
+        targets: What to serve beside `transformers`; some of `checkpoints.export.TARGETS`.
         command: That asked for it, for the card.
         listener: Told what is going on.
 

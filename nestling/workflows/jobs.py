@@ -54,7 +54,7 @@ def resume_job(kept: Job, asked: Mapping[str, Any], step: int) -> tuple[Job, dic
     """The job of a run that goes on, with what may change on the way.
 
     Args:
-        kept: The run's job.
+        kept: The job that the run was begun with.
         asked: Options that were typed, by name; others are as the run has them.
         step: Steps that are done.
 

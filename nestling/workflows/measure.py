@@ -84,7 +84,7 @@ def measure_sources(
         threads: As `parse_threads` takes them.
         seconds: Of audio, as `parse_seconds` takes them.
         repeats: Rounds; None: as many as time allows.
-        quick: Little time.
+        quick: Whether a quarter of a minute must do.
         memory: Whether to take memory too.
         listener: Told how far it is.
 

@@ -136,9 +136,9 @@ def collect_record(run: RunFolder, subnet: Subnet, command: str) -> ExportRecord
     """What a run knows of one of its subnets, for its model card.
 
     Args:
-        run: With a supernet.
-        subnet: Of its space.
-        command: That exports it.
+        run: It must have a supernet.
+        subnet: One of the run's space.
+        command: What was typed to export it.
     """
     config, origin = run.config, run.supernet_record
     space = SearchSpace.from_dict(config["space"])

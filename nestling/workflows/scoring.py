@@ -36,7 +36,7 @@ def open_scorer(
     """Scores subnets of a run's supernet on the search split.
 
     Args:
-        run: With a supernet.
+        run: It must have a supernet.
         corpus: The audio of the run; the loss is measured on it.
         num_utterances: Utterances that are scored. Probes are fitted on about twice as many of `train`.
         device: Where subnets run.

@@ -76,11 +76,11 @@ def search(
 
     Args:
         folder: The run, locked.
-        scorer: Of its subnets.
-        budget: Must hold.
-        trials: Subnets to score.
+        scorer: Tells the loss of each of its subnets.
+        budget: What the subnets must hold.
+        trials: How many subnets to score; those that the record has are not scored again.
         sampler: As `make_proposer` takes it.
-        seed: Of the proposals.
+        seed: What the proposals are drawn from.
         command: That asked for it, for the record.
         listener: Told of every trial.
 
@@ -145,7 +145,7 @@ def search_run(
         budgets: Alternatives, each of texts that must hold together. The last decides what `best` means.
         trials: Subnets to score under each.
         sampler: As `make_proposer` takes it.
-        seed: Of the proposals.
+        seed: What the proposals are drawn from.
         utterances: Of the search split, to score on.
         audio: Where the run's audio is, if it has moved.
         objective: As `open_scorer` takes it.

@@ -107,10 +107,10 @@ def describe_result(result: SearchResult, space: SearchSpace, objective: str, co
     """A search's outcome as plain JSON values.
 
     Args:
-        result: It.
-        space: That was searched.
+        result: Of `nas.search.search`.
+        space: The one that was searched.
         objective: What its losses are.
-        command: That ran it.
+        command: What was typed to search.
     """
     return {
         "budget": result.budget.text,
@@ -161,7 +161,7 @@ def load_result(folder: Path, space: SearchSpace) -> SavedResult:
 
     Args:
         folder: Of the run's searches.
-        space: That was searched.
+        space: The one that was searched.
 
     Raises:
         NestlingError: There is none; or the file is damaged, or not of this space: names it, and what is wrong.
@@ -220,8 +220,8 @@ def find_subnet(folder: Path | None, name: str, space: SearchSpace) -> Subnet:
 
     Args:
         folder: Of the run's searches; None without a run, where `best` and ids name nothing.
-        name: As above.
-        space: Of the run.
+        name: One of these words, the beginning of one id, or a path.
+        space: The one that the subnet must be of.
 
     Raises:
         NestlingError: None or several have that id, or what is named is not in the space.

@@ -38,8 +38,8 @@ def build_trainer(
     """The trainer of a job, which writes its record and checkpoints into `run`, and where its supernet is from.
 
     Args:
-        run: The run.
-        job: Its configuration.
+        run: Where the record and the checkpoints go.
+        job: What to train, as `describe_job` says it.
         corpus: The audio that the job names.
         on_progress: Called after every step with its losses in words.
         say: Told what the user should know of the teacher.
@@ -124,7 +124,7 @@ def _recognize(teacher: Teacher, run: RunFolder, job: Job, say: Callable[[str], 
 
 
 def _load_teacher(run: RunFolder, source: str) -> Teacher:
-    """A run's teacher."""
+    """The network that a run learns from; where it has moved, the error says which key of the run names it."""
     try:
         return load_teacher(source)
     except TeacherError as error:
