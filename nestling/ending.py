@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import Any, NoReturn
 
-import typer
+import typer.core
 
 from nestling.reports.terminal import complain, note
 from search_spaces.errors import NestlingError, OutOfMemoryError, describe_shortage
@@ -136,7 +136,13 @@ def _shorten(line: str) -> str:
 def _explain_usage(error: Any) -> tuple[str, list[str]]:
     """What is wrong with the words that were typed, and where the right ones are."""
     text = error.format_message().removesuffix(".").replace("Value error, ", "")
-    return text, [f"  {error.ctx.command_path} --help shows what there is"] if error.ctx else []
+    if error.ctx is None:
+        return text, []
+    path, command = error.ctx.command_path, error.ctx.command
+    if isinstance(command, typer.core.TyperGroup) and error.ctx.parent:
+        return text, [f"  what there is: {', '.join(f'{path} {name}' for name in command.commands)}"]
+    named = "unexpected extra argument" in text and any("--run" in param.opts for param in command.params)
+    return text, ["  a run is named by --run"] * named + [f"  {path} --help shows what there is"]
 
 
 def _keep_traceback(error: Exception) -> str:

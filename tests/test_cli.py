@@ -279,6 +279,20 @@ def test_unknown_options_are_named(empty, command, message):
     assert [line for line in more if not line.endswith(" --help shows what there is")] == []
 
 
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        ("search --budget 25M", "what there is: nestling search subnet"),
+        ("train base", "what there is: nestling train teacher, nestling train supernet"),
+        ("report runs/a", "a run is named by --run"),
+        ("space tiny tiny", "nestling space --help shows what there is"),
+        ("serch", "nestling --help shows what there is"),
+    ],
+)
+def test_words_that_are_not_understood_come_with_those_that_are(empty, command, hint):
+    assert empty(command).err.splitlines()[1] == f"  {hint}"
+
+
 @pytest.mark.parametrize("command", ["", "train"])
 def test_without_a_word_there_is_help(empty, command):
     said = empty(command)
