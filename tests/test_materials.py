@@ -10,6 +10,7 @@ import soundfile
 
 from speech_data import flite
 from speech_data.grammar import KEYWORDS
+from speech_tasks import materials
 from speech_tasks.materials import MAX_NAMED, open_materials
 from speech_tasks.speakers import Speakers
 from speech_tasks.task import IN_DOMAIN, ON_DEV, OUT_OF_DOMAIN
@@ -140,6 +141,20 @@ def test_without_flite_nothing_is_out_of_domain(monkeypatch, tmp_path):
     open_materials(["sentences"], scored="dev", say=said.append)
     open_materials(["sentences"], out_of_domain=False, say=said.append)
     assert len(said) == 1  # nobody asked for it
+
+
+def test_it_is_said_what_is_synthesised_and_how_far(monkeypatch):
+    def synthesise(*_, on_progress=lambda *_: None, **__):
+        on_progress(1, 2)
+
+    monkeypatch.setattr(materials, "synthesised_corpus", synthesise)
+    monkeypatch.setattr(materials, "flite_corpus", synthesise)
+    said = []
+    open_materials(["sentences", "voices"], on_progress=lambda *now: said.append(now))
+    assert said == [
+        (f"synthesise {what}", 1, 2)
+        for what in ("sentences", "voices", "sentences of test", "other sentences", "other voices")
+    ]
 
 
 # Recordings of people

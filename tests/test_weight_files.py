@@ -755,10 +755,12 @@ NATIVE = np.frombuffer(PAIR, np.int16).tolist()
         (array((2,), PAIR), [1, 2]),
         (array((2,), PAIR, order=">"), [256, 512]),
         (array((2,), PAIR, order="|"), NATIVE),
+        (array((2,), PAIR, order="i"), NATIVE),
         (array((2,), PAIR, stand_in("numpy.dtype", "i2", state=">")), NATIVE),
         (array((2, 2), PAIR + PAIR, by_column=True), [[1, 1], [2, 2]]),
         (array((2, 2), PAIR + PAIR, by_column=1), [[1, 2], [1, 2]]),
         (array((0, 2**60), b""), []),
+        (array((3, 0), b""), []),
         (array((0,), NO_BYTES), []),
         (array((1,), NO_BYTES), "numpy.ndarray"),
         (array((0,), stand_in("builtins.bytes", b"x")), "numpy.ndarray"),
@@ -781,6 +783,7 @@ NATIVE = np.frombuffer(PAIR, np.int16).tolist()
         (stand_in("numpy._core.multiarray.scalar", stand_in("numpy.dtype", "b1"), b"\x01"), True),
         (stand_in("numpy._core.multiarray.scalar", stand_in("numpy.dtype", "b1")), "numpy._core.multiarray.scalar"),
         (stand_in("numpy._core.multiarray.scalar"), "numpy._core.multiarray.scalar"),
+        (stand_in("argparse.Namespace", state={"seed": 1}), {"seed": 1}),
     ],
 )
 def test_numbers_of_numpy_are_read_or_named(value: StandIn, written: Any) -> None:
