@@ -18,9 +18,18 @@ from torch import Tensor
 
 import checkpoints.runtimes.onnx_export
 from checkpoints.export import write_encoder
-from checkpoints.manifest import extend_manifest
+from checkpoints.manifest import extend_manifest, list_manifest
 from checkpoints.proof import ONNX, ProofError, measure_error, prove_outputs
-from checkpoints.runtimes.onnx_export import OPSET, OnnxError, OnnxFacts, OnnxRunner, open_onnx, write_onnx
+from checkpoints.runtimes.onnx_export import (
+    COUNT_RULE,
+    OPSET,
+    RULE,
+    OnnxError,
+    OnnxFacts,
+    OnnxRunner,
+    open_onnx,
+    write_onnx,
+)
 from checkpoints.runtimes.quantize import write_int8
 from supernet.encoder import Encoder
 from supernet.model import Supernet
@@ -90,7 +99,14 @@ def test_a_length_that_cannot_be_is_refused_by_its_rule(exported: tuple[Encoder,
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     bare = onnxruntime.InferenceSession(path, options)
-    for samples, *lengths in ((least - 1, least - 1), (3000, 3000, 0), (3000, least - 1, 3000), (3000, 3001), (0, 0)):
+    for samples, *lengths in (
+        (least - 1, least - 1),
+        (3000, 3000, 0),
+        (3000, least - 1, 3000),
+        (3000, 3001),
+        (3000, *[3000] * 99, 3001),  # each row of many could be the one that the wrong length stands for
+        (0, 0),
+    ):
         wave = np.full((len(lengths), samples), 0.1, np.float32)
         said = []
         for reader in (run, lambda wave, lengths: bare.run(None, {"input_values": wave, "lengths": lengths})):
@@ -170,6 +186,12 @@ def test_names_and_metadata(exported: tuple[Encoder, Path, OnnxFacts]) -> None:
     assert b"site-packages" not in path.read_bytes()
     assert b"onnx_export" not in path.read_bytes()
     assert [p.name for p in path.parent.iterdir()] == ["model.onnx"]
+    # What ONNX Runtime says of a failure is a node's name: these two have a rule for one, and no other node has it.
+    rules = {node.op_type: node.name for node in model.graph.node if node.name in (COUNT_RULE, RULE.format(40))}
+    assert rules == {"Concat": COUNT_RULE, "Gather": RULE.format(40)}
+    assert sum(node.name in rules.values() for node in model.graph.node) == 2
+    run = open_onnx(path)
+    assert (run.params, run.min_samples) == (sum(p.numel() for p in encoder.parameters()), 40)
 
 
 def test_lengths_are_counted_in_the_graph(exported: tuple[Encoder, Path, OnnxFacts]) -> None:
@@ -248,6 +270,7 @@ def test_the_proof_of_a_folder_includes_it(tmp_path: Path, caplog: pytest.LogCap
         write_onnx(encoder, tmp_path / ONNX)
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
+    assert ONNX in list_manifest(tmp_path)
     errors = prove_outputs(tmp_path, supernet, subnet)
     assert errors.keys() == {"nestling", "transformers", "onnxruntime"}
     assert 0 < errors["onnxruntime"] <= TOLERANCE
@@ -291,6 +314,16 @@ def test_what_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     )
     with pytest.raises(OnnxError, match=r"other\.onnx is not an encoder that Nestling wrote"):
         open_onnx(tmp_path / "other.onnx")
+    for metadata, what in (
+        ({"nestling.format": "1"}, "parameters it has"),
+        ({"nestling.format": "1", "parameters": "many", "min_samples": "400"}, "parameters it has"),
+        ({"nestling.format": "1", "parameters": "7"}, "samples it needs"),
+    ):
+        model = onnx.load(tmp_path / "other.onnx")
+        onnx.helper.set_model_props(model, metadata)
+        onnx.save(model, tmp_path / "older.onnx")
+        with pytest.raises(OnnxError, match=rf"older\.onnx does not say how many {what}; export it again$"):
+            open_onnx(tmp_path / "older.onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(OnnxError, match=r"needs onnxruntime: pip install 'nestling\[onnx\]'"):
         open_onnx(tmp_path / "other.onnx")
