@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,6 +24,14 @@ Version = Annotated[
 ]
 
 
+def _shipped(package: str, folder: str = "") -> Callable[[], list[str]]:
+    """What a shell completes a name with: the YAML files that ship with a package."""
+    return lambda: sorted(p.name[:-5] for p in (files(package) / folder).iterdir() if p.name.endswith(".yaml"))
+
+
+SPACES, RECIPES = _shipped("search_spaces"), _shipped("distillation", "recipes")
+
+
 def split(texts: Sequence[str] | None) -> list[str]:
     """The words of a list, which are given with commas between them, by repeating the option, or both."""
     return [word.strip() for text in texts or () for word in text.split(",")]
@@ -31,7 +40,7 @@ def split(texts: Sequence[str] | None) -> list[str]:
 # Of several commands
 Run = Annotated[Path | None, typer.Option("--run", help="Run folder; default: the newest under ./runs.")]
 NewRun = Annotated[Path, typer.Option("--run", help="Run folder.")]
-Space = Annotated[str, typer.Option("--space", help="A shipped space or a .yaml file.")]
+Space = Annotated[str, typer.Option("--space", autocompletion=SPACES, help="A shipped space or a .yaml file.")]
 Audio = Annotated[
     str, typer.Option("--audio", help="A folder of audio, a JSON-lines manifest, or demo, demo-small, demo-varied.")
 ]
@@ -53,7 +62,7 @@ Teacher = Annotated[
         "network of transformers that makes 50 hidden states a second); or a .pt file of fairseq, unilm or s3prl.",
     ),
 ]
-Config = Annotated[str, typer.Option("--config", help="A shipped recipe or a .yaml file.")]
+Config = Annotated[str, typer.Option("--config", autocompletion=RECIPES, help="A shipped recipe or a .yaml file.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Change a value of the recipe: stage-1.steps=100; repeat.")
 ]
@@ -143,8 +152,10 @@ Memory = Annotated[bool, typer.Option("--memory/--no-memory", help="Take peak me
 JsonOut = Annotated[Path | None, typer.Option("--out", help="A JSON file to write too.")]
 
 # space, cost
-SpaceName = Annotated[str, typer.Argument(help="A shipped space or a .yaml file.")]
-SpaceNameOrNone = Annotated[str | None, typer.Argument(help="A shipped space or a .yaml file; a --run brings its own.")]
+SpaceName = Annotated[str, typer.Argument(autocompletion=SPACES, help="A shipped space or a .yaml file.")]
+SpaceNameOrNone = Annotated[
+    str | None, typer.Argument(autocompletion=SPACES, help="A shipped space or a .yaml file; a --run brings its own.")
+]
 SameSpace = Annotated[str | None, typer.Option("--space", hidden=True, help="The same as NAME.")]
 CountedRun = Annotated[Path | None, typer.Option("--run", help="A run, for its space, its best and its candidates.")]
 CountedSubnet = Annotated[

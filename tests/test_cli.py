@@ -135,6 +135,9 @@ def test_a_shell_completes_commands_and_options(empty):
 
     assert complete("nestling tra") == ["train"]
     assert complete("nestling train supernet --pre") == ["--precision"]
+    assert complete("nestling space ti") == complete("nestling cost ti") == ["tiny"]
+    assert complete("nestling train supernet --space base") == ["base", "base-wavlm"]
+    assert complete("nestling train supernet --config two") == ["two-stage"]
     assert "complete" in empty.done("--show-completion bash").out
 
 
