@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from checkpoints.export import ExportReport
 from checkpoints.run_config import RunError
 from checkpoints.run_folder import RunFolder
 from checkpoints.runtimes.onnx_session import runtime_version
@@ -18,16 +20,20 @@ from checkpoints.runtimes.opening import Subject
 from checkpoints.runtimes.peak_memory import PeakMemory
 from checkpoints.supernet_files import SupernetRecord
 from checkpoints.versions import made_with
+from distillation.dry_run import Estimate
 from distillation.stages import Recipe
+from nas.cross_check import Check
 from nas.latency import Latency
-from nas.measurement import PAUSE_S, TOTAL_S, Timing, count_cores, name_processor
+from nas.measurement import PAUSE_S, QUICK_S, TOTAL_S, Timing, count_cores, name_processor
 from nas.record import Record
-from nestling.workflows import audio, export, measure, search, train
+from nestling.workflows import audio, cost, demo, export, measure, search, train
 from nestling.workflows.audio import open_audio, open_audio_of, sample_speech
 from nestling.workflows.jobs import Job
-from nestling.workflows.search_result import RECORD, RESULT, load_result
+from nestling.workflows.search_result import RECORD, RESULT, describe_space, load_result
 from search_spaces.budget import Budget
+from search_spaces.costs import breakdown
 from search_spaces.errors import FailedError, NestlingError, OutOfMemoryError
+from search_spaces.space import SearchSpace
 from search_spaces.strict_yaml import parse_config, parse_yaml
 from search_spaces.subnet import Subnet
 from speech_data.folder import SkippedFile
@@ -413,13 +419,20 @@ def test_a_budget_that_nothing_holds_is_refused(told: Told) -> None:
 
 @pytest.mark.parametrize(
     ("sampler", "name"),
-    [("auto", "evolution"), ("evolution", "evolution"), ("random", "random"), ("optuna:tpe", "optuna:tpe")],
+    [
+        ("auto", "evolution"),
+        ("evolution", "evolution"),
+        ("random", "random"),
+        ("optuna:tpe", "optuna:tpe"),
+        ("tpe", "optuna:tpe"),
+        ("nsga2", "optuna:nsga2"),
+    ],
 )
 def test_a_sampler_has_its_proposer(sampler: str, name: str) -> None:
     assert search.make_proposer(sampler, SPACE).name == name
 
 
-@pytest.mark.parametrize("sampler", ["", "best", "random:tpe", "auto:x"])
+@pytest.mark.parametrize("sampler", ["", "best", "random:tpe", "auto:x", "tpe:x", "nsga2:x"])
 def test_a_sampler_that_is_none_is_refused(sampler: str) -> None:
     assert refusal(lambda: search.make_proposer(sampler, SPACE)) == (
         f"--sampler {sampler}: choices are auto, evolution, random, optuna:nsga2, optuna:tpe, optuna:random"
@@ -463,7 +476,6 @@ def searched(tmp_path: Path) -> RunFolder:
 
 def patch_study(monkeypatch: pytest.MonkeyPatch, write: Callable[..., None]) -> None:
     monkeypatch.setattr("nas.optuna_bridge.write_study", write)
-    monkeypatch.setattr(search, "write_study", write, raising=False)
 
 
 @pytest.fixture
@@ -722,3 +734,243 @@ def test_a_measurement_says_what_it_was_made_on() -> None:
         "timings": [timing.to_dict()],
         "memory": [{"encoder": "a"}],
     }
+
+
+# From names
+
+
+def test_alternatives_are_searched_one_after_another(
+    searched: RunFolder, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [[f"params<={LARGEST - 1}"], [f"params<={LARGEST - 2}"]]
+    budgets = [Budget.parse(text, SPACE) for text in texts]
+    found: list[Any] = []
+
+    def search_one(*words: Any) -> Any:
+        with pytest.raises(RunError, match="is being written by"), searched.lock():
+            pass
+        found.append(words)
+        return words[2].text
+
+    monkeypatch.setattr(search, "open_audio_of", lambda run, listener, audio: (run.path, listener, audio))
+    monkeypatch.setattr(search, "open_scorer", lambda *words: words)
+    monkeypatch.setattr(search, "search", search_one)
+    best = iter(["1a2b", budgets[1].text])
+    monkeypatch.setattr(search, "find_best", lambda *_: next(best))
+    searched.lock_path.write_text("process 1 on earth")
+    results = search.search_run(
+        searched,
+        texts,
+        trials=3,
+        sampler="random",
+        seed=5,
+        utterances=7,
+        audio="moved",
+        objective="proxy",
+        device="cuda",
+        command="typed",
+        listener=told,
+    )
+    scorer = (searched, (searched.path, told, "moved"), 7, "cuda", told.note, "proxy")
+    assert found == [(searched, scorer, budget, 3, "random", 5, "typed", told) for budget in budgets]
+    assert results == [budget.text for budget in budgets]
+    assert told.notes == [f"`best` is {budgets[1].text} from now on; it was 1a2b: --subnet 1a2b still names that"]
+    assert told.warnings == [f"{searched.path} was last written by process 1 on earth, which was killed at it"]
+
+
+@pytest.mark.parametrize("before", [None, "1a2b"])
+def test_a_search_that_changes_nothing_says_nothing(
+    searched: RunFolder, told: Told, before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "open_audio_of", lambda *_: None)
+    opened: list[Any] = []
+    monkeypatch.setattr(search, "open_scorer", lambda *words: opened.append(words))
+    monkeypatch.setattr(search, "search", lambda *words: words[3:6])
+    best = iter([before, "1a2b"])
+    monkeypatch.setattr(search, "find_best", lambda *_: next(best))
+    assert search.search_run(searched, [[]], listener=told) == [(64, "auto", 0)]  # type: ignore[comparison-overlap]
+    assert told.notes == []
+    assert opened == [(searched, None, 60, "cpu", told.note, "loss")]
+
+
+@pytest.mark.parametrize(("texts", "sampler"), [([["1M"], ["params<=1"]], "auto"), ([["1M"]], "best")])
+def test_nothing_is_opened_for_a_search_that_cannot_be(
+    searched: RunFolder, texts: list[list[str]], sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "open_audio_of", never)
+    refusal(lambda: search.search_run(searched, texts, sampler=sampler))
+
+
+def test_encoders_are_measured_by_their_names(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(measure, "find_subjects", lambda *words: asked.append(words) or ["subject"])
+    monkeypatch.setattr(measure, "measure", lambda *words: words)
+    monkeypatch.setattr(measure, "count_cores", lambda: 4)
+    found = measure.measure_sources(["a", "b", "a"], "onnx", "all,1", "2,1", 3, memory=False, listener=told)
+    assert asked == [(["a", "b"], ("onnx",), told.warn)]
+    assert found == (["subject"], (1.0, 2.0), (4, 1), 3, TOTAL_S, False, told)
+    found = measure.measure_sources(["a"], quick=True, listener=told)
+    assert asked[1] == (["a"], None, told.warn)
+    assert found == (["subject"], (1.0, 2.0, 5.0, 10.0, 20.0), (1, 4), None, QUICK_S, True, told)
+    asked.clear()
+    assert refusal(lambda: measure.measure_sources(["a"], repeats=2)) == "--repeats must be at least 3, got 2"
+    said = refusal(lambda: measure.measure_sources(["a"], repeats=3, quick=True))
+    assert said == "--quick and --repeats both say how many rounds; give one of them"
+    assert asked == []
+
+
+def test_a_measurement_is_kept_in_a_folder_that_is_made(tmp_path: Path) -> None:
+    found = measure.Measurement([], [], [], {})
+    for _ in range(2):
+        found.save(tmp_path / "a/b/x.json", "typed")
+    text = (tmp_path / "a/b/x.json").read_text()
+    assert (json.loads(text), text[-2:]) == (found.to_dict("typed"), "}\n")
+
+
+# Demo
+
+
+def test_a_demo_goes_beside_what_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "demo"
+    for name in ("demo", "demo-2", "demo-3"):
+        assert demo.find_free(path).name == name
+        (tmp_path / name).mkdir()
+
+
+@pytest.mark.parametrize(
+    ("quick", "audio", "utterances", "trials"), [(True, "demo-small", 16, 20), (False, "demo", 40, 64)]
+)
+def test_a_demo_does_the_whole_job(
+    tmp_path: Path, told: Told, quick: bool, audio: str, utterances: int, trials: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, done = make_run(tmp_path / "run"), []
+
+    def work(name: str, answer: Any = None, locked: bool = False) -> None:
+        def do(*words: Any, **options: Any) -> Any:
+            if locked:
+                with pytest.raises(RunError, match="is being written by"), run.lock():
+                    pass
+            done.append((name, *words, *options.items()))
+            return answer
+
+        monkeypatch.setattr(demo, name, do)
+
+    work("train", (None, run))
+    work("open_audio", "audio")
+    work("open_scorer", "scorer", locked=True)
+    work("search", {"a": "result"}, locked=True)
+    work("measure_sizes", locked=True)
+    work("export")
+    work("write_report", run.report_path)
+    budget = Budget.parse("1M", SearchSpace.load("tiny"))
+    found = demo.run_demo(run.path, quick, command="nestling demo", listener=told)
+    assert done == [
+        ("train", run.path, demo.describe_demo(quick), "demo", told),
+        ("open_audio", audio, told),
+        ("open_scorer", run, "audio", utterances, "cpu", told.note),
+        ("search", run, "scorer", budget, trials, ("command", "nestling demo"), ("listener", told)),
+        ("measure_sizes", run, quick, told.advance),
+        ("export", run, "best", run.path / "encoder", ("command", "nestling demo"), ("listener", told)),
+        ("write_report", run, told),
+    ]
+    assert told.progress == [("start", "phone error on test", None, 0)]
+    assert (found.run, found.result, found.encoder, found.report) == (
+        run,
+        {"a": "result"},
+        run.path / "encoder",
+        run.report_path,
+    )
+    assert 0 <= found.seconds < 60
+
+
+@pytest.mark.parametrize(("audio", "quick"), [("demo-small", True), ("demo", False)])
+def test_a_demo_goes_on_as_it_began(tmp_path: Path, audio: str, quick: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, listener = make_run(tmp_path / "run", audio=audio), Told()
+    asked: list[Any] = []
+    for name, answer in (("resume", (None, run)), ("measure_sizes", None), ("write_report", run.report_path)):
+        monkeypatch.setattr(demo, name, lambda *words, answer=answer: asked.append(words) or answer)
+    for name in ("open_audio", "open_scorer", "search", "export"):
+        monkeypatch.setattr(demo, name, lambda *_, **__: None)
+    monkeypatch.setattr(demo, "train", never)
+    demo.run_demo(run.path, not quick, "1M", "nestling demo --resume", listener, go_on=True)
+    assert asked[:2] == [
+        ("demo", run.path, {}, "nestling demo --resume", listener),
+        (run, quick, listener.advance),
+    ]
+
+
+def test_a_demo_that_cannot_be_searched_is_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "train", never)
+    refusal(lambda: demo.run_demo(tmp_path / "run", budget="1k"))
+
+
+# Counting
+
+
+def test_a_subnet_is_counted_by_its_name(tmp_path: Path) -> None:
+    tiny = SearchSpace.load("tiny")
+    for name, subnet in (("largest", tiny.container), ("smallest", tiny.smallest())):
+        counted = cost.count_subnet("tiny", name, 2.0)
+        assert (counted.name, counted.subnet, counted.checks) == (f"tiny/{subnet.id}", subnet, ())
+        assert counted.parts == breakdown(tiny.backbone, subnet, 2.0)
+        groups = {part: {"params": p, "macs": m} for part, (p, m) in counted.parts.items()}
+        assert counted.to_dict() == {"id": subnet.id, "seconds": 2.0, "groups": groups, "checks": []}
+    assert cost.count_subnet("tiny", "largest").seconds == 1.0
+    run = make_run(tmp_path / "run")
+    counted = cost.count_subnet(None, "largest", run=run.path)
+    assert (counted.space, counted.subnet) == ("test", SPACE.container)
+    assert refusal(lambda: cost.count_subnet(None, "best", run=run.path)).startswith(f"{run.path} was not searched yet")
+    for space, folder in ((None, None), ("tiny", run.path)):
+        said = refusal(lambda space=space, folder=folder: cost.count_subnet(space, "largest", run=folder))
+        assert said == "give a space, as in `nestling cost base`, or the --run whose space it is; not both"
+
+
+def test_other_counters_are_asked_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = SearchSpace.load("tiny")
+    check = Check("params", "thop", 5, 6, 6, "")
+    asked: list[Any] = []
+    monkeypatch.setattr("nas.cross_check.cross_check", lambda *words: asked.append(words) or [check])
+    counted = cost.count_subnet("tiny", "largest", 2.0, cross_check=True)
+    assert asked == [(tiny.backbone, tiny.container, 2.0)]
+    assert counted.to_dict()["checks"] == [{**asdict(check), "exact": check.exact}]
+
+
+def test_a_space_is_profiled_under_a_budget() -> None:
+    tiny = SearchSpace.load("tiny")
+    budget, profile, described = cost.profile_space("tiny", ["1M"])
+    assert budget == Budget.parse(["1M"], tiny)
+    assert profile == tiny.profile(budget)
+    assert described == describe_space(tiny, budget, profile)
+    assert cost.profile_space("tiny")[0] == Budget()
+    assert "no subnet" in refusal(lambda: cost.profile_space("tiny", ["1k"]))
+
+
+# As plain values
+
+
+def test_what_an_export_and_an_estimate_came_to_as_plain_values() -> None:
+    report = ExportReport(Path("out"), SPACE.container, True, 1, 2, 3, {"transformers": 1e-6, "onnx": 2e-6}, 18, 4, 0.5)
+    assert export.describe_export(report) == {
+        "id": SPACE.container.id,
+        "params": 1,
+        "macs_1s": 2,
+        "size_bytes": 3,
+        "plain": True,
+        "error": 2e-6,
+        "proven_in": ["transformers", "onnx"],
+        "int8_bytes": 4,
+        "int8_error": 0.5,
+        "folder": "out",
+    }
+    recipe = parse_config(Recipe, JOB["recipe"])
+    stages = [
+        {"name": "stage-1", "steps": 5, "step_seconds": 3600.0, "hours": 5.0},
+        {"name": "stage-2", "steps": 5, "step_seconds": 720.0, "hours": 1.0},
+    ]
+    assert train.describe_estimate(recipe, Estimate((3600.0, 720.0), 7)) == {"stages": stages, "memory_bytes": 7}
+
+
+@pytest.mark.usefixtures("training")
+def test_the_demos_teacher_is_told(tmp_path: Path, told: Told) -> None:
+    train.train(tmp_path / "a", {**JOB, "teacher": "demo"}, listener=told)
+    assert told.notes[1:] == ["the teacher is the demo's, a small HuBERT that learnt from synthesised speech"]
