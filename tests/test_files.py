@@ -48,6 +48,9 @@ def test_a_file_is_written_and_hashed(tmp_path: Path, given: Any) -> None:
     path.write_text("old")
     assert write_file(path, given) == hashlib.sha256("grüße\n".encode()).hexdigest()
     assert content(tmp_path) == {"x": "grüße\n"}
+    counts: list[int] = []
+    write_file(tmp_path / "count", lambda file: counts.append(file.write(b"abc")))
+    assert counts == [3]
     (tmp_path / "plain").touch()
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode  # others may read it as they may read any file
 
@@ -162,14 +165,24 @@ def test_links_and_devices_stay_what_they_are(tmp_path: Path) -> None:
     assert (tmp_path / "pipe").is_fifo()
 
 
-def test_a_file_that_is_a_mount_point_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EXDEV, errno.EIO])
+def test_a_file_that_is_a_mount_point_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    forced: list[str] = []
+
     def refuse(_: Path, __: Path) -> None:
-        raise OSError(errno.EBUSY, "Device or resource busy")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(files, "_sync", lambda path: forced.append(path.name))
     (tmp_path / "x").write_text("old and longer")
-    write_file(tmp_path / "x", "new")
-    assert content(tmp_path) == {"x": "new"}
+    if number == errno.EIO:
+        with pytest.raises(FailedError, match="x: Input/output error; free space or check permissions"):
+            write_file(tmp_path / "x", "new")
+        assert content(tmp_path) == {"x": "old and longer"}
+    else:
+        write_file(tmp_path / "x", "new")
+        assert content(tmp_path) == {"x": "new"}
+        assert forced[1:] == ["x", tmp_path.name]
 
 
 def test_a_file_in_a_folder_that_may_not_be_written_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,6 +198,42 @@ def test_a_file_in_a_folder_that_may_not_be_written_is_filled(tmp_path: Path, mo
         said = str(error)
     assert said == ""
     assert content(tmp_path) == {"x": "new"}
+    forced: list[str] = []
+    monkeypatch.setattr(files, "_sync", lambda path: forced.append(path.name))
+    assert write_file(tmp_path / "x", "newer") == hashlib.sha256(b"newer").hexdigest()
+    assert forced == ["x"]
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(NestlingError, match="x cannot be written: Permission denied"):
+        check_writable(tmp_path / "x", "--out", folder=False)
+
+
+def test_a_file_that_is_replaced_need_not_be_open_to_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", None)
+        check_writable(tmp_path / "x", "--out", folder=False)
+    monkeypatch.setattr(os, "access", lambda _, mode: mode == os.W_OK | os.X_OK)
+    assert files._has_room(tmp_path)
+
+
+def test_a_writer_waits_for_what_it_made_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever clears up holds it for a moment, and may have been faster."""
+    waits: list[bool] = []
+
+    def take(lock: int, *, wait: bool) -> None:
+        waits.append(wait)
+        take_lock(lock, wait=wait)
+        if len(waits) == 1:
+            next(tmp_path.glob(f"{PREFIX}*")).rmdir()
+
+    monkeypatch.setattr(files, "take_lock", take)
+    write_folder(tmp_path / "x", "text")
+    assert content(tmp_path / "x") == {"LIST": "text", "a": "text", "b": "text"}
+    assert waits == [True, True, False]
 
 
 LEAVE = """
@@ -259,9 +308,10 @@ def test_without_an_exchange_the_old_folder_comes_back(
     no_exchange(monkeypatch)
     with monkeypatch.context() as patch:
         fail_at(patch, number, error)
-        with pytest.raises((FailedError, KeyboardInterrupt)):
+        with pytest.raises((FailedError, KeyboardInterrupt), match=getattr(error, "strerror", "^$")):
             write_folder(tmp_path / "x", "new")
     assert content(tmp_path) == {"x/LIST": "old", "x/a": "old", "x/b": "old"}
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
     write_folder(tmp_path / "x", "new")
     assert content(tmp_path) == {"x/LIST": "new", "x/a": "new", "x/b": "new"}
 
@@ -271,12 +321,14 @@ def test_a_folder_that_somebody_holds_for_good_is_written_all_the_same(
 ) -> None:
     waited: list[float] = []
     monkeypatch.setattr("search_spaces.files.time.sleep", waited.append)
+    write_folder(tmp_path / "x", "old")
+    assert waited == []
     held = os.open(tmp_path, os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
     write_folder(tmp_path / "x", "new")
     os.close(held)
     assert content(tmp_path / "x") == {"LIST": "new", "a": "new", "b": "new"}
-    assert waited == [files.SECONDS_BETWEEN] * files.NUM_TRIES
+    assert waited == [0.05] * 100
 
 
 def test_a_lock_is_refused_until_it_is_let_go(tmp_path: Path) -> None:
@@ -375,8 +427,10 @@ def test_a_mount_point_gets_the_contents(tmp_path: Path, monkeypatch: pytest.Mon
     mount(monkeypatch, place, number)
     identity = place.stat().st_ino
     write_folder(place, "first", ("a", "old", SEAL))
+    (place / f"{PREFIX}0123abcd" / files.REPLACED_CONTENTS / "older").mkdir(parents=True)  # of a killed writer
     write_folder(place, "second")
     assert content(tmp_path) == {"x/LIST": "second", "x/a": "second", "x/b": "second"}
+    assert sorted(path.name for path in place.iterdir()) == ["LIST", "a", "b"]
     assert place.stat().st_ino == identity
 
 
@@ -394,6 +448,7 @@ def test_a_mount_point_gets_its_old_contents_back(
             with pytest.raises((FailedError, KeyboardInterrupt)):
                 write_folder(place, "new")
         assert content(tmp_path) == {"x/LIST": "old", "x/a": "old", "x/b": "old"}, number
+        assert len(list(tmp_path.rglob("*"))) == 4  # no empty folder either
 
 
 class Killed(BaseException):
@@ -402,12 +457,12 @@ class Killed(BaseException):
 
 def test_a_kill_in_a_mount_point_leaves_no_seal_that_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which a test of real kills cannot show without the right to mount."""
-    real = Path.rename
-    for number in range(1, 7):
+    real, names = Path.rename, ("A", "b", "c", SEAL)  # the seal is neither first nor last of them by chance
+    for number in range(1, 9):
         place, seen = tmp_path / str(number) / "x", {}
         place.mkdir(parents=True)
         mount(monkeypatch, place, errno.EBUSY)
-        write_folder(place, "old")
+        write_folder(place, "old", names)
         count = 0
 
         def rename(
@@ -421,8 +476,8 @@ def test_a_kill_in_a_mount_point_leaves_no_seal_that_fits(tmp_path: Path, monkey
 
         with monkeypatch.context() as patch:
             patch.setattr(Path, "rename", rename)
-            write_folder(place, "new")
-        whole = len(seen) == 3 and len(set(seen.values())) == 1
+            write_folder(place, "new", names)
+        whole = len(seen) == 4 and len(set(seen.values())) == 1
         assert whole or not seen or SEAL in seen, (number, seen)  # a seal that lists what is not there
         assert len(set(seen.values())) <= 1
 
@@ -477,6 +532,9 @@ def test_a_folder_in_one_that_may_not_be_written_gets_the_contents(
         ("there", False, r"^--out .*there is a folder, and a file is to be written; name another place$"),
         ("file", True, r"^--out .*file is a file, and a folder is to be written; name another place$"),
         ("file/x/y", True, r"^--out .*y cannot be written: Not a directory; name another place$"),
+        ("loop", True, r"^--out .*loop cannot be written: Too many levels of symbolic links; name another place$"),
+        ("loop/x", False, r"^--out .*x cannot be written: Too many levels of symbolic links; name another place$"),
+        ("/proc", True, r"^--out /proc cannot be written: .*; name another place$"),
         ("/proc/none/x", True, r"^--out /proc/none/x cannot be written: .*; name another place$"),
         ("/proc/none", False, r"^--out /proc/none cannot be written: .*; name another place$"),
         ("x" * 300, False, r"^--out .*x cannot be written: File name too long; name another place$"),
@@ -485,6 +543,7 @@ def test_a_folder_in_one_that_may_not_be_written_gets_the_contents(
 def test_what_cannot_be_written_is_told(tmp_path: Path, path: str, folder: bool, message: str) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(NestlingError, match=message):
         check_writable(tmp_path / path, "--out", folder=folder)
 
@@ -528,7 +587,7 @@ def test_all_that_is_written_is_forced_to_disk(tmp_path: Path, monkeypatch: pyte
     mount(monkeypatch, tmp_path / "y", errno.EBUSY)
     forced.clear()
     write_folder(tmp_path / "y", "text")
-    assert forced[-1] == "y"
+    assert sorted(forced) == sorted([*("LIST", "a", "b", "y") * 2, "y"])  # what is made, its copy, and then the names
 
 
 def test_two_folders_change_places_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -539,6 +598,8 @@ def test_two_folders_change_places_in_one_step(tmp_path: Path, monkeypatch: pyte
     if ctypes.CDLL(None).renameat2(here, one, here, other, rename_exchange) != 0:
         pytest.skip("the file system cannot")
     assert content(tmp_path) == {"x/LIST": "y", "y/LIST": "x"}
+    with pytest.raises(FileNotFoundError):
+        files._exchange(tmp_path / "x", tmp_path / "nowhere")
     assert files._exchange(tmp_path / "x", tmp_path / "y")
     assert content(tmp_path) == {"x/LIST": "x", "y/LIST": "y"}
     fail_at(monkeypatch, 1, OSError(errno.EIO, os.strerror(errno.EIO)))  # nothing is moved besides
