@@ -25,7 +25,7 @@ from checkpoints.run_folder import RunFolder
 from checkpoints.saving import save_encoder
 from checkpoints.teachers import load_encoder, load_teacher
 from nas.objective import DistillationObjective
-from nestling.reports.model_card import _origin
+from nestling.reports.model_card import model_card
 from nestling.workflows import search as workflows_search
 from nestling.workflows.jobs import describe_job
 from nestling.workflows.run_report import collect_record, collect_report
@@ -33,6 +33,7 @@ from nestling.workflows.search_result import find_subnet
 from search_spaces.costs import count_macs, count_params
 from search_spaces.errors import NestlingError
 from tests.shell import Shell
+from tests.test_model_card import CONFIG, FACTS
 from tests.test_whole_files import full_disk
 from tests.training_cases import SPACE, make_teacher, make_wave, write_audio, write_case
 
@@ -798,7 +799,7 @@ def test_a_run_keeps_the_commit_of_its_teacher(empty, options, monkeypatch, tmp_
     assert f"rules out --teacher some/teacher@v2 (the run has some/teacher@{commits[0]})" in said.err
     record = collect_record(run, SPACE.container, "nestling export subnet")
     assert (record.teacher, record.revision) == ("some/teacher", commits[0])
-    assert f"| teacher | `some/teacher@{commits[0]}`, licence unknown |" in _origin(record)
+    assert f"| teacher | `some/teacher@{commits[0]}`, licence unknown |" in model_card(record)(FACTS, CONFIG)
 
 
 def test_a_run_made_with_relative_paths_goes_on_from_anywhere(empty, options):

@@ -200,7 +200,7 @@ def test_scores_are_shown_as_plain_text() -> None:
 
 
 def test_shown_names_do_nothing() -> None:
-    text = card({"name": 'a"b`c\n', "space": "x`y"})
+    text = card({"name": 'a"b`c\n', "space": "x`y{{ 7*7 }}{% endif %}"})
     assert '# a"b\\`c\\\\n\n' in text  # the break is text, too
-    assert "of the space ``x`y``." in text
+    assert "of the space ``x`y{{ 7*7 }}{% endif %}``." in text
     assert "AutoModel.from_pretrained('a\"b`c\\n')" in text
