@@ -368,6 +368,7 @@ def test_an_evaluation_is_asked_as_it_was_typed(nestling: Shell, monkeypatch: py
     }
     assert nestling.done("evaluate a --format json").json == {"split": "test", "a": 1, "page": "x/page.html"}
     assert asked.words == (["a"], ["first"], Path("runs/evaluation"))
+    assert (asked.options["layers"], asked.options["out_of_domain"]) == (False, True)
     asked.answer = (comparison, None)
     assert nestling.done("evaluate a").out == "Sanity figures.\n"
     assert nestling.done("evaluate a --format json").json["page"] is None

@@ -863,7 +863,8 @@ def test_a_demo_does_the_whole_job(
     work("export")
     work("write_report", run.report_path)
     budget = Budget.parse("1M", SearchSpace.load("tiny"))
-    found = demo.run_demo(run.path, quick, command="nestling demo", listener=told)
+    options: dict[str, Any] = {"quick": True} if quick else {}
+    found = demo.run_demo(run.path, **options, command="nestling demo", listener=told)
     assert done == [
         ("train", run.path, demo.describe_demo(quick), "demo", told),
         ("open_audio", audio, told),
