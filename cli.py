@@ -434,7 +434,7 @@ def cost(
 def demo(
     quick: options.Quick = False,
     run: options.NewRun = Path("runs/demo"),
-    budget: options.DemoBudget = "1M",
+    budget: options.DemoBudget = ["1M"],
     resume: options.Resume = False,
     form: options.Format = "text",
 ) -> None:
@@ -446,8 +446,8 @@ def demo(
     from nestling.workflows.demo import find_free, run_demo
 
     place = run if resume else find_free(run)
-    with hinting(lambda: _how_to_go_on(place, budget=budget)), Screen() as screen:
-        done = run_demo(place, quick, budget, command_line(), screen, go_on=resume)
+    with hinting(lambda: _how_to_go_on(place, budget=",".join(budget))), Screen() as screen:
+        done = run_demo(place, quick, options.split(budget), command_line(), screen, go_on=resume)
     _show_stages(done.run)
     if form == "json":
         return _print(done.to_dict())

@@ -166,4 +166,4 @@ CrossCheck = Annotated[bool, typer.Option("--cross-check", help="Count with PyTo
 
 # demo
 Quick = Annotated[bool, typer.Option("--quick", help="The same in under 90 s, with less audio and fewer steps.")]
-DemoBudget = Annotated[str, typer.Option("--budget", help="What the encoder may cost.")]
+DemoBudget = Annotated[list[str], typer.Option("--budget", help="What the encoder may cost.")]

@@ -399,10 +399,11 @@ def test_a_demo_that_was_stopped_goes_on(empty, options, interrupt, monkeypatch)
     monkeypatch.setattr("nestling.workflows.demo.describe_demo", lambda _quick: job)
     monkeypatch.setattr("nestling.workflows.demo.measure_sizes", lambda *_: None)
     interrupt(torch.nn.utils, "clip_grad_norm_", 7, signal.SIGINT)
-    said = empty("demo --run runs/d --budget 8k")
-    hint = "stopped; go on with nestling demo --run runs/d --budget 8k --resume"
+    said = empty("demo --run runs/d --budget 8k --budget size<=50kB")
+    hint = "stopped; go on with nestling demo --run runs/d --budget '8k,size<=50kB' --resume"
     assert (said.code, said.err.splitlines()[-1]) == (130, hint)
     said = empty.done(f"{hint.partition('nestling ')[2]} --format json")
+    assert said.json["search"]["budget"] == "params<=8k, size<=50kB"
     assert "resuming runs/d after step 6" in said.err
     assert (said.json["run"], said.json["encoder"]) == ("runs/d", "runs/d/encoder")
     assert said.json["search"]["finalists"][0]["params"] <= 8000

@@ -383,7 +383,7 @@ def test_a_demo_says_where_its_results_are(nestling: Shell, monkeypatch: pytest.
     asked = put(monkeypatch, "nestling.workflows.demo.run_demo", done)
     said = nestling.done("demo --run runs/a --budget 2M")
     *words, screen = asked.words
-    assert words == [Path("runs/a-2"), False, "2M", "nestling demo --run runs/a --budget 2M"]
+    assert words == [Path("runs/a-2"), False, ["2M"], "nestling demo --run runs/a --budget 2M"]
     assert (type(screen), asked.options) == (Screen, {"go_on": False})
     assert said.out.endswith("\nThe encoder is in runs/a/encoder, the report in r.html (13 s).\n")
     assert said.out.count("Chosen: ") == 1
@@ -397,7 +397,7 @@ def test_a_demo_says_where_its_results_are(nestling: Shell, monkeypatch: pytest.
     }
     assert (asked.words[0], asked.options) == (Path("runs/a"), {"go_on": True})
     nestling.done("demo --quick")
-    assert asked.words[:3] == (Path("runs/demo"), True, "1M")
+    assert asked.words[:3] == (Path("runs/demo"), True, ["1M"])
 
 
 def test_who_stops_a_demo_is_told_how_to_go_on(nestling: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

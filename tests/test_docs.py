@@ -77,7 +77,7 @@ def parse(words: list[str]) -> dict[str, Any]:
 @pytest.mark.parametrize("words", told())
 def test_commands_are_understood(words: list[str]) -> None:
     values = parse(words)
-    space = SearchSpace.load(values.get("space") or values.get("name", "base"))
+    space = SearchSpace.load(values.get("space") or values.get("name") or ("tiny" if "demo" in words else "base"))
     alternatives = (
         [[text] for text in split(values["budgets"])] if values.get("budgets") else [split(values.get("budget"))]
     )

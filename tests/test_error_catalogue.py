@@ -634,6 +634,7 @@ USERS = [
     ("demo --budget 25Q", "budget `25Q`: `25Q` is not a count: k, M, G or %"),
     ("demo --budget 1", "no subnet of `tiny` has params<=1; the smallest has 77,856 parameters"),
     ("demo --quick --run text.txt/x", "--run text.txt/x cannot be written: Not a directory"),
+    ("demo --budget 1M,25Q", "budget `25Q`: `25Q` is not a count: k, M, G or %"),
     ("demo extra", "Got unexpected extra argument(s) (extra)"),
     ("report --run runs/torn", "runs/torn/config.yaml, line 1: expected the node content, but found '<stream end>'"),
     ("report --run runs/young --format yaml", "Invalid value for '--format': 'yaml' is not one of 'text', 'json'"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def find_free(path: Path) -> Path:
 def run_demo(
     path: Path,
     quick: bool = False,
-    budget: str = "1M",
+    budget: Sequence[str] = ("1M",),
     command: str = "",
     listener: Listener = SILENT,
     go_on: bool = False,
@@ -67,7 +67,7 @@ def run_demo(
     Args:
         path: The run folder; must be free, or that of a demo to go on with.
         quick: The same on less audio, in fewer steps and trials.
-        budget: What the encoder may cost.
+        budget: What the encoder may cost; all must hold.
         command: That asked for it, for the record.
         listener: Told how far it is.
         go_on: Go on with a demo that was stopped, quick or not, as it began: what it trained and scored is kept.
@@ -78,7 +78,7 @@ def run_demo(
     began = time.monotonic()
     quick = RunFolder.open(path).config["audio"] == describe_demo(True)["audio"] if go_on else quick
     job = describe_demo(quick)
-    parsed = parse_budget([budget], SearchSpace.from_dict(job["space"]), listener)
+    parsed = parse_budget(budget, SearchSpace.from_dict(job["space"]), listener)
     if go_on:
         _, run = resume("demo", path, {}, command, listener)
     else:
