@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,12 +23,12 @@ Version = Annotated[
 ]
 
 
-def _shipped(package: str, folder: str = "") -> Callable[[], list[str]]:
-    """What a shell completes a name with: the YAML files that ship with a package."""
-    return lambda: sorted(p.name[:-5] for p in (files(package) / folder).iterdir() if p.name.endswith(".yaml"))
+def _shipped(folder: str) -> Callable[[], list[str]]:
+    """What a shell completes a name with: the YAML files in a folder that ships."""
+    return lambda: sorted(path.stem for path in (Path(__file__).parents[1] / folder).glob("*.yaml"))
 
 
-SPACES, RECIPES = _shipped("search_spaces"), _shipped("distillation", "recipes")
+SPACES, RECIPES = _shipped("search_spaces"), _shipped("distillation/recipes")
 
 
 def split(texts: Sequence[str] | None) -> list[str]:
