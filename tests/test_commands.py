@@ -223,6 +223,7 @@ def test_a_supernet_is_trained_as_it_was_typed(nestling: Shell, monkeypatch: pyt
 
 def test_a_run_goes_on_with_what_was_typed_alone(nestling: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = put(monkeypatch, RESUME, (None, RunFolder(Path("runs/a"))))
+    put(monkeypatch, JOB, AssertionError("no new job is described"))
     typed = "train supernet --run runs/a --resume --device cpu --set save_every=9"
     nestling.done(typed)
     kind, path, options, command, screen = asked.words
@@ -387,17 +388,21 @@ def test_a_demo_says_where_its_results_are(nestling: Shell, monkeypatch: pytest.
     assert (type(screen), asked.options) == (Screen, {"go_on": False})
     assert said.out.endswith("\nThe encoder is in runs/a/encoder, the report in r.html (13 s).\n")
     assert said.out.count("Chosen: ") == 1
-    assert nestling.done("demo --run runs/a --resume --format json").json == {
+    RunFolder(nestling.folder / "runs/a").append_metrics(
+        {"step": 0, "stage": "warm-up", "learning_rate": 0.1, "losses": {"largest": 1.0}}
+    )
+    assert "warm-up" in nestling.done("demo --quick").err
+    assert asked.words[:3] == (Path("runs/demo"), True, ["1M"])
+    found = nestling.done("demo --run runs/a --resume --format json").json
+    assert [stage["name"] for stage in found.pop("stages")] == ["warm-up"]
+    assert found == {
         "run": "runs/a",
-        "stages": [],
         "search": result_of("abc"),
         "encoder": "runs/a/encoder",
         "report": "r.html",
         "seconds": 12.6,
     }
     assert (asked.words[0], asked.options) == (Path("runs/a"), {"go_on": True})
-    nestling.done("demo --quick")
-    assert asked.words[:3] == (Path("runs/demo"), True, ["1M"])
 
 
 def test_who_stops_a_demo_is_told_how_to_go_on(nestling: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
