@@ -120,6 +120,16 @@ def test_spaces_need_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+MOST_LINES = 500
+
+
+def test_no_module_is_too_long_to_be_read_in_one_go() -> None:
+    lines = {
+        path: len(path.read_text("utf-8").splitlines()) for path in [*modules(), *(ROOT / "benchmarks").glob("*.py")]
+    }
+    assert {str(path.relative_to(ROOT)): num for path, num in lines.items() if num > MOST_LINES} == {}
+
+
 def drawn(readme: str) -> dict[str, str]:
     """What the tree of the README draws, by its path, and what it says of each."""
     lines = readme.partition("## The tree\n")[2].split("```")[1].strip().splitlines()
