@@ -48,6 +48,7 @@ def test_a_file_is_written_and_hashed(tmp_path: Path, given: Any) -> None:
     path.write_text("old")
     assert write_file(path, given) == hashlib.sha256("grüße\n".encode()).hexdigest()
     assert content(tmp_path) == {"x": "grüße\n"}
+    assert files.hash_file(path) == hashlib.sha256("grüße\n".encode()).hexdigest()
     counts: list[int] = []
     write_file(tmp_path / "count", lambda file: counts.append(file.write(b"abc")))
     assert counts == [3]
@@ -89,7 +90,13 @@ class Signal(BaseException):
     """What the command line makes of Ctrl-C."""
 
 
-def test_a_signal_while_pytorch_writes_is_no_fault_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("stopped_by", "said"),
+    [(Signal(), "^$"), (OSError(errno.ENOSPC, "No space left on device"), "No space left on device")],
+)
+def test_what_stops_pytorch_in_its_writing_is_no_fault_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_by: BaseException, said: str
+) -> None:
     path = tmp_path / "x"
     path.write_text("old")
     count = 0
@@ -99,13 +106,12 @@ def test_a_signal_while_pytorch_writes_is_no_fault_of_ours(tmp_path: Path, monke
             nonlocal count
             count += 1
             if count == 3:
-                raise Signal
+                raise stopped_by
             return super().write(data)
 
     monkeypatch.setattr(Path, "open", lambda *_: Interrupted())
-    with pytest.raises((Signal, RuntimeError)) as caught:
+    with pytest.raises((Signal, FailedError), match=said):
         write_file(path, lambda file: torch.save({"weight": torch.zeros(1000)}, file))
-    assert caught.type is Signal
     monkeypatch.undo()
     assert content(tmp_path) == {"x": "old"}
 
@@ -457,7 +463,9 @@ class Killed(BaseException):
 
 def test_a_kill_in_a_mount_point_leaves_no_seal_that_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which a test of real kills cannot show without the right to mount."""
-    real, names = Path.rename, ("A", "b", "c", SEAL)  # the seal is neither first nor last of them by chance
+    real, names = Path.rename, ("A", "b", "c", SEAL)
+    listed = Path.iterdir  # by name: the seal is neither first nor last of them by chance
+    monkeypatch.setattr(Path, "iterdir", lambda path: iter(sorted(listed(path))))
     for number in range(1, 9):
         place, seen = tmp_path / str(number) / "x", {}
         place.mkdir(parents=True)
