@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -43,6 +42,7 @@ from search_spaces.files import (
     replacing_folder,
     write_file,
 )
+from search_spaces.nearest_names import suggest
 from search_spaces.strict_json import load_json
 from search_spaces.strict_yaml import read_text
 from search_spaces.subnet import Subnet
@@ -177,9 +177,7 @@ def check_targets(names: Collection[str]) -> None:
     """Raises ExportError unless an export can be written for each, by what there is and what is installed."""
     for name in names:
         if name not in TARGETS:
-            near = get_close_matches(name, TARGETS, n=1)
-            hint = f"did you mean `{near[0]}`? " if near else ""
-            raise ExportError(f"--to {name}: there is no such target; {hint}targets are {', '.join(TARGETS)}")
+            raise ExportError(f"--to {name}: no such target; {suggest(name, TARGETS)}")
     missing = [name for name in PACKAGES if find_spec(name) is None] if {ONNX, INT8} & set(names) else []
     if missing:
         raise ExportError(f"writing ONNX needs {', '.join(missing)}: {INSTALL}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from distillation.terms import Term
 from distillation.views import View
 from search_spaces.errors import NestlingError
+from search_spaces.nearest_names import suggest
 from search_spaces.strict_yaml import load_yaml, parse_config, parse_yaml
 
 Which = Literal["container", "sandwich"]
@@ -144,9 +144,7 @@ def load_recipe(name: str | Path, changes: Sequence[str] = ()) -> Recipe:
     shipped = {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
     path = shipped.get(str(name), Path(name))
     if not path.is_file():
-        near = get_close_matches(str(name), shipped, n=1)
-        hint = f"did you mean `{near[0]}`? " if near else ""
-        raise NestlingError(f"no recipe `{name}`; {hint}shipped: {', '.join(shipped)}; or give a .yaml file")
+        raise NestlingError(f"no recipe `{name}`; {suggest(name, shipped)}; or give a .yaml file")
     return _changed(load_yaml(path), changes, str(name))
 
 

@@ -15,13 +15,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from fractions import Fraction
 from math import ceil, floor
 from typing import NoReturn, Protocol
 
 from search_spaces.costs import MAX_SECONDS, PARAMS, Cost, count_frames, plain
 from search_spaces.errors import NestlingError
+from search_spaces.nearest_names import suggest
 from search_spaces.subnet import SAMPLE_RATE_HZ, Backbone, Subnet
 
 UNBOUNDED = 1 << 62
@@ -144,9 +144,7 @@ def _parse(text: str, space: _Space) -> Bound | LatencyBound:
         _refuse(text, "not a cost, a relation and an amount")
     kind = form["kind"] or "params"
     if kind not in _KINDS:
-        near = get_close_matches(kind, _KINDS, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"costs: {', '.join(_KINDS)}"
-        _refuse(text, f"unknown cost `{kind}`; {hint}")
+        _refuse(text, f"unknown cost `{kind}`; {suggest(kind, _KINDS, brief=True)}")
     low, dots, high = form["amount"].partition("..")
     if dots and not (low.strip() and high.strip()):
         _refuse(text, "a band has two ends")

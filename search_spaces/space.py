@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from random import Random
@@ -17,6 +16,7 @@ from search_spaces.conflicts import explain_infeasible
 from search_spaces.costs import PARAMS, Cost, breakdown
 from search_spaces.counting import Box, Census, Extreme, find_extreme, find_median
 from search_spaces.errors import NestlingError
+from search_spaces.nearest_names import suggest
 from search_spaces.profile import CostRange, SpaceProfile
 from search_spaces.strict_yaml import load_yaml, parse_config
 from search_spaces.subnet import Backbone, Layer, Subnet
@@ -67,9 +67,7 @@ class SearchSpace:
         shipped = {path.stem: path for path in sorted(_FOLDER.glob("*.yaml"), key=lambda path: path.stem)}
         path = shipped.get(str(name), Path(name))
         if path.suffix not in (".yaml", ".yml") and not path.is_file():
-            near = get_close_matches(str(name), shipped, n=1)
-            hint = f"did you mean `{near[0]}`? " if near else ""
-            raise NestlingError(f"no space `{name}`; {hint}shipped: {', '.join(shipped)}; or give a .yaml file")
+            raise NestlingError(f"no space `{name}`; {suggest(name, shipped)}; or give a .yaml file")
         return parse_config(cls, load_yaml(path), source=str(name))
 
     @classmethod

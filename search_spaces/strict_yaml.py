@@ -11,7 +11,6 @@ import re
 import stat
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_type_hints
@@ -19,6 +18,7 @@ from typing import Any, TypeVar, cast, get_args, get_type_hints
 import yaml
 
 from search_spaces.errors import NestlingError
+from search_spaces.nearest_names import suggest
 
 MAX_BYTES = 1_000_000
 
@@ -182,8 +182,7 @@ def _explain(model: Any, error: Any) -> Iterator[str]:
     *_, key = error["loc"] or ("",)
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        near = get_close_matches(str(key), known := _known_keys(model, error["loc"][:-1]), n=1)
-        yield f"unknown key `{where}`; " + (f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}")
+        yield f"unknown key `{where}`; {suggest(key, _known_keys(model, error['loc'][:-1]), brief=True)}"
     elif error["type"] == "missing":
         yield f"missing key `{where}`"
     elif error["type"] == "value_error":

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from search_spaces.errors import NestlingError
+from search_spaces.nearest_names import suggest
 
 FULL_SCORE = 1000.0
 
@@ -149,9 +149,7 @@ def _points(values: Mapping[str, float]) -> dict[str, float]:
     points = {}
     for name, value in values.items():
         if name not in METRICS:
-            near = get_close_matches(name, METRICS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it must be one of {', '.join(METRICS)}"
-            raise NestlingError(f"{name!r} is not a metric; {hint}")
+            raise NestlingError(f"no metric `{name}`; {suggest(name, METRICS)}")
         points[name] = METRICS[name].to_points(value)
         if not math.isfinite(value):
             raise NestlingError(f"{name} must be a finite number, got {value}; drop it or measure it again")

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Literal
 
 from search_spaces.errors import NestlingError
+from search_spaces.nearest_names import suggest
 from speech_tasks.aggregates import METRICS, Metric, mean_of_tasks, points_of_one, score_between
 from speech_tasks.intervals import SPEAKERS, combine
 from speech_tasks.suite import TASKS, Evaluation
@@ -300,7 +300,5 @@ def find_reference(encoders: Sequence[tuple[str, str]], wanted: str | None) -> i
     for i, names in enumerate(encoders):
         if wanted in names:
             return i
-    known = [name for name, _ in encoders]
-    near = get_close_matches(wanted, known, n=1)
-    hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known)}"
+    hint = suggest(wanted, [name for name, _ in encoders])
     raise NestlingError(f"the reference `{wanted}` is not among the encoders; {hint}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from functools import cached_property
 from typing import Protocol
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from search_spaces.errors import NestlingError
 from search_spaces.identity import fingerprint, hash_code
+from search_spaces.nearest_names import suggest
 from speech_data.corpus import SAMPLE_RATE_HZ, SpeechCorpus, Utterance, Waveform
 from speech_tasks.distance_probes import VoiceProbe, WordProbe
 from speech_tasks.feature_store import Clip, Encode, FeatureStore, Rendition
@@ -212,9 +212,7 @@ def find_probes(names: Sequence[str]) -> tuple[str, ...]:
     """
     for name in names:
         if name not in PROBES:
-            near = get_close_matches(name, PROBES, n=1)
-            hint = f"did you mean `{near[0]}`? " if near else ""
-            raise NestlingError(f"no probe `{name}`; {hint}the probes are {', '.join(PROBES)}")
+            raise NestlingError(f"no probe `{name}`; {suggest(name, PROBES)}")
     if not names:
         raise NestlingError(f"a proxy is made of one probe or more of {', '.join(PROBES)}; got none")
     return tuple(name for name in PROBES if name in names)

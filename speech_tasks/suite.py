@@ -7,12 +7,12 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 
 from search_spaces.errors import NestlingError
+from search_spaces.nearest_names import suggest
 from speech_tasks.aggregates import METRICS, fitted_for
 from speech_tasks.characters import Characters
 from speech_tasks.feature_store import Encode, FeatureStore
@@ -81,7 +81,7 @@ class ScoreValues:
 
     def __post_init__(self) -> None:
         if self.metric not in METRICS:
-            raise NestlingError(f"metric {self.metric!r} is none of {', '.join(METRICS)}")
+            raise NestlingError(f"no metric `{self.metric}`; {suggest(self.metric, METRICS)}")
         if not self.seeds:
             raise NestlingError("seeds is empty")
 
@@ -180,9 +180,7 @@ def find_tasks(names: Sequence[str]) -> list[str]:
     wanted: set[str] = set()
     for name in names:
         if name not in TASKS and name not in groups:
-            near = get_close_matches(name, [*TASKS, *groups], n=1)
-            hint = f"did you mean `{near[0]}`? " if near else ""
-            raise NestlingError(f"no task `{name}`; {hint}the tasks are {', '.join(TASKS)}, and first or all of them")
+            raise NestlingError(f"no task `{name}`; {suggest(name, [*TASKS, *groups])}")
         wanted.update(groups.get(name, (name,)))
     return [name for name in TASKS if name in wanted]
 

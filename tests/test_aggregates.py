@@ -87,8 +87,8 @@ def test_a_top_line_no_better_than_the_bottom_line_is_refused(top):
     ("values", "message"),
     [
         ({}, "at least one metric, got none"),
-        ({"slot-F1": 90.0}, "'slot-F1' is not a metric; did you mean 'slot F1'"),
-        ({"STOI": 90.0}, "'STOI' is not a metric; it must be one of PER, KS accuracy"),
+        ({"slot-F1": 90.0}, r"no metric `slot-F1`; did you mean `slot F1`\? there are PER, KS"),
+        ({"STOI": 90.0}, "no metric `STOI`; there are PER, KS accuracy"),
         ({"EER": math.nan}, "EER must be a finite number, got nan"),
         ({"EER": math.inf}, "EER must be a finite number, got inf"),
         ({"MTWV": 7.36}, "MTWV=7.36 is better than perfect; MTWV is at most 1"),

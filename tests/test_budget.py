@@ -72,7 +72,7 @@ def test_latency_is_kept_apart(text, canonical):
     [
         ("parms<=25M", "unknown cost `parms`; did you mean `params`"),
         ("mac<=2G@1s", "unknown cost `mac`; did you mean `macs`"),
-        ("zzz<=25M", "unknown cost `zzz`; costs: params, macs, flops, size, latency"),
+        ("zzz<=25M", "unknown cost `zzz`; there are params, macs, flops, size, latency"),
         ("", "not a cost, a relation and an amount"),
         ("<=25M", "not a cost, a relation and an amount"),
         ("macs<=2G@1s@2s", "not a cost, a relation and an amount"),

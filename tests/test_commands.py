@@ -181,7 +181,7 @@ def test_an_export_for_programs(nestling: Shell, monkeypatch: pytest.MonkeyPatch
 
 def test_an_export_that_cannot_be_written_is_not_begun(nestling: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = put(monkeypatch, EXPORT)
-    assert "there is no such target" in nestling("export subnet --out mine --to onxx").err
+    assert "no such target" in nestling("export subnet --out mine --to onxx").err
     assert "is or contains the run" in nestling("export subnet --out runs").err
     assert asked.words == ()
 

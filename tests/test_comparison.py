@@ -409,7 +409,10 @@ def test_the_reference_is_found_by_name_or_source():
 
 
 def test_a_reference_that_is_not_there_is_named():
-    with pytest.raises(ValueError, match=r"^the reference `dmo` is not among the encoders; did you mean `demo`\?$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^the reference `dmo` is not among the encoders; did you mean `demo`\? there are small, demo, log-mel$",
+    ):
         find_reference(ENCODERS, "dmo")
     with pytest.raises(
         ValueError, match=r"^the reference `x` is not among the encoders; there are small, demo, log-mel$"

@@ -145,7 +145,7 @@ USERS = [
     ("report --rnu runs/a", "No such option: --rnu (Possible options: --run)"),
     ("report --run ''", ". is not a run: it has no config.yaml"),
     ("space", "Missing argument 'name'"),
-    ("space tinny", "no space `tinny`; did you mean `tiny`? shipped: base, base-wavlm, demo-teacher, lighthuber"),
+    ("space tinny", "no space `tinny`; did you mean `tiny`? there are base, base-wavlm, demo-teacher, lighthuber"),
     ("space nowhere.yaml", "nowhere.yaml: no such file or directory"),
     ("space empty", "no space `empty`"),
     ("space text.txt", "text.txt: must hold a mapping of keys to values, got a str"),
@@ -240,7 +240,7 @@ USERS = [
     ("search subnet --run runs/a --sampler nsga", "--sampler nsga: choices are auto, evolution, random"),
     (
         "cost --space tinny",
-        "no space `tinny`; did you mean `tiny`? shipped: base, base-wavlm, demo-teacher, lighthuber",
+        "no space `tinny`; did you mean `tiny`? there are base, base-wavlm, demo-teacher, lighthuber",
     ),
     ("cost --space", "Option '--space' requires an argument"),
     ("cost --space tiny --subnet largst", "--subnet largst: give largest, smallest or a subnet.json"),
@@ -267,12 +267,12 @@ USERS = [
     ("cost --space tiny --cross-chek", "No such option: --cross-chek (Possible options: --cross-check)"),
     (
         "train supernet --space tinny",
-        "no space `tinny`; did you mean `tiny`? shipped: base, base-wavlm, demo-teacher, lighthuber",
+        "no space `tinny`; did you mean `tiny`? there are base, base-wavlm, demo-teacher, lighthuber",
     ),
     ("train supernet --space text.txt", "text.txt: must hold a mapping of keys to values, got a str"),
     (
         "train supernet --config demp",
-        "no recipe `demp`; did you mean `demo`? shipped: demo, hubert-next, hubert, lighthubert, tw",
+        "no recipe `demp`; did you mean `demo`? there are demo, hubert-next, hubert, lighthubert, tw",
     ),
     ("train supernet --config nowhere.yaml", "no recipe `nowhere.yaml`"),
     ("train supernet --config handful.yaml", "handful.yaml:"),
@@ -344,7 +344,7 @@ USERS = [
         "two-stage: `stage-1.subnets` should be 'container' or 'sandwich', got 'all'",
     ),
     ("train supernet --set seed=x", "two-stage: `seed` should be a valid integer, got 'x'"),
-    ("train supernet --set 'a b=3'", "two-stage: unknown key `a b`; known keys: description, save_every, seed, stages"),
+    ("train supernet --set 'a b=3'", "two-stage: unknown key `a b`; there are description, save_every, seed, stages"),
     ("train supernet --seed 1.5", "Invalid value for '--seed': Input should be a valid integer"),
     ("train supernet --seed x", "Invalid value for '--seed': Input should be a valid integer"),
     ("train supernet --precision fp8", "--precision is fp32, bf16 or auto; got fp8"),
@@ -399,7 +399,7 @@ USERS = [
     ("train supernet --resume=yes", "Option '--resume' does not take a value"),
     (
         "train teacher --space tinny",
-        "no space `tinny`; did you mean `tiny`? shipped: base, base-wavlm, demo-teacher, lighthuber",
+        "no space `tinny`; did you mean `tiny`? there are base, base-wavlm, demo-teacher, lighthuber",
     ),
     ("train teacher --config nowhere", "no recipe `nowhere`"),
     ("train teacher {job} --init nowhere", "there is no folder nowhere,"),
@@ -464,11 +464,11 @@ USERS = [
     ),
     (
         "search subnet --run runs/a --objective phone",
-        "no objective `phone`; did you mean `phones`? it is one of loss, proxy, phones, words, inte",
+        "no objective `phone`; did you mean `phones`? there are loss, proxy, phones, words, inte",
     ),
     (
         "search subnet --run runs/a --objective ''",
-        "no objective ``; it is one of loss, proxy, phones, words, intent, keywords, speakers, veri",
+        "no objective ``; there are loss, proxy, phones, words, intent, keywords, speakers, veri",
     ),
     ("search subnet --run runs/a --device meta", "cannot compute on 'meta'"),
     ("search subnet --run runs/a --device cuda:99", "cannot compute on 'cuda:99'"),
@@ -532,16 +532,16 @@ USERS = [
     ),
     (
         "export subnet --out x --run runs/a --to onxx",
-        "--to onxx: there is no such target; did you mean `onnx`? targets are hf, onnx, int8, s3prl",
+        "--to onxx: no such target; did you mean `onnx`? there are hf, onnx, int8, s3prl",
     ),
-    ("export subnet --out x --run runs/a --to ''", "--to : there is no such target; targets are hf, onnx, int8, s3prl"),
+    ("export subnet --out x --run runs/a --to ''", "--to : no such target; there are hf, onnx, int8, s3prl"),
     (
         "export subnet --out x --run runs/a --to hf,",
-        "--to : there is no such target; targets are hf, onnx, int8, s3prl",
+        "--to : no such target; there are hf, onnx, int8, s3prl",
     ),
     (
         "export subnet --out x --run runs/a --to onnx --to int9",
-        "--to int9: there is no such target; did you mean `int8`? targets are hf, onnx, int8, s3prl",
+        "--to int9: no such target; did you mean `int8`? there are hf, onnx, int8, s3prl",
     ),
     (
         "export subnet --out x --run runs/a --format xml",
@@ -559,15 +559,15 @@ USERS = [
     ("evaluate binary.bin", "binary.bin is no checkpoint that torch.save writes"),
     (
         "evaluate encoder --task phone",
-        "no task `phone`; did you mean `phones`? the tasks are phones, keywords, intent, verificati",
+        "no task `phone`; did you mean `phones`? there are phones, keywords, intent, verificati",
     ),
     (
         "evaluate encoder --task ''",
-        "no task ``; the tasks are phones, keywords, intent, verification, speakers, characters, sl",
+        "no task ``; there are phones, keywords, intent, verification, speakers, characters, sl",
     ),
     (
         "evaluate encoder --task phones,fones",
-        "no task `fones`; did you mean `phones`? the tasks are phones, keywords, intent, verificati",
+        "no task `fones`; did you mean `phones`? there are phones, keywords, intent, verificati",
     ),
     ("evaluate encoder --split train", "Invalid value for '--split': 'train' is not one of 'test', 'dev', 'both'"),
     ("evaluate encoder --reference demo", "the reference `demo` is not among the encoders"),

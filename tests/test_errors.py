@@ -34,7 +34,7 @@ def broken(monkeypatch):
 def test_what_a_user_caused_is_two_lines_and_code_2(nestling):
     said = nestling("space tini")
     assert (said.code, said.out) == (2, "")
-    assert said.err == "error: no space `tini`; did you mean `tiny`? shipped: " + said.err.partition("shipped: ")[2]
+    assert said.err == "error: no space `tini`; did you mean `tiny`? there are " + said.err.partition("there are ")[2]
 
 
 @pytest.mark.usefixtures("broken")

@@ -303,9 +303,7 @@ def test_an_objective_is_known(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "hint"), [("prox", "did you mean `proxy`? "), ("xyzzy", "")])
 def test_an_objective_that_is_not_known_is_told_with_the_nearest(name: str, hint: str) -> None:
-    assert (
-        refusal(lambda: check_objective(name)) == f"no objective `{name}`; {hint}it is one of {', '.join(OBJECTIVES)}"
-    )
+    assert refusal(lambda: check_objective(name)) == f"no objective `{name}`; {hint}there are {', '.join(OBJECTIVES)}"
 
 
 @pytest.fixture

@@ -116,7 +116,7 @@ def test_good_values_become_a_model():
     ("values", "message"),
     [
         ({"stages": [], "stagse": 1}, "f.yaml: unknown key `stagse`; did you mean `stages`?"),
-        ({"stages": [], "q": 1}, "f.yaml: unknown key `q`; known keys: by_name, stages"),
+        ({"stages": [], "q": 1}, "f.yaml: unknown key `q`; there are by_name, stages"),
         ({}, "f.yaml: missing key `stages`"),
         (
             {"stages": [{"optimiser": {"lr": 1, "warmup_step": 3}}]},
@@ -296,7 +296,7 @@ def test_too_many_front_ends_are_refused(tmp_path):
 
 
 def test_an_unknown_space_is_told_with_the_shipped_ones():
-    with pytest.raises(ValueError, match=r"no space `bse`; did you mean `base`\? shipped: base, .*tiny; or give"):
+    with pytest.raises(ValueError, match=r"no space `bse`; did you mean `base`\? there are base, .*tiny; or give"):
         SearchSpace.load("bse")
     with pytest.raises(ValueError, match=r"nowhere\.yaml: no such file"):
         SearchSpace.load("nowhere.yaml")

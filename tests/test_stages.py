@@ -239,7 +239,7 @@ def test_all_problems_are_listed_at_once(recipe):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("demp", r"no recipe `demp`; did you mean `demo`\? shipped: demo, hubert"), ("x.yaml", "or give a .yaml file")],
+    [("demp", r"no recipe `demp`; did you mean `demo`\? there are demo, hubert"), ("x.yaml", "or give a .yaml file")],
 )
 def test_unknown_recipes(name, message):
     with pytest.raises(ValueError, match=message):

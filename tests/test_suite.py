@@ -58,12 +58,10 @@ def test_tasks_are_found_by_group_once_and_in_order():
 
 
 def test_a_task_that_is_nearly_named_is_suggested():
-    message = (
-        "no task `keyword`; did you mean `keywords`? the tasks are phones, keywords, intent, verification, speakers"
-    )
+    message = "no task `keyword`; did you mean `keywords`? there are phones, keywords, intent, verification, speakers"
     with pytest.raises(ValueError, match=message.replace("?", r"\?")):
         find_tasks(["phones", "keyword"])
-    with pytest.raises(ValueError, match=r"^no task `xyz`; the tasks are .*queries, and first or all of them$"):
+    with pytest.raises(ValueError, match=r"^no task `xyz`; there are .*queries, first, all$"):
         find_tasks(["xyz"])
 
 
@@ -209,7 +207,10 @@ def test_stored_errors_must_agree(changes, message):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"metric": "PERR"}, r"^metric 'PERR' is none of PER, KS accuracy, "), ({"seeds": ()}, r"^seeds is empty$")],
+    [
+        ({"metric": "PERR"}, r"^no metric `PERR`; did you mean `PER`\? there are PER, KS accuracy, "),
+        ({"seeds": ()}, r"^seeds is empty$"),
+    ],
 )
 def test_stored_scores_are_of_known_metrics_and_of_some_head(changes, message):
     given = {"metric": "PER", "condition": IN_DOMAIN, "value": 1.0, "half_interval": None, "seeds": (1.0,)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from checkpoints.runtimes.onnx_session import INSTALL, ONNX_FILES, open_session,
 from checkpoints.teachers import load_encoder
 from nas.measurement import Contestant, Run
 from search_spaces.errors import NestlingError
+from search_spaces.nearest_names import suggest
 from supernet.front_end import normalize_waveform
 
 RUNTIMES = ("torch", "transformers", *ONNX_FILES)
@@ -61,9 +61,7 @@ def parse_runtimes(text: str) -> tuple[str, ...]:
     words = dict.fromkeys(word.strip() for word in text.split(","))
     for word in words:
         if word not in RUNTIMES:
-            near = get_close_matches(word, RUNTIMES, n=1)
-            hint = f"did you mean `{near[0]}`? " if near else ""
-            raise NestlingError(f"--runtime {text}: no runtime `{word}`; {hint}there are {', '.join(RUNTIMES)}")
+            raise NestlingError(f"--runtime {text}: no runtime `{word}`; {suggest(word, RUNTIMES)}")
     return tuple(words)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 
 from checkpoints.run_config import RunError
 from checkpoints.run_folder import RunFolder
@@ -12,6 +11,7 @@ from nas.objective import DistillationObjective
 from nas.task_objective import TaskObjective
 from nestling.workflows.training import blame, build_trainer
 from search_spaces.errors import NestlingError
+from search_spaces.nearest_names import suggest
 from search_spaces.space import SearchSpace
 from speech_data.batching import evaluation_batches
 from speech_data.corpus import SpeechCorpus
@@ -59,9 +59,7 @@ def open_scorer(
 def check_objective(name: str) -> None:
     """Raises NestlingError unless a search can minimise it."""
     if name not in OBJECTIVES:
-        near = get_close_matches(name, OBJECTIVES, n=1)
-        hint = f"did you mean `{near[0]}`? " if near else ""
-        raise NestlingError(f"no objective `{name}`; {hint}it is one of {', '.join(OBJECTIVES)}")
+        raise NestlingError(f"no objective `{name}`; {suggest(name, OBJECTIVES)}")
 
 
 def open_probed(probes: Sequence[str], say: Callable[[str], None]) -> Mapping[str, Material]:
