@@ -11,8 +11,8 @@ from torch import Tensor
 from distillation.codes import Describe, code_corpus, load_codes
 from distillation.sources import FrozenNetwork, SignalSource, Source, TeacherSource
 from distillation.stages import Recipe, SourceSpec, Stage
-from distillation.trainer import number
 from search_spaces.errors import NestlingError
+from search_spaces.randomness import seed_of
 from speech_data.batching import HOP, Batch, evaluation_batches
 from speech_data.corpus import SAMPLE_RATE_HZ, SpeechCorpus
 from speech_data.features import log_mel, mfcc
@@ -75,7 +75,7 @@ class SourceFactory:
                     config.count_frames,
                     spec.num_codes,
                     HOP,
-                    number(self.seed, stage.name) % 2**31,
+                    seed_of(self.seed, stage.name) % 2**31,
                 )
 
 

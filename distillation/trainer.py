@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -18,6 +17,7 @@ from distillation.stages import DONE, Recipe, Stage, find_changes, is_changeable
 from distillation.terms import Objective
 from distillation.views import Rendition, draw_mask
 from search_spaces.errors import FailedError, NestlingError, OutOfMemoryError, describe_shortage
+from search_spaces.randomness import seed_of
 from search_spaces.strict_yaml import parse_config
 from search_spaces.subnet import Subnet
 from speech_data.batching import Batch
@@ -272,7 +272,7 @@ class Trainer:
         optimizer.zero_grad(set_to_none=True)
         losses: dict[str, list[float]] = {}
         for role, subnet in subnets:
-            torch.manual_seed(number(self.recipe.seed, step, "dropout"))
+            torch.manual_seed(seed_of(self.recipe.seed, step, "dropout"))
             with self._autocast():
                 dropout = stage.dropout if role == "largest" else 0.0
                 trace = self.supernet(wave, lengths, subnet, objective.taps, masked, dropout)
@@ -299,7 +299,7 @@ class Trainer:
             valid = config.count_frames(torch.from_numpy(batch.lengths)).tolist()
             masks = np.zeros((len(wave), frames), dtype=bool)
             for i, utterance in enumerate(batch.utterances):
-                rng = np.random.default_rng(number(self.recipe.seed, step, "mask", utterance.id))
+                rng = np.random.default_rng(seed_of(self.recipe.seed, step, "mask", utterance.id))
                 masks[i, : valid[i]] = draw_mask(valid[i], stage.view, rng)
             masked = torch.from_numpy(masks).to(self.device)
         with torch.no_grad(), self._autocast():
@@ -392,18 +392,12 @@ def draw_subnets(stage: Stage, supernet: Supernet, seed: int, step: int) -> list
     space = supernet.space
     chosen = [("largest", space.container)]
     if stage.subnets == "sandwich":
-        rng = random.Random(number(seed, step, "subnets"))
+        rng = random.Random(seed_of(seed, step, "subnets"))
         chosen.append(("smallest", space.smallest()))
         chosen += [("random", space.sample(rng)) for _ in range(stage.num_random)]
     return chosen
 
 
-def number(*key: int | str) -> int:
-    """A 63-bit seed from a key, the same on every machine."""
-    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
 def generator(*key: int | str) -> torch.Generator:
-    """A generator seeded by `number(*key)`."""
-    return torch.Generator().manual_seed(number(*key))
+    """PyTorch's generator for a key, as `seed_of` takes it."""
+    return torch.Generator().manual_seed(seed_of(*key))

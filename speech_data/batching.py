@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.errors import NestlingError
+from search_spaces.randomness import generator
 from speech_data.augmentation import render
 from speech_data.corpus import SAMPLE_RATE_HZ, SpeechCorpus, Utterance, Waveform
-from speech_data.randomness import generator
 
 Item = TypeVar("Item")
 HOP = 320

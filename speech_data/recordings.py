@@ -8,11 +8,11 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
+from search_spaces.randomness import generator
 from speech_data.augmentation import coloured_noise
 from speech_data.corpus import SAMPLE_RATE_HZ, Span, Utterance
 from speech_data.espeak import SILENCE, Speech
 from speech_data.plans import PlannedUtterance
-from speech_data.randomness import generator
 
 LEVEL = 0.06
 """Root mean square of every utterance, full scale being 1."""

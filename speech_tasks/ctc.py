@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from speech_data.randomness import generator
+from search_spaces.randomness import generator
 from speech_tasks.feature_store import Clip, FeatureStore
 from speech_tasks.heads import Fitted, Plan, WeightedSum, shuffled, sweep
 from speech_tasks.metrics import ctc_collapse, edit_tallies

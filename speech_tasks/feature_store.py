@@ -19,10 +19,10 @@ from torch import Tensor
 
 from search_spaces.costs import count_frames
 from search_spaces.errors import NestlingError
+from search_spaces.randomness import generator
 from search_spaces.subnet import Backbone
 from speech_data.augmentation import render, render_otherwise
 from speech_data.corpus import SAMPLE_RATE_HZ, SpeechCorpus, Utterance, Waveform
-from speech_data.randomness import generator
 
 Encode = Callable[[Tensor, Tensor | None], Sequence[Tensor]]
 """Waveforms (B, S) and lengths (B,), None when nothing is padded -> every hidden state, each (B, T, D)."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from speech_data.randomness import generator
+from search_spaces.randomness import generator
 
 Head = TypeVar("Head", bound=nn.Module)
 Item = TypeVar("Item")

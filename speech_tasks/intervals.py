@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-from speech_data.randomness import generator
+from search_spaces.randomness import generator
 from speech_tasks.feature_store import Clip
 
 Floats = NDArray[np.float64]

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from search_spaces.randomness import generator
 from speech_data.corpus import Utterance
 from speech_data.features import phone_labels
 from speech_data.grammar import NO_INTENT
-from speech_data.randomness import generator
 from speech_tasks.feature_store import Clip, FeatureStore
 from speech_tasks.phone_probe import fit_linear
 from speech_tasks.task import Material, score_ratio

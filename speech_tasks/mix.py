@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from speech_data.randomness import generator
+from search_spaces.randomness import generator
 
 LEAST = 0.9
 """Rank correlation that a mix must keep whichever encoder is left out."""

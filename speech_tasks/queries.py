@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from search_spaces.errors import NestlingError
+from search_spaces.randomness import generator
 from speech_data.corpus import SAMPLE_RATE_HZ, Utterance
 from speech_data.espeak import SILENCE
-from speech_data.randomness import generator
 from speech_tasks.feature_store import Clip, FeatureStore
 from speech_tasks.intervals import Voices
 from speech_tasks.metrics import (

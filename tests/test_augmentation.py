@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from search_spaces.randomness import generator
 from speech_data import augmentation
 from speech_data.augmentation import NOISES, coloured_noise, early_reflections, render, render_otherwise
-from speech_data.randomness import generator
 
 
 def speechlike(num_samples=32_000):

@@ -6,11 +6,11 @@ import time
 import numpy as np
 import pytest
 
+from search_spaces.randomness import generator
 from speech_data import augmentation
 from speech_data.augmentation import render, room_response
 from speech_data.batching import HOP, batch_at, evaluation_batches, prefetch
 from speech_data.corpus import Utterance
-from speech_data.randomness import generator
 
 
 class RampCorpus:
@@ -196,6 +196,11 @@ def test_keyed_generators_repeat_and_do_not_collide():
     assert generator(1, "a").random() == generator(1, "a").random()
     draws = {generator(*key).random() for key in [(1, 23), (12, 3), (123,), ("1", 23), ("1", "23")]}
     assert len(draws) == 5
+
+
+def test_keys_draw_what_corpora_and_scores_were_made_with():
+    assert generator(0, "crop and noise", 3, "dev-00017").integers(2**63) == 771484522227445613
+    assert generator("evaluation noise", "u1").integers(2**63) == 3255774220269412206
 
 
 # Prefetching

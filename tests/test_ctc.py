@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
-from speech_data.randomness import generator
+from search_spaces.randomness import generator
 from speech_tasks.ctc import BATCH, LinearHead, RecurrentHead, ctc_loss, fit_writer, log_probs, mask_states
 from speech_tasks.heads import Plan
 from tests.speech_cases import seeded

@@ -9,9 +9,10 @@ import torch
 
 from distillation.factory import SourceFactory
 from distillation.stages import load_recipe
-from distillation.trainer import DivergedError, Trainer, TrainingError, draw_subnets, generator, number
+from distillation.trainer import DivergedError, Trainer, TrainingError, draw_subnets, generator
 from distillation.views import draw_mask
 from search_spaces.errors import OutOfMemoryError
+from search_spaces.randomness import seed_of
 from speech_data.batching import batch_at
 from supernet.model import Supernet
 from tests.training_cases import RECIPE, SPACE, Tones, make_teacher
@@ -128,7 +129,7 @@ def test_masks_are_shared_by_a_steps_subnets_and_stay_out_of_padding(recipe):
         (batch,) = tones(stage, step, step + 1)
         frames = run.trainer.supernet.container.config.count_frames(torch.from_numpy(batch.lengths))
         for mask, count, utterance in zip(same[0], frames.tolist(), batch.utterances, strict=True):
-            own = np.random.default_rng(number(0, step, "mask", utterance.id))
+            own = np.random.default_rng(seed_of(0, step, "mask", utterance.id))
             assert mask[:count].tolist() == draw_mask(count, stage.view, own).tolist()
             assert not mask[count:].any()
         assert frames.min() < same[0].shape[1]
@@ -136,8 +137,10 @@ def test_masks_are_shared_by_a_steps_subnets_and_stay_out_of_padding(recipe):
 
 
 def test_numbers_are_the_same_everywhere():
-    assert number(0, "stage-1", "heads") == 5011713161518041451
-    assert 0 <= min(number(i) for i in range(100)) < max(number(i) for i in range(100)) < 2**63
+    assert seed_of(0, "stage-1", "heads") == 5011713161518041451
+    assert seed_of(3, 12, "mask", "dev-00017") == 7355704521171707999
+    assert seed_of("dry run") == 6791847633910131613
+    assert 0 <= min(seed_of(i) for i in range(100)) < max(seed_of(i) for i in range(100)) < 2**63
 
 
 # What it learns
