@@ -24,6 +24,7 @@ import soxr
 from search_spaces.errors import NestlingError
 from speech_data.corpus import SAMPLE_RATE_HZ, SPLITS, Utterance, Waveform, check_split, refuse_test
 from speech_data.sound_files import ROUNDING_SECONDS, Sound, check_length, examine, read_mono
+from speech_data.splits import place_of, split_at
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 OTHER_SUFFIXES = (
@@ -452,8 +453,8 @@ def _cut(item: ListedAudio, sound: Sound, span: tuple[int, int], whole: bool) ->
 
 def _divide_by_content(pieces: list[_Piece]) -> dict[str, list[_Piece]]:
     """Splits in which all pieces of a file are together; from three files on, none is empty."""
-    contents = sorted({piece.content for piece in pieces}, key=lambda content: (_place(content), content))
-    split_of = {content: _split_of_place(_place(content)) for content in contents}
+    contents = sorted({piece.content for piece in pieces}, key=lambda content: (place_of(content), content))
+    split_of = {content: split_at(place_of(content), SPLIT_SHARES) for content in contents}
     if len(contents) >= len(SPLIT_SHARES):
         for split in SPLIT_SHARES:
             if split not in split_of.values():
@@ -463,23 +464,6 @@ def _divide_by_content(pieces: list[_Piece]) -> dict[str, list[_Piece]]:
     for piece in pieces:
         divided[split_of[piece.content] if len(contents) >= len(SPLIT_SHARES) else "train"].append(piece)
     return divided
-
-
-def place_of_name(name: str) -> int:
-    """Where a hash puts a name, 0 to 99: a share of all names in percent, the same on every machine."""
-    return _place(hashlib.sha256(name.encode()).hexdigest())
-
-
-def _place(content: str) -> int:
-    return int(content[:8], 16) % 100
-
-
-def _split_of_place(place: int) -> str:
-    for split, share in SPLIT_SHARES.items():
-        if place < share:
-            return split
-        place -= share
-    raise AssertionError("the shares add up to 100")
 
 
 def _content_hash(kept: Mapping[str, Sequence[_Piece]]) -> str:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from search_spaces.errors import NestlingError
 from speech_data.corpus import SPLITS
-from speech_data.folder import FolderCorpus, ListedAudio, Progress, SkippedFile, open_listed, place_of_name
+from speech_data.folder import FolderCorpus, ListedAudio, Progress, SkippedFile, open_listed
+from speech_data.splits import place_of_name, split_at
 
 TRAIN, DEV, TEST = ("train-clean-100", "train-clean-360", "train-other-500"), "dev-clean", "test-clean"
 """Parts: at least one of the first is wanted."""
-SEARCH_SHARE = 5
-"""Of the train utterances, in percent, by a hash of their names: they are the split `search`."""
+TRAIN_SHARES = {"search": 5, "train": 95}
+"""Of the utterances of the train parts, in percent, by a hash of their names."""
 
 
 def open_librispeech(
@@ -48,7 +49,7 @@ def open_librispeech(
 
 def _split(part: str, audio: ListedAudio) -> str:
     if part in TRAIN:
-        return "search" if place_of_name(audio.file.stem) < SEARCH_SHARE else "train"
+        return split_at(place_of_name(audio.file.stem), TRAIN_SHARES)
     return {DEV: "dev", TEST: "test"}[part]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from speech_data.grammar import (
     draw_short_sentence,
     other_words,
 )
+from speech_data.splits import place_of_name, split_at
 from speech_data.voices import SPEAKERS, STYLES, Speaker, Voice, crowd
 
 SPLIT_SHARES = {"train": 70, "search": 10, "dev": 10, "test": 10}
@@ -178,12 +178,7 @@ def plan_utterances(
 
 def split_of_sentence(text: str) -> str:
     """The only split, whatever the seed, that may hold a sentence; also of a word that stands alone."""
-    place = int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) % 100
-    for split, share in SPLIT_SHARES.items():
-        if place < share:
-            return split
-        place -= share
-    raise AssertionError("the shares add up to 100")
+    return split_at(place_of_name(text), SPLIT_SHARES)
 
 
 def distinct_sentences(split: str, rng: random.Random) -> Iterator[Sentence]:

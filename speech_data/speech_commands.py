@@ -11,12 +11,15 @@ from pathlib import Path
 
 from search_spaces.errors import NestlingError
 from speech_data.corpus import SPLITS
-from speech_data.folder import FolderCorpus, ListedAudio, Progress, SkippedFile, open_listed, place_of_name
+from speech_data.folder import FolderCorpus, ListedAudio, Progress, SkippedFile, open_listed
 from speech_data.grammar import KEYWORDS, NO_WORD, UNKNOWN_WORD
 from speech_data.sound_files import examine
+from speech_data.splits import place_of_name, split_at
 
 NOISE_FOLDER = "_background_noise_"
 LISTS = {"search": "validation_list.txt", "dev": "validation_list.txt", "test": "testing_list.txt"}
+VALIDATION_SHARES = {"search": 50, "dev": 50}
+"""Of the validation list, in percent, by a hash of the speaker."""
 PIECE_SECONDS = 1.0
 """Of noise, as silence: as long as a word's recording."""
 PIECE_TURNS = (*("train",) * 7, "search", "dev", "test")
@@ -97,7 +100,7 @@ def _split(audio: ListedAudio, lists: dict[str, set[str]]) -> str:
     if audio.name in lists[LISTS["test"]]:
         return "test"
     if audio.name in lists[LISTS["dev"]]:
-        return "search" if place_of_name(audio.speaker or audio.name) < 50 else "dev"
+        return split_at(place_of_name(audio.speaker or audio.name), VALIDATION_SHARES)
     return "train"
 
 

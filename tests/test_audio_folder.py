@@ -10,7 +10,9 @@ import soundfile
 
 from speech_data import folder as folder_module
 from speech_data.corpus import Utterance
-from speech_data.folder import _divide_by_content, _Piece, _place, open_folder
+from speech_data.folder import _divide_by_content, _Piece, open_folder
+from speech_data.plans import split_of_sentence
+from speech_data.splits import place_of, place_of_name, split_at
 
 
 def tone(seconds=0.5, rate=16_000, hertz=440.0):
@@ -191,8 +193,20 @@ def test_splits_are_stable_disjoint_and_never_empty_from_three_files_on(tmp_path
 
 
 def test_the_first_eight_digits_of_a_hash_place_it():
-    assert _place("00000163" + "f" * 56) == 55  # 0x163 is 355
-    assert _place("ffffffff" + "0" * 56) == 4_294_967_295 % 100
+    assert place_of("00000163" + "f" * 56) == 55  # 0x163 is 355
+    assert place_of("ffffffff" + "0" * 56) == 4_294_967_295 % 100
+
+
+def test_names_and_sentences_are_where_they_always_were():
+    places = {"84-121123-0001": 13, "0a7c2a8d": 50, "yes/0a7c2a8d_nohash_0.wav": 98, "": 10}
+    assert {name: place_of_name(name) for name in places} == places
+    splits = {"turn on the lights": "search", "stop": "test", "yes": "train", "play some music": "dev"}
+    assert {text: split_of_sentence(text) for text in splits} == splits
+
+
+@pytest.mark.parametrize(("place", "split"), [(0, "a"), (4, "a"), (5, "b"), (9, "b"), (10, "c"), (99, "c")])
+def test_shares_are_in_order(place, split):
+    assert split_at(place, {"a": 5, "b": 5, "c": 90}) == split
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speech_data.librispeech import SEARCH_SHARE, open_librispeech
+from speech_data.librispeech import TRAIN_SHARES, open_librispeech
 
 
 def write_chapter(root, part, speaker, chapter, texts, seconds=0.3):
@@ -49,7 +49,7 @@ def test_search_is_a_fixed_share_of_the_train_utterances(root):
     ids = {split: {utterance.id for utterance in corpus.utterances(split)} for split in ("train", "search")}
     assert not ids["train"] & ids["search"]
     assert len(ids["train"]) + len(ids["search"]) == 80
-    assert 1 <= len(ids["search"]) <= 4 * SEARCH_SHARE * 80 / 100
+    assert 1 <= len(ids["search"]) <= 4 * TRAIN_SHARES["search"] * 80 / 100
     write_chapter(root, "train-clean-360", "200", "1", ["MORE"])
     assert ids["search"] <= {utterance.id for utterance in open_librispeech(root).utterances("search")}
 
