@@ -20,7 +20,7 @@ from pathlib import Path
 
 PACKAGES = ("search_spaces", "speech_data", "supernet", "distillation", "speech_tasks", "nas", "checkpoints")
 """Ours, whose source counts; of other libraries the release does."""
-_COMPUTE_NOTHING = ("pydantic", "yaml")
+_COMPUTE_NOTHING = ("huggingface_hub", "platformdirs", "pydantic", "yaml")
 """Libraries that decide no number."""
 _DISTRIBUTIONS = {"sklearn": "scikit-learn"}
 """By the name they are imported by, where it is another."""

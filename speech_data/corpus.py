@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from platformdirs import user_cache_dir
 
 from search_spaces.errors import NestlingError
 from search_spaces.files import hash_file
@@ -216,5 +217,8 @@ def refuse_test(split: str, allow_test: bool) -> None:
 
 
 def cache_folder() -> Path:
-    """Where corpora that can be made again are kept: `$NESTLING_CACHE`, or `~/.cache/nestling`."""
-    return Path(os.environ.get("NESTLING_CACHE") or Path.home() / ".cache" / "nestling").expanduser()
+    """Where corpora that can be made again are kept: `$NESTLING_CACHE`, or where this system keeps such things.
+
+    That is `~/.cache/nestling` on Linux, `$XDG_CACHE_HOME/nestling` if that is set.
+    """
+    return Path(os.environ.get("NESTLING_CACHE") or user_cache_dir("nestling", appauthor=False)).expanduser()

@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-LIGHT = ("numpy", "pyyaml", "pydantic", "rich", "typer", "soundfile", "soxr")
+LIGHT = ("numpy", "pyyaml", "pydantic", "rich", "typer", "platformdirs", "soundfile", "soxr")
 """What spaces, corpora and the command line are made of."""
 LEFT_OUT = {
     "torch",

@@ -1,6 +1,8 @@
 """The stored corpus: what is read back, and what is refused."""
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,7 +93,11 @@ def test_cache_can_be_moved(monkeypatch, tmp_path):
     monkeypatch.setenv("NESTLING_CACHE", str(tmp_path))
     assert cache_folder() == tmp_path
     monkeypatch.delenv("NESTLING_CACHE")
-    assert cache_folder().parts[-2:] == (".cache", "nestling")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if sys.platform == "linux":
+        assert cache_folder() == Path.home() / ".cache" / "nestling"
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+        assert cache_folder() == tmp_path / "elsewhere" / "nestling"
 
 
 @pytest.mark.parametrize("name", ["train-000.npy", "train-000.jsonl"])
