@@ -29,7 +29,6 @@ MAX_ROUNDS = 2
 """Rounds are run until enough are steady, but no more than this many for each that is asked for."""
 STEADY = 0.05
 """A round is steady when the control's times before and after it differ by less than this share."""
-RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -196,6 +195,6 @@ def _latency(rounds_ms: tuple[float, ...]) -> Latency:
 
 def _median_interval(values: NDArray[np.float64]) -> tuple[float, float]:
     """The 95 % interval of the median, resampling values."""
-    draws = np.random.default_rng(0).choice(values, (RESAMPLES, len(values)))
-    low, high = np.quantile(np.median(draws, axis=1), [0.025, 0.975])
-    return float(low), float(high)
+    from speech_tasks.intervals import bootstrap_interval  # noqa: PLC0415 - processes whose memory counts go without scipy
+
+    return bootstrap_interval(lambda drawn: np.median(values[drawn], axis=1), len(values), np.random.default_rng(0))

@@ -219,6 +219,22 @@ def quantile(degrees: float) -> float:
     return float(stdtrit(degrees, (1 + COVERAGE) / 2))
 
 
+def bootstrap_interval(
+    statistic: Callable[[NDArray[np.int64]], ArrayLike], num: int, rng: np.random.Generator, draws: int = 1000
+) -> tuple[float, float]:
+    """The 95 % interval of a number over independent things, by drawing them anew: for what has no closed form.
+
+    Args:
+        statistic: Which of them are drawn, (draws, num) -> the number in each draw, (draws,).
+        num: How many things.
+        rng: All randomness comes from it.
+        draws: How many times.
+    """
+    numbers = np.asarray(statistic(rng.integers(num, size=(draws, num))), np.float64)
+    low, high = np.quantile(numbers, [0.025, 0.975])
+    return float(low), float(high)
+
+
 def paired_interval(differences: ArrayLike) -> Floats:
     """95 % intervals of means over independent pairs: (..., N) -> (..., 2), lower and upper end.
 

@@ -21,6 +21,7 @@ from speech_data.corpus import Utterance
 from speech_data.espeak import SILENCE
 from speech_data.features import phone_labels
 from speech_tasks.feature_store import Clip, FeatureStore
+from speech_tasks.softmax import fit_softmax
 
 Errors = NDArray[np.float64]
 """(N,), one number for each scored clip; their mean is a probe's error, a share."""
@@ -151,20 +152,16 @@ def fit_reader(states: Tensor, targets: Tensor, num_classes: int, decay: float) 
     mean, std = states.mean(0), states.std(0).clamp_min(1e-3)  # (L, D); a store's states are about 1
     layers = ((states - mean) / std).transpose(0, 1).flatten(1)  # (L, N D): a sum of layers is one product
     shares = torch.zeros(states.shape[1], requires_grad=True)
-    weight = torch.zeros(num_classes, states.shape[2], requires_grad=True)
-    bias = torch.zeros(num_classes, requires_grad=True)
-    optimizer = torch.optim.LBFGS([shares, weight, bias], max_iter=MAX_ITERATIONS, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        mixed = (shares.softmax(0) @ layers).view(-1, states.shape[2])  # (N, D)
-        loss = F.cross_entropy(F.linear(mixed, weight, bias), targets) + decay * weight.square().sum()
-        loss.backward()
-        return loss
-
-    with torch.enable_grad():
-        optimizer.step(closure)
-    return Reader(mean, shares.detach().softmax(0)[:, None] / std, weight.detach(), bias.detach())
+    weight, bias = fit_softmax(
+        lambda: (shares.softmax(0) @ layers).view(-1, states.shape[2]),  # (N, D)
+        states.shape[2],
+        targets,
+        num_classes,
+        decay=decay,
+        max_iterations=MAX_ITERATIONS,
+        inner=[shares],
+    )
+    return Reader(mean, shares.detach().softmax(0)[:, None] / std, weight, bias)
 
 
 def take_each(clips: Sequence[Clip], most: int) -> list[Clip]:

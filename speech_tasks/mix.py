@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from search_spaces.randomness import generator
+from speech_tasks.intervals import bootstrap_interval
 
 LEAST = 0.9
 """Rank correlation that a mix must keep whichever encoder is left out."""
 MIN_ENCODERS = 5
-DRAWS = 1000
 
 Points = Mapping[str, float]
 """By encoder."""
@@ -140,12 +140,12 @@ def _judge(
     probe_seconds: Mapping[str, Seconds],
 ) -> Mix:
     num = len(suite)
-    draws = generator("encoders of a mix", num).integers(num, size=(DRAWS, num))
+    rng = generator("encoders of a mix", num)
+    low, high = bootstrap_interval(lambda drawn: spearman(suite[drawn], mean[drawn]), num, rng)
     kept = np.array([[i for i in range(num) if i != left_out] for left_out in range(num)])
-    low, high = np.quantile(spearman(suite[draws], mean[draws]), [0.025, 0.975])
     lowest = spearman(suite[kept], mean[kept]).min()
     spent = {part: seconds for name in names for part, seconds in probe_seconds[name].items()}
-    return Mix(names, sum(spent.values()), float(spearman(suite, mean)), float(low), float(high), float(lowest))
+    return Mix(names, sum(spent.values()), float(spearman(suite, mean)), low, high, float(lowest))
 
 
 def _align(

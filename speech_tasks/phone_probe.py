@@ -20,6 +20,7 @@ from speech_data.batching import Batch, evaluation_batches
 from speech_data.corpus import Corpus, Utterance
 from speech_data.features import mfcc, phone_labels, stack_context
 from speech_tasks.intervals import Voices, spread_of_ratio
+from speech_tasks.softmax import fit_softmax
 from supernet.encoder import Encoder
 
 Encode = Callable[[Tensor, Tensor | None], Sequence[Tensor]]
@@ -139,19 +140,10 @@ def fit_linear(features: Tensor, labels: Tensor, num_classes: int) -> Callable[[
     """A softmax regression on standardised features, by L-BFGS from zero: (N, d), (N,) -> features to scores."""
     mean, std = features.mean(0), features.std(0).clamp_min(1e-5)
     x = (features - mean) / std
-    weight = torch.zeros(num_classes, x.shape[1], requires_grad=True)
-    bias = torch.zeros(num_classes, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=MAX_ITERATIONS, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(F.linear(x, weight, bias), labels) + WEIGHT_DECAY * weight.square().sum()
-        loss.backward()
-        return loss
-
-    with torch.enable_grad():
-        optimizer.step(closure)
-    return lambda features: F.linear((features - mean) / std, weight.detach(), bias.detach())
+    weight, bias = fit_softmax(
+        lambda: x, x.shape[1], labels, num_classes, decay=WEIGHT_DECAY, max_iterations=MAX_ITERATIONS
+    )
+    return lambda features: F.linear((features - mean) / std, weight, bias)
 
 
 def probe_phones(train: Frames, tuning: Frames, scored: Frames, num_classes: int) -> ProbeScore:

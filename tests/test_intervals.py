@@ -10,6 +10,7 @@ from scipy.stats import t as student
 from speech_tasks import phones
 from speech_tasks.comparison import Comparison
 from speech_tasks.heads import Fitted
+from speech_tasks.intervals import bootstrap_interval
 from speech_tasks.phones import Phones
 from speech_tasks.task import IN_DOMAIN, Material
 from tests.evaluation_cases import make_entry
@@ -96,3 +97,11 @@ def test_encoders_that_differ_are_found_as_often_as_theory_says(monkeypatch):
     assert 0.3 < theory < 0.9
     assert verdicts.count("worse") / NUM_PAIRS == pytest.approx(theory, abs=0.06)
     assert verdicts.count("better") / NUM_PAIRS < 0.01
+
+
+def test_what_is_drawn_anew_is_as_it_was():
+    values = np.array([3, 1, 4, 1.5, 5, 9, 2.6, 5.3, 5.8, 9.7])
+    ends = bootstrap_interval(lambda drawn: values[drawn].mean(1), len(values), np.random.default_rng(0))
+    assert ends == pytest.approx((3.18975, 6.5105))
+    drawn = np.random.default_rng(0).choice(values, (1000, len(values)))  # as medians of times were made
+    assert ends == tuple(np.quantile(drawn.mean(1), [0.025, 0.975]))
