@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Protocol
 
 import numpy as np
@@ -63,14 +63,8 @@ def _words(material: Material, scale: float) -> Probe:
     return WordProbe("words", *_draw(material, scale))
 
 
-def _intent(material: Material, scale: float) -> Probe:
-    clips = _draw(material, scale, NUM_TRAIN_COMMANDS, NUM_SEARCH_COMMANDS)
-    return LabelProbe("intent", lambda u: u.intent, *clips)
-
-
-def _keywords(material: Material, scale: float) -> Probe:
-    clips = _draw(material, scale, NUM_TRAIN_WORDS, NUM_SEARCH_WORDS)
-    return LabelProbe("keywords", lambda u: u.intent, *clips)
+def _labels(name: str, num_train: int, num_search: int, material: Material, scale: float) -> Probe:
+    return LabelProbe(name, lambda u: u.intent, *_draw(material, scale, num_train, num_search))
 
 
 def _speakers(material: Material, scale: float) -> Probe:
@@ -89,8 +83,8 @@ def _verification(material: Material, scale: float) -> Probe:
 PROBES: dict[str, tuple[Callable[[Material, float], Probe], str]] = {
     "phones": (_phones, SENTENCES),
     "words": (_words, SENTENCES),
-    "intent": (_intent, COMMANDS),
-    "keywords": (_keywords, KEYWORDS),
+    "intent": (partial(_labels, "intent", NUM_TRAIN_COMMANDS, NUM_SEARCH_COMMANDS), COMMANDS),
+    "keywords": (partial(_labels, "keywords", NUM_TRAIN_WORDS, NUM_SEARCH_WORDS), KEYWORDS),
     "speakers": (_speakers, VOICES),
     "verification": (_verification, VOICES),
 }

@@ -16,9 +16,8 @@ from search_spaces.nearest_names import suggest
 from speech_tasks.aggregates import METRICS, fitted_for
 from speech_tasks.characters import Characters
 from speech_tasks.feature_store import Encode, FeatureStore
-from speech_tasks.intent import Intent
 from speech_tasks.intervals import Voices, spread_of_moves
-from speech_tasks.keywords import Keywords
+from speech_tasks.labels import intent, keywords
 from speech_tasks.phones import Phones
 from speech_tasks.provenance import fingerprint_task, name_audio
 from speech_tasks.queries import Queries
@@ -31,15 +30,15 @@ SENTENCES, KEYWORDS, COMMANDS, VOICES = "sentences", "keywords", "commands", "vo
 
 TASKS: dict[str, tuple[Callable[[Material], Task], str]] = {
     "phones": (Phones, SENTENCES),
-    "keywords": (Keywords, KEYWORDS),
-    "intent": (Intent, COMMANDS),
+    "keywords": (keywords, KEYWORDS),
+    "intent": (intent, COMMANDS),
     "verification": (Verification, VOICES),
     "speakers": (Speakers, VOICES),
     "characters": (Characters, SENTENCES),
     "slots": (Slots, COMMANDS),
     "queries": (Queries, SENTENCES),
 }
-"""Name of a task -> the task, and the material it reads. A new task is a file and a line here."""
+"""Name of a task -> the task, and the material it reads. A new task is a file, or a label, and a line here."""
 FIRST = ("phones", "keywords", "intent", "verification")
 """Those that cost least and say most."""
 

@@ -8,20 +8,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from speech_tasks import intent, keywords, speakers
+from speech_tasks import labels, speakers
 from speech_tasks.aggregates import METRICS
 from speech_tasks.classification import LabelledClips, PooledClassifier, score_classification
 from speech_tasks.feature_store import Clip, FeatureStore
 from speech_tasks.heads import Plan
-from speech_tasks.intent import Intent
-from speech_tasks.keywords import Keywords
+from speech_tasks.labels import intent, keywords
 from speech_tasks.speakers import Speakers
 from speech_tasks.standardised_states import standardise_means
 from speech_tasks.task import IN_DOMAIN, OUT_OF_DOMAIN, Material
 from tests.probe_cases import knowing, talk
 from tests.speech_cases import FakeCorpus, seeded, spectral_states, utterance
 
-TASKS = {Keywords: keywords, Intent: intent, Speakers: speakers}
+TASKS = {keywords: labels, intent: labels, Speakers: speakers}
 VOICES, STRANGERS = [f"voice {i}" for i in range(4)], ["stranger 0", "stranger 1"]
 COUNTS = {"train": 60, "search": 24, "dev": 42, "test": 36}
 QUICK = Plan(epochs=15, learning_rates=(1e-2,), num_seeds=2)
@@ -69,7 +68,7 @@ def with_labels(labels):
 def label(corpus, *conditions):
     """All clips of a corpus of labels; the conditions that are scored are its splits."""
     part = {split: [Clip(corpus, u, "clean") for u in us] for split, us in corpus.splits.items()}
-    return LabelledClips(intent.intent, part["train"], part["search"], {name: part[name] for name in conditions})
+    return LabelledClips(lambda u: u.intent, part["train"], part["search"], {name: part[name] for name in conditions})
 
 
 def score(corpus, *conditions, plan=QUICK, known=1.0, sounds=None):
@@ -200,7 +199,13 @@ def test_tasks_find_their_label_where_it_is(monkeypatch, task, known, low, high)
 
 def test_speakers_are_known_by_their_voice_and_commands_by_their_intent():
     said = utterance("u", speaker="ann", intent="stop", text="halt")
-    assert [keywords.keyword(said), intent.intent(said), speakers.speaker(said)] == ["stop", "stop", "ann"]
+    built = [task(Material(home(), "clean")) for task in TASKS]
+    assert [task.labelled.label(said) for task in built] == ["stop", "stop", "ann"]
+    assert [(task.name, task.metrics) for task in built] == [
+        ("keywords", ("KS accuracy",)),
+        ("intent", ("IC accuracy",)),
+        ("speakers", ("SID accuracy",)),
+    ]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -224,7 +229,7 @@ def test_scoring_dev_needs_no_test(task):
         task(Material(home(allow_test=False), "clean"))
 
 
-@pytest.mark.parametrize("task", [Keywords, Intent])
+@pytest.mark.parametrize("task", [keywords, intent])
 def test_every_clip_is_of_its_split(task):
     labelled = task(Material(home(), "noisy", abroad())).labelled
     corpora = {"train": labelled.train, "search": labelled.search, "test": labelled.scored[IN_DOMAIN]}
@@ -248,8 +253,8 @@ def test_so_many_clips_are_fitted_on_and_all_are_scored(task):
 @pytest.mark.parametrize(
     ("task", "field", "message"),
     [
-        (Keywords, "intent", "is labelled with no keyword; keyword spotting wants a corpus of keywords"),
-        (Intent, "intent", "is labelled with no intent; this task wants a corpus of commands with intents"),
+        (keywords, "intent", "is labelled with no keyword; keyword spotting wants a corpus of keywords"),
+        (intent, "intent", "is labelled with no intent; this task wants a corpus of commands with intents"),
         (Speakers, "speaker", "has no speaker; tasks on speakers want a corpus that names them"),
     ],
 )
