@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.errors import FailedError, NestlingError
+from search_spaces.fresh_process import run_fresh
 from search_spaces.strict_json import parse_json
 
 INSTALL_HINT = 'the synthesised corpus needs espeak-ng; run: pip install "nestling[demo]"'
@@ -203,21 +201,9 @@ def phonemize(texts: Sequence[str], voice: str = "gmw/en-US") -> list[tuple[str,
     """
     if find_spec("espeakng_loader") is None:
         raise NestlingError(READING_HINT)
-    root = Path(__file__).resolve().parent.parent
-    process = subprocess.run(
-        [sys.executable, "-c", "from speech_data.espeak import read_texts; read_texts()"],
-        input=json.dumps({"texts": list(texts), "voice": voice}),
-        text=True,
-        encoding="utf-8",
-        capture_output=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *filter(None, sys.path)])},
-    )
-    if process.returncode != 0:
-        lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
-        raise FailedError(f"espeak-ng cannot read the texts: {lines[-1]}")
     try:
-        found = parse_json(process.stdout, list[tuple[str, ...]], "what it said")
+        said = run_fresh("speech_data.espeak:read_texts", given=json.dumps({"texts": list(texts), "voice": voice}))
+        found = parse_json(said, list[tuple[str, ...]], "what it said")
         if len(found) != len(texts):
             raise NestlingError(f"{len(found)} texts came back of {len(texts)}")
     except NestlingError as error:

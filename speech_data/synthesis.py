@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from search_spaces.errors import FailedError, NestlingError
+from search_spaces.fresh_process import run_fresh
 from speech_data.corpus import MANIFEST, SPLITS, Corpus
 from speech_data.espeak import INSTALL_HINT, Espeak
 from speech_data.plans import CorpusRecipe, PlannedUtterance, plan_split
@@ -120,19 +120,10 @@ def _speak_shards(
 
 def _speak_in_fresh_process(shard: Path, plan: Sequence[PlannedUtterance]) -> int:
     job = json.dumps({"shard": str(shard), "plan": [asdict(planned) for planned in plan]})
-    root = Path(__file__).resolve().parent.parent
-    process = subprocess.run(
-        [sys.executable, "-c", "from speech_data.synthesis import speak_shard; speak_shard()"],
-        input=job,
-        text=True,
-        encoding="utf-8",
-        capture_output=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *filter(None, sys.path)])},
-    )
-    if process.returncode != 0:
-        lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
-        raise FailedError(f"shard {shard.name} failed: {lines[-1]}")
+    try:
+        run_fresh("speech_data.synthesis:speak_shard", given=job)
+    except FailedError as error:
+        raise FailedError(f"shard {shard.name} failed: {error}") from error
     return len(plan)
 
 

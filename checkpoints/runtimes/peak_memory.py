@@ -1,7 +1,5 @@
 """The memory that encoding takes, in a process that does nothing else.
 
-    python -m checkpoints.runtimes.peak_memory FOLDER RUNTIME SECONDS THREADS
-
 A fresh process imports the runtime and the model's code, and its highest resident memory so far is noted. It then
 opens the encoder and encodes noise twice; the highest by then has the weights, what opening them took, and what
 encoding took.
@@ -10,8 +8,6 @@ encoding took.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,7 +19,6 @@ from checkpoints.runtimes.onnx_session import ONNX_FILES, open_session
 from search_spaces.errors import FailedError, NestlingError
 from search_spaces.memory import peak_bytes
 
-ROOT = Path(__file__).parents[2]
 RUNS = 2
 
 
@@ -58,18 +53,17 @@ def measure_memory(folder: Path, runtime: str, seconds: float, threads: int) -> 
     Raises:
         NestlingError: The process failed; says why.
     """
-    command = [sys.executable, "-P", "-m", __name__, str(folder.absolute()), runtime, str(seconds), str(threads)]
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path})
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        killed = f"killed by signal {-done.returncode}, which the system does when memory is short"
-        reason = killed if done.returncode < 0 or not lines else lines[-1]
-        raise NestlingError(f"{folder} in {runtime}, alone in a process with {seconds:g} s of audio: {reason}")
-    from search_spaces.strict_json import parse_json  # noqa: PLC0415 - the fresh process goes without
+    from search_spaces.fresh_process import run_fresh  # noqa: PLC0415 - the fresh process goes without
+    from search_spaces.strict_json import parse_json  # noqa: PLC0415
 
     try:
-        return parse_json("".join(done.stdout.splitlines()[-1:]), PeakMemory, "what it said")
+        said = run_fresh(f"{__name__}:main", [str(folder.absolute()), runtime, str(seconds), str(threads)])
+    except FailedError as error:
+        raise NestlingError(
+            f"{folder} in {runtime}, alone in a process with {seconds:g} s of audio: {error}"
+        ) from error
+    try:
+        return parse_json("".join(said.splitlines()[-1:]), PeakMemory, "what it said")
     except NestlingError as error:
         raise FailedError(f"{folder} in {runtime}, alone in a process: {error}") from error
 
@@ -132,7 +126,3 @@ def _import_torch(folder: Path, runtime: str) -> Callable[[float, int], Callable
         return torch.inference_mode()(lambda: run(wave))
 
     return start
-
-
-if __name__ == "__main__":
-    main()
