@@ -15,8 +15,9 @@ from distillation.stages import Recipe, Stage
 from distillation.trainer import Precision, Trainer, generator
 from search_spaces.memory import peak_bytes
 from search_spaces.space import SearchSpace
+from search_spaces.subnet import SAMPLE_RATE_HZ
 from speech_data.batching import HOP, Batch
-from speech_data.corpus import SAMPLE_RATE_HZ, Utterance
+from speech_data.corpus import Utterance
 from supernet.encoder import Encoder
 from supernet.model import Supernet, encoder_config
 

@@ -13,8 +13,9 @@ from distillation.sources import FrozenNetwork, SignalSource, Source, TeacherSou
 from distillation.stages import Recipe, SourceSpec, Stage
 from search_spaces.errors import NestlingError
 from search_spaces.randomness import seed_of
+from search_spaces.subnet import SAMPLE_RATE_HZ
 from speech_data.batching import HOP, Batch, evaluation_batches
-from speech_data.corpus import SAMPLE_RATE_HZ, SpeechCorpus
+from speech_data.corpus import SpeechCorpus
 from speech_data.features import log_mel, mfcc
 from supernet.encoder import TAPS, Encoder
 from supernet.encoder_config import EncoderConfig

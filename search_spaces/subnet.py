@@ -12,6 +12,7 @@ from typing import Any, Literal
 from search_spaces.errors import NestlingError
 
 SAMPLE_RATE_HZ = 16_000
+"""Of all audio, everywhere. The encoder, which travels alone, says it once more."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from speech_data.corpus import SAMPLE_RATE_HZ, Waveform
+from search_spaces.subnet import SAMPLE_RATE_HZ
+from speech_data.corpus import Waveform
 
 SNR_DB = (8.0, 30.0)
 """Speech (as it sounds in the room) over noise."""

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from search_spaces.errors import NestlingError
 from search_spaces.randomness import generator
+from search_spaces.subnet import SAMPLE_RATE_HZ
 from speech_data.augmentation import render
-from speech_data.corpus import SAMPLE_RATE_HZ, SpeechCorpus, Utterance, Waveform
+from speech_data.corpus import SpeechCorpus, Utterance, Waveform
 
 Item = TypeVar("Item")
 HOP = 320

@@ -17,8 +17,8 @@ from search_spaces.errors import NestlingError
 from search_spaces.files import hash_file
 from search_spaces.strict_json import MAX_BYTES, parse_json, read_json
 from search_spaces.strict_yaml import read_text
+from search_spaces.subnet import SAMPLE_RATE_HZ
 
-SAMPLE_RATE_HZ = 16_000
 SPLITS = ("train", "search", "dev", "test")
 MANIFEST = "corpus.json"
 FORMAT = 1

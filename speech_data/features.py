@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from search_spaces.errors import NestlingError
+from search_spaces.subnet import SAMPLE_RATE_HZ
 from speech_data.batching import HOP
-from speech_data.corpus import SAMPLE_RATE_HZ, Utterance
+from speech_data.corpus import Utterance
 
 WINDOW_SAMPLES = 400
 IGNORED = -100

@@ -22,7 +22,8 @@ import soundfile
 import soxr
 
 from search_spaces.errors import NestlingError
-from speech_data.corpus import SAMPLE_RATE_HZ, SPLITS, Utterance, Waveform, check_split, refuse_test
+from search_spaces.subnet import SAMPLE_RATE_HZ
+from speech_data.corpus import SPLITS, Utterance, Waveform, check_split, refuse_test
 from speech_data.sound_files import ROUNDING_SECONDS, Sound, check_length, examine, read_mono
 from speech_data.splits import place_of, split_at
 

@@ -9,8 +9,9 @@ import soxr
 from numpy.typing import NDArray
 
 from search_spaces.randomness import generator
+from search_spaces.subnet import SAMPLE_RATE_HZ
 from speech_data.augmentation import coloured_noise
-from speech_data.corpus import SAMPLE_RATE_HZ, Span, Utterance
+from speech_data.corpus import Span, Utterance
 from speech_data.espeak import SILENCE, Speech
 from speech_data.plans import PlannedUtterance
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from search_spaces.errors import NestlingError
+from search_spaces.subnet import SAMPLE_RATE_HZ
 from speech_data.batching import HOP
-from speech_data.corpus import SAMPLE_RATE_HZ
 from speech_data.features import WINDOW_SAMPLES
 from speech_tasks.feature_store import Clip, FeatureStore
 from speech_tasks.label_probes import Errors

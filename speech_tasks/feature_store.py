@@ -20,9 +20,9 @@ from torch import Tensor
 from search_spaces.costs import count_frames
 from search_spaces.errors import NestlingError
 from search_spaces.randomness import generator
-from search_spaces.subnet import Backbone
+from search_spaces.subnet import SAMPLE_RATE_HZ, Backbone
 from speech_data.augmentation import render, render_otherwise
-from speech_data.corpus import SAMPLE_RATE_HZ, SpeechCorpus, Utterance, Waveform
+from speech_data.corpus import SpeechCorpus, Utterance, Waveform
 
 Encode = Callable[[Tensor, Tensor | None], Sequence[Tensor]]
 """Waveforms (B, S) and lengths (B,), None when nothing is padded -> every hidden state, each (B, T, D)."""

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from search_spaces.errors import NestlingError
 from search_spaces.identity import fingerprint, hash_code
 from search_spaces.nearest_names import suggest
-from speech_data.corpus import SAMPLE_RATE_HZ, SpeechCorpus, Utterance, Waveform
+from search_spaces.subnet import SAMPLE_RATE_HZ
+from speech_data.corpus import SpeechCorpus, Utterance, Waveform
 from speech_tasks.distance_probes import VoiceProbe, WordProbe
 from speech_tasks.feature_store import Clip, Encode, FeatureStore, Rendition
 from speech_tasks.label_probes import Errors, FrameProbe, LabelProbe, take_each

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from search_spaces.errors import NestlingError
 from search_spaces.randomness import generator
-from speech_data.corpus import SAMPLE_RATE_HZ, Utterance
+from search_spaces.subnet import SAMPLE_RATE_HZ
+from speech_data.corpus import Utterance
 from speech_data.espeak import SILENCE
 from speech_tasks.feature_store import Clip, FeatureStore
 from speech_tasks.intervals import Voices

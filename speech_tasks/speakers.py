@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from search_spaces.errors import NestlingError
-from speech_data.corpus import SAMPLE_RATE_HZ, Utterance
+from search_spaces.subnet import SAMPLE_RATE_HZ
+from speech_data.corpus import Utterance
 from speech_tasks.classification import LabelledClips, score_classification
 from speech_tasks.feature_store import Clip, FeatureStore
 from speech_tasks.heads import Plan

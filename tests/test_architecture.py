@@ -115,6 +115,11 @@ def test_nothing_needs_what_windows_lacks_to_be_imported() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_sample_rate_is_said_once_and_once_more_where_the_encoder_travels() -> None:
+    said = [re.findall(r"^SAMPLE_RATE_HZ = (.+)$", path.read_text("utf-8"), re.MULTILINE) for path in modules()]
+    assert [rate for rates in said for rate in rates] == ["16_000"] * 2
+
+
 def test_spaces_need_no_torch() -> None:
     code = "import sys, search_spaces; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,7 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from nestling.workflows.training import quick_probe
-from speech_data.corpus import SAMPLE_RATE_HZ, Corpus, Utterance
+from search_spaces.subnet import SAMPLE_RATE_HZ
+from speech_data.corpus import Corpus, Utterance
 from speech_tasks.intervals import Voices
 from speech_tasks.phone_probe import (
     Frames,

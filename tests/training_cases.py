@@ -9,8 +9,8 @@ import torch
 from checkpoints.saving import save_encoder
 from search_spaces.space import SearchSpace
 from search_spaces.strict_yaml import dump_yaml
-from search_spaces.subnet import Backbone
-from speech_data.corpus import SAMPLE_RATE_HZ, Utterance
+from search_spaces.subnet import SAMPLE_RATE_HZ, Backbone
+from speech_data.corpus import Utterance
 from supernet.encoder import Encoder
 from supernet.encoder_config import EncoderConfig
 from supernet.initialization import initialize

@@ -18,6 +18,7 @@ import numpy as np
 from checkpoints.runtimes.onnx_session import ONNX_FILES, open_session
 from search_spaces.errors import FailedError, NestlingError
 from search_spaces.memory import peak_bytes
+from search_spaces.subnet import SAMPLE_RATE_HZ
 
 RUNS = 2
 
@@ -85,7 +86,7 @@ def _import_onnx(folder: Path, runtime: str) -> Callable[[float, int], Callable[
 
     def start(seconds: float, threads: int) -> Callable[[], object]:
         run = open_session(folder / ONNX_FILES[runtime], threads)
-        wave = np.random.default_rng(0).standard_normal((1, round(seconds * 16_000)), np.float32)
+        wave = np.random.default_rng(0).standard_normal((1, round(seconds * SAMPLE_RATE_HZ)), np.float32)
         return lambda: run(wave)
 
     return start
