@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from nestling.workflows.search_result import find_subnet as find_subnet
     from nestling.workflows.train import resume as resume
     from nestling.workflows.train import train as train
+    from search_spaces.amounts import format_bytes as format_bytes
+    from search_spaces.amounts import format_count as format_count
     from search_spaces.budget import Bound as Bound
     from search_spaces.budget import Budget as Budget
     from search_spaces.budget import InfeasibleBudget as InfeasibleBudget
     from search_spaces.budget import LatencyBound as LatencyBound
-    from search_spaces.budget import format_bytes as format_bytes
-    from search_spaces.budget import format_count as format_count
     from search_spaces.costs import PARAMS as PARAMS
     from search_spaces.costs import Cost as Cost
     from search_spaces.costs import breakdown as breakdown
@@ -61,8 +61,8 @@ _PLACES = {
     "Budget": "search_spaces.budget",
     "InfeasibleBudget": "search_spaces.budget",
     "LatencyBound": "search_spaces.budget",
-    "format_bytes": "search_spaces.budget",
-    "format_count": "search_spaces.budget",
+    "format_bytes": "search_spaces.amounts",
+    "format_count": "search_spaces.amounts",
     "PARAMS": "search_spaces.costs",
     "Cost": "search_spaces.costs",
     "breakdown": "search_spaces.costs",

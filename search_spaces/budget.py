@@ -19,6 +19,7 @@ from fractions import Fraction
 from math import ceil, floor
 from typing import NoReturn, Protocol
 
+from search_spaces.amounts import format_bytes, format_count
 from search_spaces.costs import MAX_SECONDS, PARAMS, Cost, count_frames, plain
 from search_spaces.errors import NestlingError
 from search_spaces.nearest_names import suggest
@@ -118,24 +119,6 @@ class Budget:
             tuple(bound for bound in bounds if isinstance(bound, Bound)),
             tuple(bound for bound in bounds if isinstance(bound, LatencyBound)),
         )
-
-
-def format_count(count: int) -> str:
-    """`25M`, `24.5M`, or every digit where a suffix would lose some: `24_513_007`, for a comma would end the budget."""
-    return _format(count, {"G": 10**9, "M": 10**6, "k": 10**3}, "")
-
-
-def format_bytes(count: int) -> str:
-    """`50MB`, `12MiB`, `1_234_567B`."""
-    return _format(count, {"GB": 10**9, "MB": 10**6, "GiB": 2**30, "MiB": 2**20, "kB": 10**3, "KiB": 2**10}, "B")
-
-
-def _format(count: int, units: dict[str, int], no_unit: str) -> str:
-    for unit, scale in units.items():
-        if scale <= count < 1000 * scale and count * 100 % scale == 0:
-            whole, hundredths = divmod(count * 100 // scale, 100)
-            return f"{whole}.{hundredths:02}".rstrip("0").rstrip(".") + unit
-    return f"{count:_}{no_unit}"
 
 
 def _parse(text: str, space: _Space) -> Bound | LatencyBound:

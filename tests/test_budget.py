@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search_spaces.budget import Bound, Budget, format_bytes, format_count
+from search_spaces.amounts import format_bytes, format_count
+from search_spaces.budget import Bound, Budget
 from search_spaces.costs import PARAMS, Cost
 from search_spaces.space import SearchSpace
 

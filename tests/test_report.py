@@ -33,13 +33,13 @@ from nestling.reports.run_facts import (
     TeacherRow,
     Usage,
     describe,
-    short_count,
 )
 from nestling.reports.run_page import render_report, write_report
 from nestling.reports.run_plots import GROUPS, best_by_size, front_figures, loss_figures, thin_series
 from nestling.reports.search_table import describe_rivals
 from nestling.reports.still_picture import save_picture
 from nestling.reports.subnet_drawing import DARK, LIGHT, SYMBOLS, draw_subnet
+from search_spaces.amounts import short_count
 from search_spaces.costs import breakdown, count_macs, count_params
 from search_spaces.quoting import printable
 from search_spaces.subnet import Backbone, Layer, Subnet

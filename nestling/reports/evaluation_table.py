@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.box import SIMPLE
 from rich.table import Table
 
-from nestling.reports.run_facts import short_count
 from nestling.reports.terminal import markup, out, tell
+from search_spaces.amounts import short_count
 from speech_tasks.comparison import BOTTOM_LINE, MEAN, Cell, Comparison, describe_metric, format_value
 from speech_tasks.task import IN_DOMAIN
 

@@ -19,8 +19,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from nestling.reports.markup import show_unseen
-from nestling.reports.run_facts import Measure, describe, short_count
+from nestling.reports.run_facts import Measure, describe
 from nestling.reports.subnet_drawing import DARK, LIGHT, STYLE, SYMBOLS
+from search_spaces.amounts import full_count, short_count
 from search_spaces.files import write_file
 
 
@@ -57,14 +58,6 @@ def own_text(name: str) -> str:
 def script_hash(script: str) -> str:
     """What a content security policy calls this script, in quotes there."""
     return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
-
-
-def full_count(count: int) -> str:
-    """Exactly four digits, so that a column lines up: `1.500G`."""
-    for size, suffix in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if count >= size:
-            return f"{count / size:#.4g}".rstrip(".") + suffix
-    return str(count)
 
 
 class Scale:

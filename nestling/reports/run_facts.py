@@ -229,14 +229,6 @@ def find_front(points: Sequence[tuple[float, ...]]) -> list[bool]:
     return [not ((table <= point).all(axis=1) & (table < point).any(axis=1)).any() for point in table]
 
 
-def short_count(count: float) -> str:
-    """At most four digits and a suffix: `24.93M`, `1.5G`."""
-    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:.4g}{suffix}"
-    return f"{count:.4g}"
-
-
 def describe(subnet: Subnet) -> str:
     """A subnet in four short lines."""
     return "\n".join(

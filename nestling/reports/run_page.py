@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nestling.reports.page import Scale, render_page, write_page
-from nestling.reports.run_facts import UNIFORM, Chosen, FinalistRow, Measure, Report, short_count
+from nestling.reports.run_facts import UNIFORM, Chosen, FinalistRow, Measure, Report
 from nestling.reports.run_plots import GROUPS, front_figures, group_name, loss_figures, series_colours
 from nestling.reports.subnet_drawing import draw_subnet
+from search_spaces.amounts import short_count
 
 PARTS = {
     "front_end": ("Convolutional front-end", "conv"),

@@ -16,8 +16,8 @@ from nestling.reports.run_facts import (
     Series,
     StageSummary,
     describe,
-    short_count,
 )
+from search_spaces.amounts import short_count
 
 MAX_CURVE_POINTS = 1000
 """A longer loss curve is drawn as the means of equal runs of steps."""

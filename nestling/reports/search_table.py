@@ -10,8 +10,9 @@ from rich.table import Table
 
 from distillation.stages import Stage
 from nas.objective import DistillationObjective
-from nestling.reports.run_facts import StageSummary, short_count
+from nestling.reports.run_facts import StageSummary
 from nestling.reports.terminal import log, markup, out, tell
+from search_spaces.amounts import short_count
 
 Row = Mapping[str, Any]
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from markupsafe import Markup
 
 from nestling.reports.markup import element
-from nestling.reports.run_facts import CandidateRow, Chosen, Report, short_count
+from nestling.reports.run_facts import CandidateRow, Chosen, Report
 from nestling.reports.run_plots import GROUPS, best_by_size, group_name
 from nestling.reports.subnet_drawing import DARK, LIGHT, STYLE, SYMBOLS, draw_subnet
+from search_spaces.amounts import short_count
 from search_spaces.errors import NestlingError
 from search_spaces.files import write_file
 from search_spaces.subnet import Subnet
