@@ -243,7 +243,7 @@ class Page(HTMLParser):
 def small_plotly(monkeypatch, request):
     """Plotly's own 4.8 MB only where a test asks for them."""
     if "real_plotly" not in request.fixturenames:
-        monkeypatch.setattr("nestling.reports.page.get_plotlyjs", lambda: "/* plotly */")
+        monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "/* plotly */")
 
 
 @pytest.fixture
