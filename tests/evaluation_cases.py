@@ -13,7 +13,7 @@ from speech_data.corpus import MANIFEST, SPLITS
 from speech_data.flite import FliteRecipe
 from speech_data.plans import CorpusRecipe, distinct_sentences
 from speech_data.shards import folder_of_plan, write_shard
-from speech_tasks import characters, intent, keywords, materials, phones, queries, slots, speakers, verification
+from speech_tasks import characters, labels, materials, phones, queries, slots, speakers, verification
 from speech_tasks.comparison import Entry
 from speech_tasks.feature_store import Clip
 from speech_tasks.heads import Plan
@@ -103,7 +103,7 @@ def use_tiny_audio(monkeypatch, cache):
 
 def use_quick_heads(monkeypatch):
     """Heads of one epoch and one seed; queries of words that are not rare."""
-    for task in (characters, intent, keywords, phones, slots, speakers, verification):
+    for task in (characters, labels, phones, slots, speakers, verification):
         monkeypatch.setattr(task, "PLAN", Plan(epochs=1, learning_rates=(1e-3,), num_seeds=1))
     monkeypatch.setattr(queries, "MAX_WORD_SHARE", 1.0)
     monkeypatch.setattr(queries, "MIN_PHONES", 3)
