@@ -893,7 +893,7 @@ def test_a_demo_goes_on_as_it_began(tmp_path: Path, audio: str, quick: bool, mon
     for name in ("open_audio", "open_scorer", "search", "export"):
         monkeypatch.setattr(demo, name, lambda *_, **__: None)
     monkeypatch.setattr(demo, "train", never)
-    demo.run_demo(run.path, not quick, "1M", "nestling demo --resume", listener, go_on=True)
+    demo.run_demo(run.path, not quick, ["1M"], "nestling demo --resume", listener, go_on=True)
     assert asked[:2] == [
         ("demo", run.path, {}, "nestling demo --resume", listener),
         (run, quick, listener.advance),
@@ -902,7 +902,7 @@ def test_a_demo_goes_on_as_it_began(tmp_path: Path, audio: str, quick: bool, mon
 
 def test_a_demo_that_cannot_be_searched_is_not_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "train", never)
-    refusal(lambda: demo.run_demo(tmp_path / "run", budget="1k"))
+    refusal(lambda: demo.run_demo(tmp_path / "run", budget=["1k"]))
 
 
 # Counting
