@@ -1,7 +1,8 @@
 """Counts as they are written: four ways, each for its place.
 
 Tables and messages have every digit, by Python's own `{count:,}`: `343,081,728`. What a budget says is read back, and a
-comma parts two budgets: `format_count`, `format_bytes`. Where room is short: `short_count`; in a column: `full_count`.
+comma parts two budgets: `format_count`, `format_bytes`. Where room is short: `short_count`; in a column:
+`aligned_count`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def short_count(count: float) -> str:
     return f"{count:.4g}"
 
 
-def full_count(count: int) -> str:
+def aligned_count(count: int) -> str:
     """Exactly four digits, so that a column lines up: `1.500G`."""
     for size, suffix in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if count >= size:

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from nestling.reports.markup import show_unseen
 from nestling.reports.run_facts import Measure, describe
 from nestling.reports.subnet_drawing import DARK, LIGHT, STYLE, SYMBOLS
-from search_spaces.amounts import full_count, short_count
+from search_spaces.amounts import aligned_count, short_count
 from search_spaces.files import write_file
 
 
@@ -116,7 +116,7 @@ def _make_templates() -> Environment:
     )
     made.filters |= {
         "describe": describe,
-        "full_count": full_count,
+        "aligned_count": aligned_count,
         "script_hash": script_hash,
         "short_count": short_count,
         "shown": _shown,
