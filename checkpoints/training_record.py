@@ -24,6 +24,7 @@ class _Row:
     learning_rate: float | None = None
     before: str | None = None
     phone_error: float | None = None
+    gradient_norm: float | None = None
 
     def __post_init__(self) -> None:
         if self.before is not None and self.phone_error is None:

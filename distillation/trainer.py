@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -63,6 +63,8 @@ class Step:
     learning_rate: float
     losses: dict[str, float]
     """By role of the subnet: `largest`, `smallest`, `random` (their mean)."""
+    gradient_norm: float
+    """Of all that is trained, before it was clipped."""
 
 
 class Trainer:
@@ -193,8 +195,8 @@ class Trainer:
             rate = stage.learning_rate_at(step - stage_start)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            losses = self._step(stage, step, batch, sources, objective, optimizer)
-            self.on_step(Step(stage.name, step, rate, losses))
+            losses, norm = self._step(stage, step, batch, sources, objective, optimizer)
+            self.on_step(Step(stage.name, step, rate, losses, norm))
             if (step + 1) % self.recipe.save_every == 0 or step + 1 == end:
                 if not all(weight.isfinite().all() for weight in self._trainable(objective)):
                     raise _diverged(stage, step, "a weight")
@@ -265,27 +267,44 @@ class Trainer:
         sources: Mapping[str, Source],
         objective: Objective,
         optimizer: torch.optim.Optimizer,
-    ) -> dict[str, float]:
-        """One update from one batch: every subnet sees the same audio, mask and targets."""
+    ) -> tuple[dict[str, float], float]:
+        """One update from one batch: every subnet sees the same audio, mask and targets.
+
+        Returns:
+            The losses by role, and the norm of the gradient.
+        """
         wave, lengths, masked, targets = self._prepare(stage, step, batch, sources)
         subnets = draw_subnets(stage, self.supernet, self.recipe.seed, step)
         optimizer.zero_grad(set_to_none=True)
-        losses: dict[str, list[float]] = {}
+        losses = []
         for role, subnet in subnets:
-            torch.manual_seed(seed_of(self.recipe.seed, step, "dropout"))
-            with self._autocast():
-                dropout = stage.dropout if role == "largest" else 0.0
+            dropout = stage.dropout if role == "largest" else 0.0
+            keyed = self._randomness(step, "dropout", batch.utterances[0].id) if dropout else nullcontext()
+            with keyed, self._autocast():
                 trace = self.supernet(wave, lengths, subnet, objective.taps, masked, dropout)
                 loss = objective(trace, targets, subnet, masked)
             if loss.requires_grad:  # not when it counts masked frames and chance masked none
                 (loss / len(subnets)).backward()
-            losses.setdefault(role, []).append(loss.item())
-        means = {role: sum(values) / len(values) for role, values in losses.items()}
+            losses.append(loss.detach())
+        norm = torch.nn.utils.clip_grad_norm_(self._trainable(objective), stage.clip_norm)
+        *values, gradient = torch.stack([*losses, norm.to(losses[0])]).tolist()  # the only wait for the device
+        by_role: dict[str, list[float]] = {}
+        for (role, _), value in zip(subnets, values, strict=True):
+            by_role.setdefault(role, []).append(value)
+        means = {role: sum(values) / len(values) for role, values in by_role.items()}
         if not all(np.isfinite(value) for value in means.values()):
             raise _diverged(stage, step, "the loss", f": {means}")
-        torch.nn.utils.clip_grad_norm_(self._trainable(objective), stage.clip_norm)
+        if not np.isfinite(gradient):
+            raise _diverged(stage, step, "the gradient")
         optimizer.step()
-        return means
+        return means, gradient
+
+    @contextmanager
+    def _randomness(self, *key: int | str) -> Iterator[None]:
+        """PyTorch's own randomness keyed by the recipe's seed and `key`; the process's goes on after as before."""
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed_of(self.recipe.seed, *key))
+            yield
 
     def _prepare(
         self, stage: Stage, step: int, batch: Batch, sources: Mapping[str, Source]

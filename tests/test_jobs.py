@@ -342,3 +342,13 @@ def test_a_scorer_that_cannot_be_opened_says_why(trained: RunFolder) -> None:
     assert refusal(lambda: open_scorer(trained, Recorded(), 2, "cpu", ignore)) == (
         f"{trained.config_path}: `space` is not that of {trained.supernet_record_path}, which was trained"
     )
+
+
+def test_stages_hear_crops_of_their_own() -> None:
+    """Each counts its steps from 0, and heard what the one before began with."""
+    heard = {}
+    for name in ("stage-1", "stage-2", "stage-1 again"):
+        stage: Any = SimpleNamespace(name=name.removesuffix(" again"), batch_size=4, crop_seconds=0.2)
+        batches = list(training.training_batches(Recorded(), seed=0)(stage, 0, 3))
+        heard[name] = [(u.id, o) for b in batches for u, o in zip(b.utterances, b.offsets.tolist(), strict=True)]
+    assert heard["stage-1"] == heard["stage-1 again"] != heard["stage-2"]

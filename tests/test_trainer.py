@@ -214,6 +214,51 @@ def test_a_loss_that_is_not_a_number_stops_before_it_does_harm(recipe):
     assert equal(run.weights, run.states[-1]["supernet"])
 
 
+@pytest.mark.parametrize("spoilt", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_a_number_never_reaches_a_weight(recipe, spoilt):
+    """The loss is finite, and what goes back from it is not."""
+    run = Run(recipe("save_every=1"))
+    weight = run.trainer.supernet.get_parameter("container.masked_spec_embed")
+    weight.register_hook(lambda gradient: gradient * (spoilt if len(run.steps) == 3 else 1.0))
+    with pytest.raises(DivergedError, match=r"^the gradient of step 3 \(stage-1\) is not a finite number; resume "):
+        run.go()
+    assert equal(run.weights, run.states[-1]["supernet"])
+    assert run.states[-1]["step"] == 3
+
+
+def test_the_norm_of_the_gradient_is_that_before_clipping(recipe):
+    one = ("stage-1.steps=1", "stage-2.steps=1")
+    loose, tight = (Run(recipe(*one, f"stage-1.clip_norm={norm}")).go() for norm in (100, 0.001))
+    assert loose.steps[0].gradient_norm == tight.steps[0].gradient_norm > 0.001
+
+
+def test_training_leaves_the_callers_randomness_alone(recipe):
+    runs = [Run(recipe("stage-1.dropout=0.5")) for _ in range(2)]
+    for seed, run in enumerate(runs):
+        torch.manual_seed(seed)
+        expected = torch.rand(2)
+        torch.manual_seed(seed)
+        run.go()
+        assert torch.equal(torch.rand(2), expected)
+    assert equal(runs[0].weights, runs[1].weights)
+
+
+def test_dropout_is_keyed_by_what_is_heard(recipe, monkeypatch):
+    """Ranks hear rows of their own at the same step, and must not drop the same channels."""
+    drawn = []
+    made = recipe("stage-1.steps=1", "stage-2.steps=1", "stage-1.dropout=0.5")
+    for name in "ab":
+
+        def batches(stage, first, stop, name=name):
+            for batch in tones(stage, first, stop):
+                yield replace(batch, utterances=tuple(replace(u, id=name + u.id) for u in batch.utterances))
+
+        monkeypatch.setattr(torch, "manual_seed", drawn.append)
+        with pytest.raises(ValueError, match="has no codes"):
+            Run(made, batches).go()
+    assert len(set(drawn)) == 2
+
+
 def test_a_weight_that_is_not_a_number_is_never_kept(recipe):
     run = Run(recipe("stage-1.learning_rate=0.02"))
 

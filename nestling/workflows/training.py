@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from distillation.stages import Recipe, Stage
 from distillation.trainer import Step, Trainer, generator
 from nestling.workflows.jobs import Job
 from search_spaces.errors import NestlingError
+from search_spaces.randomness import seed_of
 from search_spaces.space import SearchSpace
 from search_spaces.strict_yaml import parse_config
 from speech_data.batching import Batch, batch_at, prefetch
@@ -85,8 +87,7 @@ def _keep_steps(run: RunFolder, on_progress: Callable[[str], None]) -> Callable[
     """Puts each step into the record, and says it in words."""
 
     def on_step(step: Step) -> None:
-        row = {"step": step.step, "stage": step.stage, "learning_rate": step.learning_rate, "losses": step.losses}
-        run.append_metrics(row)
+        run.append_metrics(asdict(step))
         on_progress(f"{step.stage}  " + "  ".join(f"{role} {loss:.3f}" for role, loss in step.losses.items()))
 
     return on_step
@@ -162,7 +163,10 @@ def _compare_gates(teacher: Encoder, supernet: Supernet, say: Callable[[str], No
 
 
 def training_batches(corpus: SpeechCorpus, seed: int) -> Callable[[Stage, int, int], Iterator[Batch]]:
-    """Batches of the training split, made ahead in a thread; the synthesised corpus is clean, so noise is added."""
+    """Batches of the training split, made ahead in a thread; the synthesised corpus is clean, so noise is added.
+
+    A stage hears the utterances in an order of its own, with crops and noise of its own.
+    """
 
     def batches(stage: Stage, first: int, stop: int) -> Iterator[Batch]:
         def make(step: int) -> Batch:
@@ -170,7 +174,7 @@ def training_batches(corpus: SpeechCorpus, seed: int) -> Callable[[Stage, int, i
                 corpus,
                 "train",
                 step,
-                seed=seed,
+                seed=seed_of(seed, stage.name, "audio"),
                 batch_size=stage.batch_size,
                 crop_seconds=stage.crop_seconds,
                 augment=corpus.synthesised,
