@@ -129,14 +129,24 @@ class Supernet(nn.Module):
         return trace
 
     def extract(self, subnet: Subnet) -> Encoder:
-        """The subnet as a plain encoder with weights of its own."""
+        """The subnet as a plain encoder with weights of its own.
+
+        Raises:
+            NestlingError: The subnet is not in the space.
+        """
+        weights = self.weights_of(subnet)
         encoder = Encoder(encoder_config(self.space.backbone, subnet))
-        encoder.load_state_dict(self.weights_of(subnet))
+        encoder.load_state_dict(weights)
         return encoder
 
     @torch.no_grad()
     def weights_of(self, subnet: Subnet) -> dict[str, Tensor]:
-        """Copies of the subnet's weights, named and ordered as the extracted encoder has them."""
+        """Copies of the subnet's weights, named and ordered as the extracted encoder has them.
+
+        Raises:
+            NestlingError: The subnet is not in the space.
+        """
+        self._check(subnet)
         weights = {}
         for name, source, cuts in self._cuts(subnet):
             weight = self._part(source, cuts)
@@ -185,6 +195,10 @@ class Supernet(nn.Module):
                 take(target, cuts).copy_(part)
         return skipped
 
+    def _check(self, subnet: Subnet) -> None:
+        if problem := self.space.explain(subnet):
+            raise NestlingError(problem)
+
     def _identify_weights(self) -> tuple[int, ...]:
         """Changes when what slots hold goes stale: when weights move, or when those held as copies are written."""
         return tuple(number for weight in self._copied for number in (weight.data_ptr(), weight._version))
@@ -214,8 +228,7 @@ class Supernet(nn.Module):
         if subnet in self._plans:
             self._plans.move_to_end(subnet)
             return self._plans[subnet]
-        if problem := self.space.explain(subnet):
-            raise NestlingError(problem)
+        self._check(subnet)
         with torch.device("meta"):
             encoder = Encoder(encoder_config(self.space.backbone, subnet), interleaved=self.aligned)
         slots = []

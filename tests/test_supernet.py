@@ -1,6 +1,10 @@
 """A subnet computed by the supernet is the plain encoder that the written rule describes."""
 
 import random
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from search_spaces.costs import count_macs, count_params
+from search_spaces.errors import NestlingError
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Subnet
 from supernet.blocks import deinterleave, interleave
@@ -417,10 +422,31 @@ def test_a_larger_teacher_fills_the_container_with_its_first_units() -> None:
     assert torch.equal(weight[: expected.shape[0], : expected.shape[1]], expected)
 
 
-def test_a_subnet_of_another_space_is_refused_by_name() -> None:
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda supernet, subnet: supernet(*batch(), subnet),
+        lambda supernet, subnet: supernet.extract(subnet),
+        lambda supernet, subnet: supernet.weights_of(subnet),
+    ],
+    ids=["call", "extract", "weights_of"],
+)
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"conv_dims": (5,) * 7}, "conv_dims[0]=5 is not in the space; choices are "),  # could be cut
+        ({"embed_dim": 1024}, "embed_dim=1024 is not in the space; choices are "),  # could not
+        ({"layers": (), "kept": ()}, "0 layers are not in the space; choices are "),
+    ],
+)
+def test_a_subnet_of_another_space_is_refused_by_name(
+    use: Callable[[Supernet, Subnet], object], change: dict[str, Any], problem: str
+) -> None:
     supernet = make(small("tiny"))
-    with pytest.raises(ValueError, match="12 layers are not in the space; choices are"):
-        supernet(*batch(), SearchSpace.load("base").container)
+    subnet = replace(supernet.space.container, **change)
+    with pytest.raises(Exception, match=re.escape(problem)) as caught:
+        use(supernet, subnet)
+    assert isinstance(caught.value, NestlingError)
 
 
 def test_an_unknown_tap_is_refused() -> None:
