@@ -205,7 +205,7 @@ def check_folder(folder: Path, run: Path | None = None, kind: str = "an export")
         names = {path.name for path in place.iterdir() if not is_unfinished(path)} - {"__pycache__"}
         mark, files = KINDS[kind]
         if mark in names or any(place.glob(f"{PREFIX}*/{REPLACED_CONTENTS}")):  # whole, or left by a kill
-            names = {name for name in names - set(files) if not (CARD in files and is_card(name))}
+            names = {name for name in names - set(files) if not is_card(name)}
         if names:
             raise ExportError(f"{folder} holds {min(names)}, which is no part of {kind}; name another folder")
     check_writable(folder, "--out", folder=True)

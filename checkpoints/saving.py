@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from checkpoints.formats.hugging_face import hugging_face_config, preprocessor_config, to_hugging_face
-from checkpoints.manifest import MANIFEST, write_manifest
+from checkpoints.manifest import MANIFEST, is_card, write_manifest
 from search_spaces.errors import NestlingError
 from search_spaces.files import replacing_folder, write_file
 from supernet.encoder import Encoder
@@ -44,9 +44,12 @@ def save_encoder(encoder: Encoder, folder: Path, dtype: torch.dtype = torch.floa
 
 
 def replace_teacher(encoder: Encoder, folder: Path) -> None:
-    """As `save_encoder`, but the folder is written whole, in the place of all that was in it."""
+    """As `save_encoder`, but written whole in the place of all that was in the folder; a README.md stays."""
     with replacing_folder(folder, seal=MANIFEST) as written:
         save_encoder(encoder, written)
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if is_card(path.name) and path.is_file():
+                write_file(written / path.name, path.read_bytes())
 
 
 def write_model(

@@ -938,6 +938,9 @@ def test_a_teacher_takes_the_place_of_an_earlier_one_whole(empty, train_teacher,
     assert files() == before
     empty.done(again)
     assert files().keys() == before.keys()
+    (empty.folder / "mine/README.md").write_text("of my own")
+    empty.done(again)
+    assert (empty.folder / "mine/README.md").read_text() == "of my own"
     (empty.folder / "mine/notes.txt").touch()
     assert empty(again).err == "error: mine holds notes.txt, which is no part of a teacher; name another folder\n"
 

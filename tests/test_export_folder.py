@@ -207,7 +207,8 @@ def test_an_edited_model_card_is_kept(tmp_path: Path) -> None:
         ("an export", ["config.json"], "config.json"),  # of any model, without what tells an export from others
         ("an export", ["config.json", "subnet.json", "README.md", "README.md.previous"], None),
         ("a teacher", ["config.json", "README.md"], "README.md"),
-        ("a teacher", ["config.json", "README.md", "SHA256SUMS"], "README.md"),  # a teacher is written without a card
+        ("a teacher", ["config.json", "README.md", "SHA256SUMS"], None),  # somebody's own, which stays
+        ("a teacher", ["config.json", "notes.md", "SHA256SUMS"], "notes.md"),
         ("a teacher", ["config.json", "SHA256SUMS"], None),
     ],
 )
