@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import re
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,11 @@ def made_with() -> dict[str, str | None]:
         "numpy": np.__version__,
         "commit": git_commit(),
     }
+
+
+def show_versions(versions: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
+    """What `made_with` said, for a reader: without what is not known, and with 12 digits of the commit."""
+    return tuple((k, re.sub(r"\b([0-9a-f]{12})[0-9a-f]{28}\b", r"\1", str(v))) for k, v in versions.items() if v)
 
 
 def git_commit() -> str | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from checkpoints.formats.limits import shorten
 from checkpoints.representations import Representation, open_representation
-from checkpoints.versions import made_with
+from checkpoints.versions import made_with, show_versions
 from nestling.reports.evaluation_page import EvaluationFacts, write_evaluation
 from nestling.workflows.listening import SILENT, Listener, by_product
 from search_spaces.errors import NestlingError
@@ -348,7 +348,7 @@ def write_evaluation_page(
         split="test and dev" if split == "both" else split,
         audio=tuple(dict.fromkeys(name for result in results for name in result.audio)),
         command=command,
-        versions=tuple((name, str(version)) for name, version in made_with().items() if version),
+        versions=show_versions(made_with()),
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
         notes=(comparison.caveat, *comparison.remarks, *NOTES, *(DEV_NOTES if split == "dev" else ())),
     )

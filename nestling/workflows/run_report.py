@@ -12,6 +12,7 @@ from typing import Any, Literal
 from checkpoints.formats.hugging_face import TeacherError
 from checkpoints.run_folder import HISTORY, RunFolder
 from checkpoints.teachers import load_teacher
+from checkpoints.versions import show_versions
 from nas.objective import DistillationObjective
 from nas.record import RecordFile, ScoreRow
 from nestling.reports.model_card import ExportRecord
@@ -186,7 +187,6 @@ def _scores(subnet: Subnet, result: SavedResult | None, points: Sequence[Point])
 
 
 def _facts(run: RunFolder, config: Row, result: SavedResult | None) -> Facts:
-    versions = tuple((k, v) for k, v in run.made_with.items() if v)
     return Facts(
         teacher=config["teacher"] or "none",
         data=str(config.get("trained_on", config["audio"])),  # an imported supernet was trained elsewhere
@@ -194,7 +194,7 @@ def _facts(run: RunFolder, config: Row, result: SavedResult | None) -> Facts:
         hours=config["hours"],
         seeds=(config["seed"],),
         commands=tuple(dict.fromkeys(_commands(config, result))),
-        versions=versions,
+        versions=show_versions(run.made_with),
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
     )
 
