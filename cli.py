@@ -323,7 +323,7 @@ def evaluate(
     from nestling.reports.evaluation_table import show_comparison
     from nestling.workflows.evaluation import evaluate_sources
 
-    with Screen() as screen:
+    with hinting("; what was scored is kept, and the same command goes on"), Screen() as screen:
         comparison, page = evaluate_sources(
             sources,
             options.split(task) or ["first"],

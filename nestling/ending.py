@@ -136,6 +136,8 @@ def _shorten(line: str) -> str:
 def _explain_usage(error: Any) -> tuple[str, list[str]]:
     """What is wrong with the words that were typed, and where the right ones are."""
     text = error.format_message().removesuffix(".").replace("Value error, ", "")
+    if (errors := getattr(error.__cause__, "errors", None)) is not None:  # pydantic's, whose words lack the value
+        text += f", got {errors()[0]['input']!r}"
     if error.ctx is None:
         return text, []
     path, command = error.ctx.command_path, error.ctx.command

@@ -349,6 +349,13 @@ def test_a_measurement_that_cannot_be_kept_is_not_begun(nestling: Shell, monkeyp
 # evaluate
 
 
+def test_who_stops_an_evaluation_is_told_how_to_go_on(nestling: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nestling.workflows.evaluation.evaluate_sources", stop)
+    hint = "; what was scored is kept, and the same command goes on"
+    assert (said := nestling("evaluate demo")).err == f"stopped{hint}\n"
+    assert said.code == 143
+
+
 def test_an_evaluation_is_asked_as_it_was_typed(nestling: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     comparison = SimpleNamespace(caveat="Sanity figures.", to_dict=lambda: {"a": 1})
     shown = put(monkeypatch, "nestling.reports.evaluation_table.show_comparison")

@@ -437,7 +437,7 @@ USERS = [
     ("search subnet --run runs/a --budgets ,", "budget ``: not a cost, a relation and an amount"),
     (
         "search subnet --run runs/a --trials 0",
-        "Invalid value for '--trials': Input should be greater than or equal to 1",
+        "Invalid value for '--trials': Input should be greater than or equal to 1, got '0'",
     ),
     (
         "search subnet --run runs/a --trials -1",
@@ -445,7 +445,7 @@ USERS = [
     ),
     (
         "search subnet --run runs/a --trials x",
-        "Invalid value for '--trials': Input should be a valid integer, unable to parse string as a",
+        "Invalid value for '--trials': Input should be a valid integer, unable to parse string as an integer, got 'x'",
     ),
     (
         "search subnet --run runs/a --utterances 0",
