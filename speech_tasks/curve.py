@@ -55,9 +55,13 @@ def measure_curve(
     chosen: Sequence[Subnet],
     *,
     num_middle: int,
+    on_start: Callable[[int], None],
     on_progress: Callable[[str], None],
 ) -> list[Point]:
-    """Probes the smallest subnet, evenly spaced shapes, the largest, those chosen, the teacher and stacked MFCC."""
+    """Probes the smallest subnet, evenly spaced shapes, the largest, those chosen, the teacher and stacked MFCC.
+
+    `on_start` is told how many there are, `on_progress` each of them in words.
+    """
     space = supernet.space
 
     def measure(label: str, kind: Kind, params: int | None, encode: Encode) -> Point:
@@ -68,6 +72,7 @@ def measure_curve(
     shapes = {shape_at(space, i / (num_middle + 1)): f"shape {i}/{num_middle + 1}" for i in range(num_middle + 2)}
     labels = shapes | {space.smallest(): "smallest", space.container: "largest"}
     labels |= {subnet: f"chosen {subnet.id}" for subnet in chosen}
+    on_start(len(labels) + 2)
     points = [measure("stacked MFCC", "reference", None, stacked_mfcc)]
     for subnet in sorted(labels, key=lambda s: count_params(space.backbone, s)):
         params = count_params(space.backbone, subnet)

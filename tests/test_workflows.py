@@ -38,6 +38,7 @@ from search_spaces.strict_yaml import parse_config, parse_yaml
 from search_spaces.subnet import Subnet
 from speech_data.folder import SkippedFile
 from speech_data.synthesis import BY_NAME
+from speech_tasks.phone_probe import ProbeScore
 from supernet.model import Supernet
 from tests.nas_cases import SPACE, MadeUpObjective, candidate, params
 from tests.training_cases import RECIPE, Tones
@@ -835,6 +836,24 @@ def test_a_demo_goes_beside_what_is_there(tmp_path: Path) -> None:
     for name in ("demo", "demo-2", "demo-3"):
         assert demo.find_free(path).name == name
         (tmp_path / name).mkdir()
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(NestlingError, match=r"notes\.txt is a file, and a folder is to be written"):
+        demo.find_free(tmp_path / "notes.txt")
+
+
+def test_a_demos_probes_say_how_many_there_are(tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "run")
+    monkeypatch.setattr(
+        demo, "PhoneProbe", lambda *_, **__: SimpleNamespace(score=lambda _: ProbeScore(0.5, 0.01, 1, ()))
+    )
+    monkeypatch.setattr(demo, "open_test", lambda **_: None)
+    monkeypatch.setattr(demo, "load_teacher", lambda _: SimpleNamespace(encoder=torch.nn.Linear(1, 1)))
+    monkeypatch.setattr("speech_tasks.curve.hidden_states", lambda _: None)
+    monkeypatch.setattr(RunFolder, "load_supernet", lambda _: Supernet(SPACE, torch.Generator()))
+    monkeypatch.setattr(demo, "find_subnet", lambda *_: SPACE.container)
+    demo.measure_sizes(run, True, told)
+    assert told.progress[0] == ("start", "phone error on test", 4, 0)  # MFCC, smallest, the chosen largest, teacher
+    assert len(told.progress) == 5
 
 
 @pytest.mark.parametrize(
@@ -870,11 +889,10 @@ def test_a_demo_does_the_whole_job(
         ("open_audio", audio, told),
         ("open_scorer", run, "audio", utterances, "cpu", told.note),
         ("search", run, "scorer", budget, trials, ("command", "nestling demo"), ("listener", told)),
-        ("measure_sizes", run, quick, told.advance),
+        ("measure_sizes", run, quick, told),
         ("export", run, "best", run.path / "encoder", ("command", "nestling demo"), ("listener", told)),
         ("write_report", run, told),
     ]
-    assert told.progress == [("start", "phone error on test", None, 0)]
     assert (found.run, found.result, found.encoder, found.report) == (
         run,
         {"a": "result"},
@@ -896,7 +914,7 @@ def test_a_demo_goes_on_as_it_began(tmp_path: Path, audio: str, quick: bool, mon
     demo.run_demo(run.path, not quick, ["1M"], "nestling demo --resume", listener, go_on=True)
     assert asked[:2] == [
         ("demo", run.path, {}, "nestling demo --resume", listener),
-        (run, quick, listener.advance),
+        (run, quick, listener),
     ]
 
 

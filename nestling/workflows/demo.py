@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from nestling.workflows.scoring import open_scorer
 from nestling.workflows.search import parse_budget, search
 from nestling.workflows.search_result import Result, find_subnet
 from nestling.workflows.train import resume, train
+from search_spaces.files import check_writable
 from search_spaces.space import SearchSpace
 from speech_tasks.curve import measure_curve, save_curve
 from speech_tasks.materials import open_test
@@ -47,7 +48,12 @@ class Demo:
 
 
 def find_free(path: Path) -> Path:
-    """`path`, or the first of path-2, path-3 … that is free: a demo never overwrites a run."""
+    """`path`, or the first of path-2, path-3 … that is free: a demo never overwrites a run.
+
+    Raises:
+        NestlingError: It is a file, or nothing can be written there.
+    """
+    check_writable(path, "--run", folder=True)
     number, free = 2, path
     while free.exists():
         free, number = path.with_name(f"{path.name}-{number}"), number + 1
@@ -86,8 +92,7 @@ def run_demo(
     with run.lock():
         scorer = open_scorer(run, open_audio(job["audio"], listener), 16 if quick else 40, "cpu", listener.note)
         result = search(run, scorer, parsed, 20 if quick else 64, command=command, listener=listener)
-        listener.start("phone error on test", None)
-        measure_sizes(run, quick, listener.advance)
+        measure_sizes(run, quick, listener)
     encoder = run.path / "encoder"
     export(run, "best", encoder, command=command, listener=listener)
     return Demo(run, result, encoder, write_report(run, listener), time.monotonic() - began)
@@ -99,13 +104,13 @@ def describe_demo(quick: bool) -> Job:
     return describe_job("demo", "tiny", "demo", audio, "demo", _QUICK if quick else (), "cpu", "auto", None)
 
 
-def measure_sizes(run: RunFolder, quick: bool, on_progress: Callable[[str], None]) -> None:
+def measure_sizes(run: RunFolder, quick: bool, listener: Listener = SILENT) -> None:
     """Probes subnets of several sizes, the chosen one and the teacher on `test`, and keeps the curve in the run.
 
     Args:
         run: It must be trained and searched.
         quick: On less audio, with fewer sizes.
-        on_progress: Called with every size in words.
+        listener: Told how many sizes there are, and each in words.
     """
     sizes = (60, 30, 40) if quick else (300, 100, 250)
     probe = PhoneProbe(
@@ -118,6 +123,7 @@ def measure_sizes(run: RunFolder, quick: bool, on_progress: Callable[[str], None
         probe,
         [find_subnet(run.search_path, "best", supernet.space)],
         num_middle=0 if quick else 2,
-        on_progress=on_progress,
+        on_start=lambda total: listener.start("phone error on test", total),
+        on_progress=listener.advance,
     )
     save_curve(run.path, curve)
