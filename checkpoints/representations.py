@@ -21,7 +21,7 @@ from checkpoints.locations import find_model
 from checkpoints.manifest import check_manifest
 from checkpoints.runtimes.onnx_export import open_onnx
 from checkpoints.teachers import load_encoder
-from distillation.sources import hash_network
+from distillation.sources.teacher import hash_network
 from search_spaces.costs import count_macs
 from search_spaces.files import hash_file
 from search_spaces.identity import fingerprint, hash_code

@@ -23,6 +23,7 @@ from checkpoints.supernet_files import (
     read_supernet,
     write_supernet,
 )
+from checkpoints.target_files import TargetFiles
 from checkpoints.training_record import append_row, cut_rows, read_rows
 from checkpoints.training_states import list_states, read_newest_state, write_state
 from checkpoints.versions import made_with
@@ -60,6 +61,8 @@ class RunFolder:
         self.search_path = path / "search"
         self.report_path = path / "report.html"
         self.lock_path = path / "lock"
+        self.kept_targets = TargetFiles(path / "codes")
+        """Codes that sources found, written once and not into every checkpoint."""
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any], seed: int) -> RunFolder:

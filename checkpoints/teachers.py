@@ -25,7 +25,7 @@ from checkpoints.formats.transformers_models import open_network
 from checkpoints.formats.weight_files import read_checkpoint, read_folder_weights, read_safetensors
 from checkpoints.locations import ACCEPTED, find_model
 from checkpoints.manifest import ManifestError, check_file, check_manifest
-from distillation.sources import FrozenNetwork, hash_network
+from distillation.sources.teacher import FrozenNetwork, hash_network
 from supernet.encoder import Encoder
 from supernet.encoder_config import EncoderConfig
 

@@ -5,24 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from distillation.factory import SIGNAL_DIM, check_sources, describe_signal
-from distillation.sources import CodeSource, FrozenNetwork, SignalSource, Source, TeacherSource
+from distillation.factory import SourceFactory, check_sources
+from distillation.sources.codes import CodesSpec
+from distillation.sources.teacher import FrozenNetwork
 from distillation.stages import Recipe, Stage
 from distillation.trainer import Precision, Trainer, generator
 from search_spaces.memory import peak_bytes
 from search_spaces.space import SearchSpace
-from search_spaces.subnet import SAMPLE_RATE_HZ
-from speech_data.batching import HOP, Batch
-from speech_data.corpus import Utterance
+from search_spaces.subnet import SAMPLE_RATE_HZ, FrameGrid
+from speech_data.batching import Batch
+from speech_data.corpus import Utterance, Waveform
 from supernet.encoder import Encoder
 from supernet.model import Supernet, encoder_config
 
 STEPS = 3
 """Steps that are run; the last two are timed."""
+NUM_PHONES = 40
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ def estimate_training(
         NestlingError: The teacher does not give what the recipe wants.
     """
     check_sources(recipe, teacher, encoder_config(space.backbone, space.container))
+    sources = SourceFactory(_Noise(), teacher, recipe.seed)
+    grid = space.backbone.grid
     times: list[float] = []
     for stage in recipe.stages:
         short = stage.model_copy(update={"steps": STEPS, "reorder": False})
@@ -52,7 +57,7 @@ def estimate_training(
             Supernet(space, generator("dry run")),
             recipe.model_copy(update={"stages": (short,), "save_every": STEPS + 1}),
             _noise,
-            lambda stage, supernet, _: _sources(stage, supernet, teacher),
+            lambda stage, supernet, saved: sources(stage, supernet, {**_zero_codes(stage, grid), **saved}),
             on_step=lambda _, clock=clock: clock.append(time.perf_counter()),  # type: ignore[misc]
             on_stage=lambda *_: None,
             on_checkpoint=lambda _: None,
@@ -71,28 +76,32 @@ def measure_peak_memory(device: str) -> int:
     return peak_bytes()
 
 
+class _Noise:
+    """A corpus of which nothing is read, in which everybody says one phone after another."""
+
+    name, hash, synthesised = "noise", "", False
+    phones = tuple(map(str, range(NUM_PHONES)))
+
+    def utterances(self, split: str) -> list[Utterance]:
+        raise NotImplementedError
+
+    def read(self, utterance: Utterance) -> Waveform:
+        raise NotImplementedError
+
+
 def _noise(stage: Stage, first: int, stop: int) -> Iterator[Batch]:
     num_samples = round(stage.crop_seconds * SAMPLE_RATE_HZ)
+    times = np.arange(0, stage.crop_seconds, 0.1).tolist()
+    phones = tuple((str(i % NUM_PHONES), start, start + 0.1) for i, start in enumerate(times))
     for step in range(first, stop):
         wave = np.random.default_rng(step).standard_normal((stage.batch_size, num_samples), np.float32)
         lengths = np.full(len(wave), num_samples)
-        utterances = tuple(Utterance(f"noise-{i}", None, num_samples) for i in range(len(wave)))
+        utterances = tuple(Utterance(f"noise-{i}", None, num_samples, phones=phones) for i in range(len(wave)))
         yield Batch(wave, wave, lengths, utterances, np.zeros(len(wave), np.int64))
 
 
-def _sources(stage: Stage, supernet: Supernet, teacher: Encoder | FrozenNetwork | None) -> dict[str, Source]:
-    """Sources of the same cost as the real ones."""
-    count_frames = supernet.container.config.count_frames
-    sources: dict[str, Source] = {}
-    for name, spec in stage.sources.items():
-        match spec.kind:
-            case "teacher" if teacher is not None:
-                teacher = teacher.to(supernet.residual_order.device)
-                sources[name] = TeacherSource(teacher, spec.tap, spec.normalization)
-            case "signal":
-                sources[name] = SignalSource(describe_signal, SIGNAL_DIM, count_frames)
-            case "codes":
-                frames = round(stage.crop_seconds * SAMPLE_RATE_HZ) // HOP
-                codes = {f"noise-{i}": np.zeros(frames, np.int16) for i in range(stage.batch_size)}
-                sources[name] = CodeSource(codes, spec.num_codes, count_frames, HOP)
-    return sources
+def _zero_codes(stage: Stage, grid: FrameGrid) -> dict[str, Any]:
+    """States of the sources of codes, so that no corpus need be read."""
+    frames = grid.count(round(stage.crop_seconds * SAMPLE_RATE_HZ))
+    codes = {f"noise-{i}": torch.zeros(frames, dtype=torch.int16) for i in range(stage.batch_size)}
+    return {name: {"codes": codes} for name, spec in stage.sources.items() if isinstance(spec, CodesSpec)}

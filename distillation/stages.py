@@ -9,36 +9,23 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from distillation.matchings import MATCHINGS
+from distillation.sources import SourceSpec
 from distillation.terms import Term
 from distillation.views import View
 from search_spaces.errors import NestlingError
 from search_spaces.nearest_names import suggest
 from search_spaces.strict_yaml import load_yaml, parse_config, parse_yaml
+from supernet.encoder import TAPS
 
 Which = Literal["container", "sandwich"]
 CHANGEABLE = ("learning_rate", "weight_decay", "clip_norm", "dropout", "batch_size", "crop_seconds", "save_every")
 """Keys of a recipe that may change while a run is under way: no checkpoint depends on them."""
 DONE = "done"
 """What comes after the last stage."""
+RELATIONS = {"codes", "labels", *TAPS} - {"hidden", "ffn", "front_end"}
+"""Taps that are no channels of frames, so each is met by a matching of its own."""
 STRICT = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-MAX_CODES = 1 << 15
-"""Of a code book: codes are kept in 16 bits."""
-
-
-class SourceSpec(BaseModel):
-    """How to make one source of targets."""
-
-    model_config = STRICT
-
-    kind: Literal["teacher", "signal", "codes"]
-    tap: Literal["hidden", "ffn"] = "hidden"
-    """teacher: outputs of layers, or feed-forward outputs before the residual sum."""
-    normalization: Literal["channel", "instance", "none"] = "channel"
-    """teacher: how targets are standardised."""
-    num_codes: int = Field(100, ge=2, le=MAX_CODES)
-    """codes: clusters."""
-    layer: int | None = None
-    """codes: cluster this layer of the network as it stands when the stage starts; MFCC when absent."""
 
 
 class Stage(BaseModel):
@@ -66,11 +53,38 @@ class Stage(BaseModel):
     dropout: float = Field(0.0, ge=0, lt=1)
     """For the largest subnet alone; smaller ones are regularised by sharing."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _move_taps(cls, values: Any) -> Any:
+        """Reads a recipe from when a source had one tap for all terms that meet it."""
+        if not isinstance(values, dict) or not isinstance(values.get("sources"), dict):
+            return values
+        sources: dict[str, Any] = {}
+        moved: dict[str, str] = {}
+        for name, spec in values["sources"].items():
+            old = isinstance(spec, dict) and spec.get("kind") == "teacher" and "tap" in spec
+            moved |= {name: spec["tap"]} if old and spec["tap"] != "hidden" else {}
+            sources[name] = {key: value for key, value in spec.items() if key != "tap"} if old else spec
+        terms = values.get("objective")
+        if isinstance(terms, list | tuple):
+            terms = tuple(
+                {"tap": moved[str(term["source"])], **term}
+                if isinstance(term, dict) and str(term.get("source")) in moved
+                else term
+                for term in terms
+            )
+        return values | {"sources": sources} | ({"objective": terms} if "objective" in values else {})
+
     @model_validator(mode="after")
     def _check_terms(self) -> Self:
         if problems := list(_find_problems(self)):
             raise NestlingError(*problems)
         return self
+
+    def taps_of(self, source: str) -> tuple[str, ...]:
+        """What terms read of a source."""
+        given = self.sources[source].taps
+        return tuple(sorted({term.tap_in(given) for term in self.objective if term.source == source}))
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
@@ -105,27 +119,40 @@ class Recipe(BaseModel):
 
     @property
     def teacher_taps(self) -> dict[str, str]:
-        """What stages take from the teacher, by the key of each tap, such as `stage-1.sources.teacher.tap`."""
+        """What terms take from the teacher, by the key of each tap, such as `stage-1.objective.0.tap`."""
         return {
-            f"{stage.name}.sources.{name}.tap": spec.tap
+            f"{stage.name}.objective.{number}.tap": term.tap_in(stage.sources[term.source].taps)
             for stage in self.stages
-            for name, spec in stage.sources.items()
-            if spec.kind == "teacher"
+            for number, term in enumerate(stage.objective)
+            if stage.sources[term.source].kind == "teacher"
         }
 
 
 def _find_problems(stage: Stage) -> Iterator[str]:
     """What would only show when the stage starts, hours into a run."""
     for number, term in enumerate(stage.objective):
-        source = stage.sources.get(term.source)
+        source, matching = stage.sources.get(term.source), MATCHINGS[term.matching]
         if source is None:
             yield f"objective.{number} wants the source `{term.source}`; there is only {', '.join(stage.sources)}"
-        elif len({source.kind == "codes", term.matching == "codes", term.distance == "cross_entropy"}) > 1:
-            yield f"objective.{number}: codes go with matching `codes` and distance `cross_entropy`, and only they"
-        if term.matching == "front_end" and stage.reorder:
+        elif (tap := term.tap_in(source.taps)) not in source.taps:
+            yield f"objective.{number} meets the tap `{tap}`, and `{term.source}` gives {', '.join(source.taps)}"
+        elif tap != matching.tap and {tap, matching.tap} & RELATIONS:
+            yield f"objective.{number}: the matching `{term.matching}` meets `{matching.tap}`, not `{tap}`"
+        elif term.distance not in matching.distances:
+            yield (
+                f"objective.{number}: the matching `{term.matching}` goes with {', '.join(matching.distances)}, not "
+                f"with `{term.distance}`"
+            )
+        if matching.of_front_end and stage.reorder:
             yield f"objective.{number} reads the front-end, whose channels `reorder` would sort; leave out one of them"
         if term.frames == "masked" and not stage.view.mask_share:
             yield f"objective.{number} counts masked frames, and the view masks none; set view.mask_share"
+        if term.frames != "all" and term.distance == "ctc":
+            yield f"objective.{number}: `ctc` reads whole utterances; leave out `frames`"
+        if term.name in {other.name for other in stage.objective[:number]}:
+            yield f"objective.{number} is there already; give that one the weight of both"
+    for name in stage.sources.keys() - {term.source for term in stage.objective}:
+        yield f"sources.{name} is met by no term of the objective; leave it out"
 
 
 RECIPES = Path(__file__).parent / "recipes"

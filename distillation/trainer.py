@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillation.sources import Source
+from distillation.objective import Objective, mean
+from distillation.sources.source import Source, Targets
 from distillation.stages import DONE, Recipe, Stage, find_changes, is_changeable
-from distillation.terms import Objective
-from distillation.views import Rendition, draw_mask
+from distillation.views import Seen
 from search_spaces.errors import FailedError, NestlingError, OutOfMemoryError, describe_shortage
 from search_spaces.randomness import seed_of
 from search_spaces.strict_yaml import parse_config
@@ -63,6 +63,8 @@ class Step:
     learning_rate: float
     losses: dict[str, float]
     """By role of the subnet: `largest`, `smallest`, `random` (their mean)."""
+    terms: dict[str, float]
+    """By term, without its weight; the mean of the subnets."""
     gradient_norm: float
     """Of all that is trained, before it was clipped."""
 
@@ -112,6 +114,7 @@ class Trainer:
         self.precision = precision
         self._saved: dict[str, Any] | None = None
         self._heads: Mapping[str, Tensor] = {}
+        self._sources: Mapping[str, Any] = {}
 
     def resume(self, state: dict[str, Any]) -> None:
         """Goes on from what `on_checkpoint` was given.
@@ -133,7 +136,7 @@ class Trainer:
         except (RuntimeError, AttributeError) as error:
             raise TrainingError("the checkpoint's supernet does not have the weights of this space") from error
         self._saved = state
-        self._heads = state["heads"]
+        self._heads, self._sources = state["heads"], state["sources"]
 
     def run(self) -> None:
         """Runs every stage that is not done.
@@ -143,10 +146,8 @@ class Trainer:
             OutOfMemoryError: Names what to lower.
         """
         first = self._saved["step"] if self._saved else 0
-        stage_start = 0
-        for stage in self.recipe.stages:
-            stage_end = stage_start + stage.steps
-            if first < stage_end:
+        for stage, stage_start in self._starts():
+            if first < stage_start + stage.steps:
                 try:
                     self._run_stage(stage, stage_start, max(first, stage_start))
                 except Exception as error:
@@ -157,7 +158,6 @@ class Trainer:
                         f"{stage.crop_seconds:g}; lower one of them (--set {stage.name}.batch_size="
                         f"{max(1, stage.batch_size // 2)}), or close other programs"
                     ) from error
-            stage_start = stage_end
         self.on_stage(DONE, self.supernet)
 
     def _run_stage(self, stage: Stage, stage_start: int, first: int) -> None:
@@ -165,11 +165,13 @@ class Trainer:
         saved = self._saved if first > stage_start else None  # a checkpoint inside this stage
         if saved is None:
             self.on_stage(stage.name, self.supernet)
-        sources, objective = self._open(stage, saved["sources"] if saved else {})
-        if _shapes(self._heads) == _shapes(objective.state_dict()):
-            objective.load_state_dict(self._heads)  # the stage before predicted the same things
-        elif saved is not None:
+        before = next((other for other, at in self._starts() if at + other.steps == stage_start), None)
+        sources, objective = self._open(stage, saved["sources"] if saved else self._carry_sources(before, stage))
+        fresh = objective.state_dict()
+        kept = self._heads if saved is not None else self._carry_heads(before, stage)
+        if _shapes({**fresh, **kept}) != _shapes(fresh) or (saved is not None and kept.keys() != fresh.keys()):
             raise TrainingError(f"the checkpoint's heads are not those of {stage.name}")
+        objective.load_state_dict({**fresh, **kept})
         if saved is None and stage.reorder:
             self._sort_by_importance(stage, sources, objective)
         optimizer = torch.optim.AdamW(
@@ -195,13 +197,37 @@ class Trainer:
             rate = stage.learning_rate_at(step - stage_start)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            losses, norm = self._step(stage, step, batch, sources, objective, optimizer)
-            self.on_step(Step(stage.name, step, rate, losses, norm))
+            self.on_step(self._step(stage, step, rate, batch, sources, objective, optimizer))
             if (step + 1) % self.recipe.save_every == 0 or step + 1 == end:
                 if not all(weight.isfinite().all() for weight in self._trainable(objective)):
                     raise _diverged(stage, step, "a weight")
                 self.on_checkpoint(self._state(step + 1, objective, optimizer, sources))
         self._heads = {k: v.clone() for k, v in objective.state_dict().items()}
+        self._sources = {name: source.state for name, source in sources.items()}
+
+    def _starts(self) -> Iterator[tuple[Stage, int]]:
+        """Every stage with its first step."""
+        start = 0
+        for stage in self.recipe.stages:
+            yield stage, start
+            start += stage.steps
+
+    def _carry_sources(self, before: Stage | None, stage: Stage) -> dict[str, Any]:
+        """States of sources that go on from the stage before, and measure nothing else in this one."""
+        if before is None or before.view.target != stage.view.target:
+            return {}
+        return {
+            name: state
+            for name, state in self._sources.items()
+            if _goes_on(before, stage, name) and stage.taps_of(name) == before.taps_of(name)
+        }
+
+    def _carry_heads(self, before: Stage | None, stage: Stage) -> dict[str, Tensor]:
+        """Heads that go on from the stage before: those that predict what they did there, not what has their shape."""
+        if before is None:
+            return {}
+        names = {term.heads for term in stage.objective if _goes_on(before, stage, term.source)}
+        return {key: weight for key, weight in self._heads.items() if key.removeprefix("heads.").split(".")[0] in names}
 
     def restore(self, state: Mapping[str, Any]) -> tuple[Stage, dict[str, Source], Objective]:
         """The last stage that a state was in, with its sources and its trained heads: what subnets are scored by.
@@ -227,13 +253,13 @@ class Trainer:
         Raises:
             TrainingError: No stage has that step, or its sources.
         """
-        start = 0
-        for stage in self.recipe.stages:
-            start += stage.steps
-            if 0 <= state["step"] <= start:
+        for stage, start in self._starts():
+            if 0 <= state["step"] <= start + stage.steps:
                 break
         else:
-            raise TrainingError(f"the checkpoint's step is {state['step']}; the recipe has 0 to {start}")
+            raise TrainingError(
+                f"the checkpoint's step is {state['step']}; the recipe has 0 to {self.recipe.num_steps}"
+            )
         saved = state["sources"]
         if saved.keys() != stage.sources.keys() or not all(isinstance(values, dict) for values in saved.values()):
             raise TrainingError(
@@ -246,10 +272,12 @@ class Trainer:
         """A stage's sources, calibrated, and its objective with fresh heads."""
         sources = self.make_sources(stage, self.supernet, saved)
         fresh = [source for source in sources.values() if not source.state]
+        grid = self.supernet.space.backbone.grid
         for batch in self.batches(stage, 0, min(CALIBRATION_BATCHES, stage.steps)) if fresh else ():
             with torch.no_grad(), self._autocast():
+                seen = stage.view.draw(batch, grid, self.device)
                 for source in fresh:
-                    source.calibrate(*self._audio(batch, stage.view.target))
+                    source.calibrate(seen)
         objective = Objective(
             stage.objective,
             sources,
@@ -263,31 +291,33 @@ class Trainer:
         self,
         stage: Stage,
         step: int,
+        rate: float,
         batch: Batch,
         sources: Mapping[str, Source],
         objective: Objective,
         optimizer: torch.optim.Optimizer,
-    ) -> tuple[dict[str, float], float]:
-        """One update from one batch: every subnet sees the same audio, mask and targets.
-
-        Returns:
-            The losses by role, and the norm of the gradient.
-        """
-        wave, lengths, masked, targets = self._prepare(stage, step, batch, sources)
+    ) -> Step:
+        """One update from one batch: every subnet sees the same audio, mask and targets."""
+        seen, targets = self._look(stage, step, batch, sources)
         subnets = draw_subnets(stage, self.supernet, self.recipe.seed, step)
         optimizer.zero_grad(set_to_none=True)
-        losses = []
+        losses, terms = [], []
         for role, subnet in subnets:
             dropout = stage.dropout if role == "largest" else 0.0
             keyed = self._randomness(step, "dropout", batch.utterances[0].id) if dropout else nullcontext()
             with keyed, self._autocast():
-                trace = self.supernet(wave, lengths, subnet, objective.taps, masked, dropout)
-                loss = objective(trace, targets, subnet, masked)
-            if loss.requires_grad:  # not when it counts masked frames and chance masked none
-                (loss / len(subnets)).backward()
+                trace = self.supernet(seen.student, seen.lengths, subnet, objective.taps, seen.masked, dropout)
+                parts = objective(trace, targets, subnet, seen.masked)
+                loss = objective.weigh(parts)
+            (loss / len(subnets)).backward()
             losses.append(loss.detach())
+            terms.append(torch.stack([mean(part).detach() for part in parts.values()]))
         norm = torch.nn.utils.clip_grad_norm_(self._trainable(objective), stage.clip_norm)
-        *values, gradient = torch.stack([*losses, norm.to(losses[0])]).tolist()  # the only wait for the device
+        by_term = torch.stack(terms).mean(0)
+        numbers = torch.cat(
+            [torch.stack([norm.to(losses[0]), *losses]), by_term]
+        ).tolist()  # waits for the device, once
+        gradient, values = numbers[0], numbers[1 : 1 + len(subnets)]
         by_role: dict[str, list[float]] = {}
         for (role, _), value in zip(subnets, values, strict=True):
             by_role.setdefault(role, []).append(value)
@@ -297,7 +327,8 @@ class Trainer:
         if not np.isfinite(gradient):
             raise _diverged(stage, step, "the gradient")
         optimizer.step()
-        return means, gradient
+        named = dict(zip((term.name for term in objective.terms), numbers[1 + len(subnets) :], strict=True))
+        return Step(stage.name, step, rate, means, named, gradient)
 
     @contextmanager
     def _randomness(self, *key: int | str) -> Iterator[None]:
@@ -306,42 +337,24 @@ class Trainer:
             torch.manual_seed(seed_of(self.recipe.seed, *key))
             yield
 
-    def _prepare(
+    def _look(
         self, stage: Stage, step: int, batch: Batch, sources: Mapping[str, Source]
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, dict[str, list[Tensor]]]:
-        wave, lengths = self._audio(batch, stage.view.student)
-        target_wave, _ = self._audio(batch, stage.view.target)
-        config = self.supernet.container.config
-        masked = None
-        if stage.view.mask_share:
-            frames = int(config.count_frames(torch.tensor(wave.shape[1])))
-            valid = config.count_frames(torch.from_numpy(batch.lengths)).tolist()
-            masks = np.zeros((len(wave), frames), dtype=bool)
-            for i, utterance in enumerate(batch.utterances):
-                rng = np.random.default_rng(seed_of(self.recipe.seed, step, "mask", utterance.id))
-                masks[i, : valid[i]] = draw_mask(valid[i], stage.view, rng)
-            masked = torch.from_numpy(masks).to(self.device)
+    ) -> tuple[Seen, dict[str, Targets]]:
+        """What the student and the sources see of a batch, and the targets."""
+        grid = self.supernet.space.backbone.grid
+        seen = stage.view.draw(batch, grid, self.device, self.recipe.seed, step)
         with torch.no_grad(), self._autocast():
-            targets = {name: source(target_wave, lengths, batch) for name, source in sources.items()}
-        return wave, lengths, masked, targets
-
-    def _audio(self, batch: Batch, rendition: Rendition) -> tuple[Tensor, Tensor | None]:
-        """Waveforms (B, S) and lengths (B,), the latter None when nothing is padded."""
-        samples = batch.wave if rendition == "noisy" else batch.clean
-        padded = bool((batch.lengths < samples.shape[1]).any())
-        lengths = torch.from_numpy(batch.lengths).to(self.device) if padded else None
-        return torch.from_numpy(samples).to(self.device), lengths
+            return seen, {name: source(batch, seen) for name, source in sources.items()}
 
     def _sort_by_importance(self, stage: Stage, sources: Mapping[str, Source], objective: Objective) -> None:
         self.supernet.zero_grad(set_to_none=True)
+        subnet = self.supernet.space.container
         for step, batch in enumerate(self.batches(stage, 0, min(IMPORTANCE_BATCHES, stage.steps))):
-            wave, lengths, masked, targets = self._prepare(stage, step, batch, sources)
-            subnet = self.supernet.space.container
+            seen, targets = self._look(stage, step, batch, sources)
             with self._autocast():
-                trace = self.supernet(wave, lengths, subnet, objective.taps, masked)
-                loss = objective(trace, targets, subnet, masked)
-                if loss.requires_grad:
-                    loss.backward()
+                trace = self.supernet(seen.student, seen.lengths, subnet, objective.taps, seen.masked)
+                loss = objective.weigh(objective(trace, targets, subnet, seen.masked))
+            loss.backward()
         for weight in self.supernet.parameters():
             if weight.grad is None:  # out of the objective's reach: no say in the order
                 weight.grad = torch.zeros_like(weight)
@@ -369,6 +382,12 @@ class Trainer:
             "optimizer": optimizer.state_dict(),
             "sources": {name: source.state for name, source in sources.items()},
         }
+
+
+def _goes_on(before: Stage, stage: Stage, source: str) -> bool:
+    """Whether a source means in a stage what it meant in the one before."""
+    spec = stage.sources.get(source)
+    return spec is not None and spec.lasting and spec == before.sources.get(source)
 
 
 def open_device(name: str) -> torch.device:

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from search_spaces.randomness import seed_of
+from search_spaces.subnet import FrameGrid
+from speech_data.batching import Batch
 
 Rendition = Literal["noisy", "clean"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What each side sees of one batch."""
+
+    student: Tensor
+    """(B, S)."""
+    target: Tensor
+    """(B, S)."""
+    lengths: Tensor | None
+    """Valid samples of each row, (B,); None when nothing is padded."""
+    masked: Tensor | None = None
+    """Frames that the student does not see, (B, T), bool; None when it sees all."""
 
 
 class View(BaseModel):
@@ -24,6 +45,33 @@ class View(BaseModel):
     """What the student hears. A user's own audio has one rendition only."""
     target: Rendition = "noisy"
     """What the targets are computed from."""
+
+    def draw(self, batch: Batch, grid: FrameGrid, device: torch.device, *key: int | str) -> Seen:
+        """What both sides see of `batch`.
+
+        Args:
+            batch: Waveforms.
+            grid: Where the student's frames lie.
+            device: Where tensors go.
+            key: Of the randomness; each utterance adds its id. None: nothing is masked.
+        """
+        padded = bool((batch.lengths < batch.wave.shape[1]).any())
+        masked = None
+        if self.mask_share and key:
+            mask = np.zeros((len(batch.wave), grid.count(batch.wave.shape[1])), dtype=bool)
+            for row, count, utterance in zip(mask, grid.count(batch.lengths), batch.utterances, strict=True):
+                row[:count] = draw_mask(int(count), self, np.random.default_rng(seed_of(*key, "mask", utterance.id)))
+            masked = torch.from_numpy(mask).to(device)
+        return Seen(
+            self._hear(batch, self.student, device),
+            self._hear(batch, self.target, device),
+            torch.from_numpy(batch.lengths).to(device) if padded else None,
+            masked,
+        )
+
+    @staticmethod
+    def _hear(batch: Batch, rendition: Rendition, device: torch.device) -> Tensor:
+        return torch.from_numpy(batch.wave if rendition == "noisy" else batch.clean).to(device)
 
 
 def draw_mask(num_frames: int, view: View, rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillation.sources import Source
-from distillation.terms import Objective
+from distillation.objective import Objective
+from distillation.sources.source import Source, Targets
 from distillation.views import View
 from nas.score import Score
 from search_spaces.identity import fingerprint, hash_code
@@ -32,7 +32,7 @@ class _Prepared:
     lengths: Tensor | None
     num_frames: list[int]
     """Valid frames of each utterance."""
-    targets: dict[str, list[Tensor]]
+    targets: dict[str, Targets]
     """By source, (B, T, ...)."""
 
 
@@ -86,9 +86,11 @@ class DistillationObjective:
             trace = self.supernet(batch.wave, batch.lengths, subnet, self.objective.taps)
             for i, num_frames in enumerate(batch.num_frames):
                 targets = {
-                    name: [_widen(x[i : i + 1, :num_frames]) for x in layers] for name, layers in batch.targets.items()
+                    name: _map(made, lambda x, i=i, n=num_frames: _widen(x[i : i + 1, :n]))  # type: ignore[misc]
+                    for name, made in batch.targets.items()
                 }
-                losses.append(self.objective(_one(trace, i, num_frames), targets, subnet, None))
+                parts = self.objective(_one(trace, i, num_frames), targets, subnet, None)
+                losses.append(self.objective.weigh(parts))
         return Score(torch.stack(losses).cpu().numpy().astype(np.float32))
 
     @cached_property
@@ -108,15 +110,15 @@ class DistillationObjective:
 
     @torch.no_grad()
     def _prepare(self, batch: Batch, sources: Mapping[str, Source], view: View) -> _Prepared:
-        wave, target_wave = (
-            torch.from_numpy(batch.wave if rendition == "noisy" else batch.clean).to(self._device)
-            for rendition in (view.student, view.target)
-        )
-        lengths = torch.from_numpy(batch.lengths)
-        num_frames = self.supernet.container.config.count_frames(lengths).tolist()
-        padded = lengths.to(self._device) if bool((lengths < wave.shape[1]).any()) else None
-        targets = {name: [_halve(x) for x in source(target_wave, padded, batch)] for name, source in sources.items()}
-        return _Prepared(wave, padded, num_frames, targets)
+        grid = self.supernet.space.backbone.grid
+        seen = view.draw(batch, grid, self._device)
+        targets = {name: _map(source(batch, seen), _halve) for name, source in sources.items()}
+        return _Prepared(seen.student, seen.lengths, grid.count(batch.lengths).tolist(), targets)
+
+
+def _map(targets: Targets, change: Callable[[Tensor], Tensor]) -> Targets:
+    taps = {tap: [change(x) for x in layers] for tap, layers in targets.taps.items()}
+    return Targets(taps, targets.frame_rate_hz, None)
 
 
 def _describe_audio(batch: Batch) -> list[object]:

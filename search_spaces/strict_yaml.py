@@ -161,7 +161,7 @@ def parse_config(model: type[Model], values: Any, source: str = "config", most: 
         return parsed
     except ValidationError as error:
         found = [each for each in error.errors() if each["type"] != "too_short" or not _is_echo(each, error.errors())]
-        problems = [line for each in found for line in _explain(model, each)]
+        problems = [line for each in found for line in _explain(model, values, each)]
         if most and len(problems) > most:
             problems[most:] = [f"and {len(problems) - most} more"]
         lines = [f"{source}:", *problems] if len(problems) > 1 else [f"{source}: {problems[0]}"]
@@ -177,20 +177,36 @@ def _adapter(model: Any) -> Any:
     return TypeAdapter(model)  # compiled once for each model
 
 
-def _explain(model: Any, error: Any) -> Iterator[str]:
+def _explain(model: Any, values: Any, error: Any) -> Iterator[str]:
     """One of pydantic's errors in our words, a line for each problem it holds."""
     *_, key = error["loc"] or ("",)
-    where = ".".join(str(part) for part in error["loc"])
+    where = ".".join(_place(values, error["loc"]))
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         yield f"unknown key `{where}`; {suggest(key, _known_keys(model, error['loc'][:-1]), brief=True)}"
     elif error["type"] == "missing":
         yield f"missing key `{where}`"
+    elif error["type"] == "union_tag_not_found":
+        yield f"missing key `{where}.{error['ctx']['discriminator'].strip(chr(39))}`"
+    elif error["type"] == "union_tag_invalid":
+        tag, wanted = error["ctx"]["tag"], error["ctx"]["expected_tags"].replace("'", "").split(", ")
+        yield f"`{where}.{error['ctx']['discriminator'].strip(chr(39))}` is {tag!r}; {suggest(tag, wanted)}"
     elif error["type"] == "value_error":
         yield from (f"`{where}`: {line}" if where else line for line in error["ctx"]["error"].args)
     else:
         got, rule = repr(error["input"]), error["msg"].removeprefix("Input ")
         what = f"`{where}` " if where else ""
         yield f"{what}{rule}, got {got if len(got) <= 60 else got[:57] + '...'}"
+
+
+def _place(values: Any, path: tuple[int | str, ...]) -> Iterator[str]:
+    """The keys that lead to a problem, without the kinds that pydantic puts between where a value is one of several."""
+    for part, after in zip(path, (*path[1:], None), strict=False):
+        inside = {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
+        if inside and str(part) not in inside and after is not None:
+            continue
+        yield str(part)
+        listed = isinstance(values, list) and isinstance(part, int) and part < len(values)
+        values = values[part] if listed else inside.get(str(part))
 
 
 def _is_echo(short: Any, errors: Sequence[Any]) -> bool:

@@ -7,12 +7,34 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from search_spaces.errors import NestlingError
 
+Lengths = TypeVar("Lengths", bound=Any)
+"""A whole number, or an array or a tensor of such."""
 SAMPLE_RATE_HZ = 16_000
 """Of all audio, everywhere. The encoder, which travels alone, says it once more."""
+
+
+@dataclass(frozen=True)
+class FrameGrid:
+    """Where the frames of a front-end lie: frame t hears the samples [hop * t, hop * t + window)."""
+
+    hop: int = 320
+    """Samples from one frame to the next; 20 ms with HuBERT's strides."""
+    window: int = 400
+    """Samples that one frame hears; 25 ms with HuBERT's kernels."""
+
+    @property
+    def rate_hz(self) -> float:
+        """Frames for each second."""
+        return SAMPLE_RATE_HZ / self.hop
+
+    def count(self, num_samples: Lengths) -> Lengths:
+        """Frames of so many samples, a number or integers of any shape; 0 where there is no whole window."""
+        frames = (num_samples - self.window) // self.hop + 1
+        return frames * (frames > 0)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -41,6 +63,15 @@ class Backbone:
     """Distances in frames that the bias tells apart, both directions together."""
     max_distance: int = 800
     """Frames from which on all distances are one to the bias."""
+
+    @property
+    def grid(self) -> FrameGrid:
+        """Where its frames lie."""
+        hop, window = 1, 1
+        for kernel, stride in zip(self.conv_kernels, self.conv_strides, strict=True):
+            window += (kernel - 1) * hop
+            hop *= stride
+        return FrameGrid(hop, window)
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 
 from search_spaces.errors import NestlingError
 from search_spaces.randomness import generator
-from search_spaces.subnet import SAMPLE_RATE_HZ
+from search_spaces.subnet import SAMPLE_RATE_HZ, FrameGrid
 from speech_data.augmentation import render
 from speech_data.corpus import SpeechCorpus, Utterance, Waveform
 
 Item = TypeVar("Item")
-HOP = 320
-"""Samples from frame to frame. Crops start at its multiples, so that labels of whole utterances fit them."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,7 @@ def batch_at(
     crop_seconds: float,
     augment: bool,
     rows: range | None = None,
+    hop: int = FrameGrid.hop,
 ) -> Batch:
     """The training batch of a step.
 
@@ -66,6 +65,7 @@ def batch_at(
         crop_seconds: Length of a row; a shorter utterance is zero-padded.
         augment: Whether `wave` is a noisy rendition of `clean`.
         rows: The rows to make; default all. Ranks take a share each.
+        hop: Samples from frame to frame. Crops start at its multiples, so that labels of whole utterances fit them.
 
     Raises:
         NestlingError: The split is unknown or empty, or a size is not positive.
@@ -81,7 +81,7 @@ def batch_at(
         epoch, position = divmod(step * batch_size + row, len(utterances))
         utterance = utterances[_permutation(seed, epoch, len(utterances))[position]]
         rng = generator(seed, "crop and noise", epoch, utterance.id)
-        offset = HOP * int(rng.integers(max(0, utterance.num_samples - size) // HOP + 1))
+        offset = hop * int(rng.integers(max(0, utterance.num_samples - size) // hop + 1))
         clean = corpus.read(utterance)[offset : offset + size]
         chosen.append(utterance)
         offsets.append(offset)

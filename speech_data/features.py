@@ -1,10 +1,10 @@
-"""Classic features and frame labels on the encoder's 50 Hz grid.
+"""Classic features and frame labels on the grid of an encoder's frames.
 
 B batch, S samples, T frames, C features of a frame.
 
-Frame t looks at samples [320 t, 320 t + 400): the receptive field of the front-end's frame t (kernels
-10,3,3,3,3,2,2, strides 5,2,2,2,2,2,2). So a feature, a label and a hidden state with the same index are about
-the same 25 ms.
+Frame t looks at the receptive field of the front-end's frame t; with HuBERT's (kernels 10,3,3,3,3,2,2, strides
+5,2,2,2,2,2,2), unless another is named, at samples [320 t, 320 t + 400). So a feature, a label and a hidden state with
+the same index are about the same 25 ms.
 """
 
 from __future__ import annotations
@@ -19,42 +19,51 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from search_spaces.errors import NestlingError
-from search_spaces.subnet import SAMPLE_RATE_HZ
-from speech_data.batching import HOP
+from search_spaces.subnet import SAMPLE_RATE_HZ, FrameGrid
 from speech_data.corpus import Utterance
 
-WINDOW_SAMPLES = 400
+HUBERT_GRID = FrameGrid()
 IGNORED = -100
 """Label of a frame beyond the utterance; what `torch.nn.functional.cross_entropy` ignores."""
 
 _FFT_SAMPLES = 512
+"""Of a spectrum, unless a frame hears more."""
 _PREEMPHASIS = 0.97
 _FLOOR = 1e-5  # of the power in a mel band, so that digital silence is finite
 _DELTA_REACH = 2
 
 
-def log_mel(wave: Tensor, num_frames: int, num_mels: int = 40) -> Tensor:
+def log_mel(wave: Tensor, num_frames: int, num_mels: int = 40, grid: FrameGrid = HUBERT_GRID) -> Tensor:
     """Log energies in mel bands.
 
     Args:
         wave: (B, S), float32.
         num_frames: T, what the front-end makes of S samples; missing samples count as zeros.
         num_mels: C; bands from 0 to 8 kHz.
+        grid: Where the front-end's frames lie.
 
     Returns:
         (B, T, C), natural logarithm.
     """
-    needed = (num_frames - 1) * HOP + WINDOW_SAMPLES
+    needed = (num_frames - 1) * grid.hop + grid.window
     wave = F.pad(wave, (1, max(0, needed - wave.shape[1])))
     wave = wave[:, 1:] - _PREEMPHASIS * wave[:, :-1]  # (B, S)
-    frames = wave[:, :needed].unfold(1, WINDOW_SAMPLES, HOP)  # (B, T, 400)
-    window = torch.hann_window(WINDOW_SAMPLES, periodic=False, dtype=wave.dtype, device=wave.device)
-    power = torch.fft.rfft(frames * window, _FFT_SAMPLES).abs().square()  # (B, T, 257)
-    bands: Tensor = power @ _mel_matrix(num_mels).to(power)
+    frames = wave[:, :needed].unfold(1, grid.window, grid.hop)  # (B, T, window)
+    window = torch.hann_window(grid.window, periodic=False, dtype=wave.dtype, device=wave.device)
+    fft_samples = max(_FFT_SAMPLES, grid.window)
+    power = torch.fft.rfft(frames * window, fft_samples).abs().square()  # (B, T, bins)
+    bands: Tensor = power @ _mel_matrix(num_mels, fft_samples).to(power)
     return bands.clamp_min(_FLOOR).log()
 
 
-def mfcc(wave: Tensor, num_frames: int, *, num_valid: Tensor | None = None, deltas: bool = True) -> Tensor:
+def mfcc(
+    wave: Tensor,
+    num_frames: int,
+    *,
+    num_valid: Tensor | None = None,
+    deltas: bool = True,
+    grid: FrameGrid = HUBERT_GRID,
+) -> Tensor:
     """13 cepstral coefficients of 40 mel bands, and their first and second differences.
 
     Args:
@@ -62,11 +71,12 @@ def mfcc(wave: Tensor, num_frames: int, *, num_valid: Tensor | None = None, delt
         num_frames: T, what the front-end makes of S samples.
         num_valid: Valid frames of each row, (B,), int64; the last one is repeated beyond. Default: all T.
         deltas: Whether to append the differences.
+        grid: Where the front-end's frames lie.
 
     Returns:
         (B, T, 39), or (B, T, 13) without deltas.
     """
-    static = log_mel(wave, num_frames) @ _dct_matrix(13, 40).to(wave)  # (B, T, 13)
+    static = log_mel(wave, num_frames, grid=grid) @ _dct_matrix(13, 40).to(wave)  # (B, T, 13)
     static = hold_last_frame(static, num_valid)
     if not deltas:
         return static
@@ -99,7 +109,13 @@ def hold_last_frame(features: Tensor, num_valid: Tensor | None) -> Tensor:
     return features.gather(1, source[:, :, None].expand_as(features))
 
 
-def phone_labels(utterance: Utterance, num_frames: int, inventory: Sequence[str], offset: int = 0) -> NDArray[np.int64]:
+def phone_labels(
+    utterance: Utterance,
+    num_frames: int,
+    inventory: Sequence[str],
+    offset: int = 0,
+    grid: FrameGrid = HUBERT_GRID,
+) -> NDArray[np.int64]:
     """The class of the phone at the centre of each frame.
 
     Args:
@@ -107,6 +123,7 @@ def phone_labels(utterance: Utterance, num_frames: int, inventory: Sequence[str]
         num_frames: T.
         inventory: The phones by class, such as `corpus.phones`.
         offset: The sample of the utterance at which the first frame starts.
+        grid: Where frames lie.
 
     Returns:
         (T,): classes, and `IGNORED` where the centre is beyond the utterance.
@@ -122,7 +139,7 @@ def phone_labels(utterance: Utterance, num_frames: int, inventory: Sequence[str]
         raise NestlingError(f"{utterance.id} has phones that the inventory lacks: {', '.join(unknown)}")
     classes = np.array([index[symbol] for symbol, _, _ in utterance.phones], np.int64)
     starts = np.array([start for _, start, _ in utterance.phones])
-    centres = offset + HOP * np.arange(num_frames) + WINDOW_SAMPLES // 2
+    centres = offset + grid.hop * np.arange(num_frames) + grid.window // 2
     spoken = np.searchsorted(starts, centres / SAMPLE_RATE_HZ, side="right") - 1
     return np.where(centres < utterance.num_samples, classes[spoken], IGNORED)
 
@@ -145,11 +162,11 @@ def _repeat_ends(features: Tensor, count: int) -> Tensor:
 
 
 @lru_cache(maxsize=4)
-def _mel_matrix(num_mels: int) -> Tensor:
-    """Triangles that meet at half height, evenly spaced in mel = 2595 log10(1 + f / 700); (257, num_mels)."""
+def _mel_matrix(num_mels: int, fft_samples: int) -> Tensor:
+    """Triangles that meet at half height, evenly spaced in mel = 2595 log10(1 + f / 700); (bins, num_mels)."""
     top = 2595 * np.log10(1 + SAMPLE_RATE_HZ / 2 / 700)
     corners = 700 * (10 ** (np.linspace(0, top, num_mels + 2) / 2595) - 1)
-    bins = np.fft.rfftfreq(_FFT_SAMPLES, 1 / SAMPLE_RATE_HZ)[:, None]
+    bins = np.fft.rfftfreq(fft_samples, 1 / SAMPLE_RATE_HZ)[:, None]
     rising = (bins - corners[:-2]) / (corners[1:-1] - corners[:-2])
     falling = (corners[2:] - bins) / (corners[2:] - corners[1:-1])
     return torch.from_numpy(np.maximum(0, np.minimum(rising, falling)).astype(np.float32))

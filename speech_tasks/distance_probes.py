@@ -17,8 +17,7 @@ from torch.nn import functional as F
 
 from search_spaces.errors import NestlingError
 from search_spaces.subnet import SAMPLE_RATE_HZ
-from speech_data.batching import HOP
-from speech_data.features import WINDOW_SAMPLES
+from speech_data.features import HUBERT_GRID
 from speech_tasks.feature_store import Clip, FeatureStore
 from speech_tasks.label_probes import Errors
 from speech_tasks.metrics import equal_error_rate
@@ -256,5 +255,5 @@ def _find_words(name: str, clips: Sequence[Clip]) -> Words:
 
 def _space_frames(start: float, end: float, clip: Clip) -> NDArray[np.int64]:
     """Frames of a clip that look at evenly spaced moments from `start` to `end`, in seconds of the utterance."""
-    centres = np.linspace(start, end, WORD_FRAMES) * SAMPLE_RATE_HZ - clip.first - WINDOW_SAMPLES / 2
-    return np.clip(np.round(centres / HOP), 0, clip.num_frames - 1).astype(np.int64)
+    centres = np.linspace(start, end, WORD_FRAMES) * SAMPLE_RATE_HZ - clip.first - HUBERT_GRID.window / 2
+    return np.clip(np.round(centres / HUBERT_GRID.hop), 0, clip.num_frames - 1).astype(np.int64)

@@ -581,11 +581,12 @@ def poison(monkeypatch):
     """A function of a step; its gradient is not finite, though its loss is."""
 
     def at(step):
-        steps = iter(range(99))
+        steps, real = iter(range(99)), torch.nn.utils.clip_grad_norm_
 
-        def clip(weights, _norm):
+        def clip(weights, norm):
             for weight in weights if next(steps) == step else ():
                 weight.grad = torch.full_like(weight, torch.nan)
+            return real(weights, norm)
 
         monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
 
@@ -596,7 +597,7 @@ def test_a_run_that_diverged_goes_on_with_a_lower_learning_rate(empty, options, 
     poison(7)
     said = empty("train supernet --run runs/a", *options)
     assert said.code == 1
-    assert "a weight of step 7 (stage-2) is not a finite number; resume with a lower learning rate" in said.err
+    assert "the gradient of step 7 (stage-2) is not a finite number; resume with a lower learning rate" in said.err
     assert "(--resume --set stage-2.learning_rate=0.0001)" in said.err
     run = RunFolder(empty.folder / "runs/a")
     command = "train supernet --run runs/a --resume --set stage-2.learning_rate=0.0001 --device cpu"
@@ -616,7 +617,7 @@ def test_a_run_whose_last_step_is_not_finite_fails(empty, options, poison):
     poison(9)
     said = empty("train supernet --run runs/a", *options)
     assert said.code == 1
-    assert "error: a weight of step 9 (stage-2) is not a finite number; resume with a lower learning rate" in said.err
+    assert "error: the gradient of step 9 (stage-2) is not a finite number; resume with a lower " in said.err
     assert not (empty.folder / "runs/a/supernet.safetensors").exists()
 
 
@@ -686,11 +687,12 @@ def short(monkeypatch):
     """A function of a step and of who runs out of memory in it."""
 
     def at(step, who):
-        steps = iter(range(99))
+        steps, real = iter(range(99)), torch.nn.utils.clip_grad_norm_
 
-        def clip(*_):
+        def clip(*arguments):
             if next(steps) == step:
                 SHORTAGES[who]()
+            return real(*arguments)
 
         monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
 

@@ -655,7 +655,7 @@ USERS = [
     ("export subnet --out x --run runs/keyless --subnet subnet.json", "runs/keyless/config.yaml: missing key `recipe`"),
     ("export subnet --out x --run runs/liar", "runs/liar/search/result.json"),
     *(
-        (f"{command} {'x' * 300}", "File name too long; give another name")
+        (f"{command} {'x' * 300}", "File name too long; ")
         for command in (
             "report --run",
             "space",

@@ -19,8 +19,9 @@ from checkpoints.run_folder import RunFolder
 from checkpoints.saving import save_encoder
 from checkpoints.teachers import load_encoder, load_teacher
 from distillation.factory import check_sources
-from distillation.sources import FrozenNetwork, TeacherSource
+from distillation.sources.teacher import FrozenNetwork, TeacherSource
 from distillation.stages import load_recipe
+from distillation.views import Seen
 from speech_data.batching import Batch
 from speech_data.corpus import Utterance
 from supernet.encoder_config import EncoderConfig
@@ -48,6 +49,12 @@ def make_batch() -> Batch:
     return Batch(wave, wave, np.array(LENGTHS), utterances, np.zeros(len(LENGTHS), np.int64))
 
 
+def hear(source: TeacherSource, batch: Any, wave: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
+    """The layers of its only tap."""
+    ((_, layers),) = source(batch, Seen(wave, wave, lengths)).taps.items()
+    return layers
+
+
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_targets_are_the_hidden_states_of_transformers(tmp_path: Path, kind: str, normalize: bool) -> None:
@@ -56,17 +63,17 @@ def test_targets_are_the_hidden_states_of_transformers(tmp_path: Path, kind: str
     assert isinstance(teacher.network, FrozenNetwork)
     assert teacher.name == kind
     assert not any(parameter.requires_grad for parameter in teacher.network.parameters())
-    source = TeacherSource(teacher.network, "hidden", "none")
-    assert source.dim == 32
+    source = TeacherSource(teacher.network, ["hidden"], "none")
+    assert source.dims == {"hidden": 32}
     batch = make_batch()
-    targets = source(torch.from_numpy(batch.wave), torch.tensor(LENGTHS), batch)
+    targets = hear(source, batch, torch.from_numpy(batch.wave), torch.tensor(LENGTHS))
     assert [x.shape for x in targets] == [(3, 19, 32)] * 2
     for i, (length, count) in enumerate(zip(LENGTHS, (12, 19, 7), strict=True)):
         wave = torch.from_numpy(batch.wave[i, :length])
         wanted = states_by_transformers(model, wave, normalize)[1:]
         assert error_of([x[i : i + 1, :count] for x in targets], wanted) <= 10 * TOLERANCE
         assert not any(x[i, count:].any() for x in targets)
-        assert error_of(source(wave[None], None, batch), wanted) <= 10 * TOLERANCE
+        assert error_of(hear(source, batch, wave[None]), wanted) <= 10 * TOLERANCE
 
 
 def test_a_prefix_that_transformers_does_not_know_is_named(tmp_path: Path) -> None:
@@ -84,10 +91,11 @@ def test_a_prefix_that_transformers_does_not_know_is_named(tmp_path: Path) -> No
 
 def test_padding_does_not_count_in_statistics(tmp_path: Path) -> None:
     write_model(tmp_path, KINDS["data2vec"])
-    source = TeacherSource(load_teacher(tmp_path).network, "hidden", "channel")
+    source = TeacherSource(load_teacher(tmp_path).network, ["hidden"], "channel")
     batch = make_batch()
-    source.calibrate(torch.from_numpy(batch.wave), torch.tensor(LENGTHS))
-    targets = source(torch.from_numpy(batch.wave), torch.tensor(LENGTHS), batch)
+    wave = torch.from_numpy(batch.wave)
+    source.calibrate(Seen(wave, wave, torch.tensor(LENGTHS)))
+    targets = hear(source, batch, wave, torch.tensor(LENGTHS))
     for x in targets:
         frames = torch.cat([x[i, :count] for i, count in enumerate((12, 19, 7))])
         torch.testing.assert_close(frames.mean(0), torch.zeros(32), atol=1e-4, rtol=0)
@@ -116,8 +124,8 @@ def test_other_taps_are_refused_before_anything_is_spent(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="this teacher gives hidden alone") as caught:
         check_sources(load_recipe("lighthubert"), network, STUDENT)
     assert str(caught.value) == (
-        "this teacher gives hidden alone, and the recipe wants stage-1.sources.teacher.tap=ffn, "
-        "stage-2.sources.teacher.tap=ffn; take --config two-stage or demo, or --set each of these to hidden"
+        "this teacher gives hidden alone, and the recipe wants stage-1.objective.0.tap=ffn, "
+        "stage-2.objective.0.tap=ffn; take --config two-stage or demo, or --set each of these to hidden"
     )
     for recipe in ("two-stage", "demo", "hubert"):
         check_sources(load_recipe(recipe), network, STUDENT)
@@ -125,7 +133,7 @@ def test_other_taps_are_refused_before_anything_is_spent(tmp_path: Path) -> None
     check_sources(load_recipe("lighthubert", [f"{place}=hidden" for place in places]), network, STUDENT)
     check_sources(load_recipe("lighthubert"), make_teacher(), STUDENT)  # an encoder gives them
     with pytest.raises(ValueError, match="this network gives hidden of whole waveforms, not ffn"):
-        TeacherSource(network, "ffn", "none")(torch.zeros(1, 4000), None, make_batch())
+        hear(TeacherSource(network, ["ffn"], "none"), make_batch(), torch.zeros(1, 4000))
 
 
 def test_frames_at_another_rate_are_refused() -> None:
@@ -140,7 +148,7 @@ def test_frames_at_another_rate_are_refused() -> None:
 
     network = FrozenNetwork(torch.nn.Linear(1, 1), states_of, 8, EncoderConfig((8,) * 7, 8, (1,), (8,)))
     with pytest.raises(ValueError, match="the teacher makes 20 frames of 6400 samples, and 19 are wanted"):
-        TeacherSource(network, "hidden", "none")(torch.zeros(1, 6400), None, make_batch())
+        hear(TeacherSource(network, ["hidden"], "none"), make_batch(), torch.zeros(1, 6400))
 
 
 def test_what_makes_no_frames_cannot_teach(tmp_path: Path) -> None:
@@ -211,7 +219,7 @@ def test_in_half_precision_and_dry(case: tuple[Shell, str]) -> None:
     for dry in ("", "--dry-run"):
         said = nestling(f"train supernet --run ffn {options} {tap} {dry}")
         assert said.code == 2
-        assert "this teacher gives hidden alone, and the recipe wants stage-2.sources.teacher.tap=ffn" in said.err
+        assert "this teacher gives hidden alone, and the recipe wants stage-2.objective.0.tap=ffn" in said.err
         assert "Traceback" not in said.err
     assert not (nestling.folder / "ffn").exists()
 

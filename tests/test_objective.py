@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from distillation.sources import CodeSource, TeacherSource
-from distillation.terms import Objective, Term
+from distillation.objective import Objective
+from distillation.sources.codes import CodeSource
+from distillation.sources.teacher import TeacherSource
+from distillation.terms import Term
 from distillation.views import View
 from nas.objective import DistillationObjective
 from speech_data.batching import Batch
@@ -67,8 +69,8 @@ def setting(terms=TERMS):
     """(supernet, objective with heads, sources)."""
     supernet = Supernet(SPACE, generator(0))
     supernet.load_encoder(dict(encoder(1).named_parameters()))
-    source = TeacherSource(encoder(2), "hidden", "channel")
-    source.calibrate(torch.from_numpy(batch(seed=9).wave), torch.tensor(LENGTHS))
+    source = TeacherSource(encoder(2), ["hidden"], "channel")
+    source.calibrate(VIEW.draw(batch(seed=9), SPACE.backbone.grid, torch.device("cpu")))
     sources = {"teacher": source}
     return (
         supernet,
@@ -86,7 +88,8 @@ def test_equals_the_training_loss_on_each_utterance(subnet):
         wave = torch.from_numpy(alone.wave)
         with torch.no_grad():
             trace = supernet(wave, None, subnet, objective.taps)
-            expected = objective(trace, {"teacher": sources["teacher"](wave, None, alone)}, subnet, None)
+            targets = sources["teacher"](alone, VIEW.draw(alone, SPACE.backbone.grid, torch.device("cpu")))
+            expected = objective.weigh(objective(trace, {"teacher": targets}, subnet, None))
         assert loss == pytest.approx(expected.item(), rel=HALF)
     assert score.mean == pytest.approx(score.per_utterance.mean())
 
@@ -127,8 +130,8 @@ def test_training_objective_is_left_alone():
 
 def test_codes_are_kept_whole():
     supernet = setting()[0]
-    codes = {u.id: np.arange(20, dtype=np.int16) for u in batch().utterances}
-    sources = {"codes": CodeSource(codes, 20, supernet.container.config.count_frames, 320)}
+    codes = {u.id: torch.arange(20, dtype=torch.int16) for u in batch().utterances}
+    sources = {"codes": CodeSource(codes, 20, SPACE.backbone.grid)}
     terms = (Term(source="codes", matching="codes", distance="cross_entropy"),)
     objective = Objective(terms, sources, SPACE.container, 16, generator(0))
     score = DistillationObjective(supernet, objective, sources, [batch()], VIEW)(SPACE.container)
@@ -172,11 +175,13 @@ def shift_teacher(parts):
 
 
 def hear_something_else(parts):
-    parts[2]["teacher"].calibrate(torch.from_numpy(batch(seed=8).wave), torch.tensor(LENGTHS))
+    parts[2]["teacher"].calibrate(VIEW.draw(batch(seed=8), SPACE.backbone.grid, torch.device("cpu")))
 
 
 def take_other_hidden_states(parts):
-    parts[2]["teacher"].tap = "ffn"
+    source = TeacherSource(encoder(2), ["ffn"], "channel")
+    source.calibrate(VIEW.draw(batch(seed=9), SPACE.backbone.grid, torch.device("cpu")))
+    parts[2]["teacher"] = source
 
 
 def normalize_nothing(parts):
@@ -224,11 +229,13 @@ def test_noise_counts_by_its_level():
 
 
 def test_codes_count():
-    supernet, objective, _ = setting((Term(source="teacher", matching="codes", distance="cross_entropy"),))
+    supernet, _, _ = setting()
+    terms = (Term(source="codes", matching="codes", distance="cross_entropy"),)
 
     def of_codes(first):
-        codes = {u.id: np.arange(first, first + 20, dtype=np.int16) for u in batch().utterances}
-        sources = {"teacher": CodeSource(codes, 32, supernet.container.config.count_frames, 320)}
+        codes = {u.id: torch.arange(first, first + 20, dtype=torch.int16) for u in batch().utterances}
+        sources = {"codes": CodeSource(codes, 40, SPACE.backbone.grid)}
+        objective = Objective(terms, sources, SPACE.container, 16, generator(3))
         return DistillationObjective(supernet, objective, sources, [batch()], VIEW).fingerprint
 
     assert of_codes(0) == of_codes(0) != of_codes(1)
@@ -237,12 +244,13 @@ def test_codes_count():
 def test_how_a_machine_rounds_does_not_count(monkeypatch):
     parts, same = setting(), fingerprint()  # what channels measured comes from a checkpoint
     pick = TeacherSource._pick
-    monkeypatch.setattr(TeacherSource, "_pick", lambda self, trace: [x * (1 + 1e-3) for x in pick(self, trace)])
+    louder = lambda self, trace: {tap: [x * (1 + 1e-3) for x in xs] for tap, xs in pick(self, trace).items()}  # noqa: E731
+    monkeypatch.setattr(TeacherSource, "_pick", louder)
     assert DistillationObjective(*parts, [batch()], VIEW).fingerprint == same
 
 
 @pytest.mark.parametrize(
-    ("file", "counts"), [("supernet/model.py", True), ("distillation/terms.py", True), ("nas/record.py", False)]
+    ("file", "counts"), [("supernet/model.py", True), ("distillation/objective.py", True), ("nas/record.py", False)]
 )
 def test_code_counts(tmp_path, file, counts):
     with installed_elsewhere(tmp_path):

@@ -1,27 +1,27 @@
 """Targets are what they say, whatever the padding, and read nothing but audio."""
 
 from dataclasses import replace
+from functools import partial
 from itertools import chain
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from distillation.codes import cluster, code_corpus, load_codes, nearest
-from distillation.factory import SIGNAL_DIM, SourceFactory, check_sources, describe_mfcc, describe_signal
-from distillation.sources import (
-    ChannelStatistics,
-    CodeSource,
-    FrozenNetwork,
-    SignalSource,
-    TeacherSource,
-    mean_of_last_two_thirds,
-)
-from distillation.stages import Recipe, SourceSpec, Stage
+from distillation.factory import SourceFactory, check_sources
+from distillation.matchings import mean_of_last_two_thirds
+from distillation.sources.codes import CodeSource, cluster, code_corpus, describe_mfcc, nearest
+from distillation.sources.labels import LabelSource
+from distillation.sources.signal import SIGNAL_DIM, SignalSource, describe_signal
+from distillation.sources.statistics import ChannelStatistics
+from distillation.sources.teacher import FrozenNetwork, TeacherSource
+from distillation.stages import Recipe, Stage
+from distillation.views import Seen
 from search_spaces.errors import NestlingError
-from speech_data.batching import HOP, Batch, batch_at, evaluation_batches
+from search_spaces.subnet import FrameGrid
+from speech_data.batching import Batch, batch_at, evaluation_batches
 from speech_data.corpus import Utterance
+from speech_data.features import log_mel
 from supernet.encoder import Encoder
 from supernet.model import Supernet
 from tests.training_cases import SPACE, Tones, make_teacher, make_wave
@@ -29,6 +29,8 @@ from tests.training_cases import SPACE, Tones, make_teacher, make_wave
 LENGTHS = (4000, 6400, 2500)
 TOLERANCE = 1e-4  # of a deviation: fp32 sums in another order
 NUM_CODES = 3
+GRID = FrameGrid()
+HOP = GRID.hop
 
 
 def count_frames(lengths):
@@ -44,8 +46,21 @@ def make_batch(lengths=LENGTHS, offsets=None):
     return Batch(wave, wave, np.array(lengths), utterances, np.array(offsets or [0] * len(lengths)))
 
 
-def audio(batch):
-    return torch.from_numpy(batch.wave), torch.from_numpy(batch.lengths)
+def seen(batch, *, padded=True):
+    wave = torch.from_numpy(batch.wave)
+    return Seen(wave, wave, torch.from_numpy(batch.lengths) if padded else None)
+
+
+def alone(batch, i):
+    """One utterance of a batch by itself, without its padding."""
+    wave = torch.from_numpy(batch.wave[i : i + 1, : batch.lengths[i]])
+    return Seen(wave, wave, None)
+
+
+def layers(source, batch, what=None):
+    """The layers of a source's only tap."""
+    ((_, found),) = source(batch, what or seen(batch)).taps.items()
+    return found
 
 
 def group_norm_teacher():
@@ -57,9 +72,9 @@ def group_norm_teacher():
 
 def make_source(kind, normalization="channel"):
     if kind == "signal":
-        return SignalSource(describe_signal, SIGNAL_DIM, count_frames)
+        return SignalSource(describe_signal, SIGNAL_DIM, GRID)
     teacher = group_norm_teacher() if kind == "group" else make_teacher()
-    return TeacherSource(teacher, "ffn" if kind == "ffn" else "hidden", normalization)
+    return TeacherSource(teacher, ["ffn" if kind == "ffn" else "hidden"], normalization)
 
 
 def valid_frames(targets, lengths):
@@ -73,11 +88,12 @@ def valid_frames(targets, lengths):
 
 def test_a_signal_is_what_describes_it_and_what_was_measured():
     measured = make_source("signal")
-    measured.calibrate(*audio(make_batch()))
-    sources = [make_source("signal"), measured, SignalSource(describe_mfcc, SIGNAL_DIM, count_frames)]
-    sources.append(SignalSource(describe_signal, 13, count_frames))
-    assert len({source.fingerprint for source in sources}) == 4
-    assert SignalSource(describe_signal, SIGNAL_DIM, count_frames, measured.state).fingerprint == measured.fingerprint
+    measured.calibrate(seen(make_batch()))
+    sources = [make_source("signal"), measured, SignalSource(log_mel, SIGNAL_DIM, GRID)]
+    sources.append(SignalSource(describe_signal, 13, GRID))
+    sources.append(SignalSource(describe_signal, SIGNAL_DIM, FrameGrid(160)))
+    assert len({source.fingerprint for source in sources}) == 5
+    assert SignalSource(describe_signal, SIGNAL_DIM, GRID, measured.state).fingerprint == measured.fingerprint
     assert make_source("signal").state == {}
 
 
@@ -111,37 +127,38 @@ def test_nothing_measured_is_an_error():
 @pytest.mark.parametrize("kind", ["hidden", "ffn", "group", "signal"])
 def test_calibrated_targets_have_zero_mean_and_unit_variance(kind):
     source, batch = make_source(kind), make_batch()
-    source.calibrate(*audio(batch))
-    targets = source(*audio(batch), batch)
+    source.calibrate(seen(batch))
+    targets = layers(source, batch)
+    (dim,) = source.dims.values()
     assert len(targets) == (1 if kind == "signal" else 2)
     for x in valid_frames(targets, LENGTHS):
-        assert x.shape[-1] == source.dim
-        torch.testing.assert_close(x.mean(0), torch.zeros(source.dim), atol=TOLERANCE, rtol=0)
-        torch.testing.assert_close(x.std(0, correction=0), torch.ones(source.dim), atol=1e-3, rtol=0)
+        assert x.shape[-1] == dim
+        torch.testing.assert_close(x.mean(0), torch.zeros(dim), atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(x.std(0, correction=0), torch.ones(dim), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("normalization", ["channel", "instance", "none"])
 @pytest.mark.parametrize("kind", ["hidden", "group"])
 def test_padding_never_counts(kind, normalization):
     """An utterance has the same targets alone as in a batch, and so have statistics."""
-    together, alone = make_source(kind, normalization), make_source(kind, normalization)
+    together, apart = make_source(kind, normalization), make_source(kind, normalization)
     batch = make_batch()
-    together.calibrate(*audio(batch))
-    for i, length in enumerate(LENGTHS):
-        alone.calibrate(torch.from_numpy(batch.wave[i : i + 1, :length]), None)
-    targets = together(*audio(batch), batch)
+    together.calibrate(seen(batch))
+    for i in range(len(LENGTHS)):
+        apart.calibrate(alone(batch, i))
+    targets = layers(together, batch)
     for i, length in enumerate(LENGTHS):
         count = int(count_frames(torch.tensor(length)))
-        for x, y in zip(targets, alone(torch.from_numpy(batch.wave[i : i + 1, :length]), None, batch), strict=True):
+        for x, y in zip(targets, layers(apart, batch, alone(batch, i)), strict=True):
             torch.testing.assert_close(x[i, :count], y[0], atol=TOLERANCE, rtol=TOLERANCE)
 
 
 def test_padding_never_counts_in_signals():
-    together, alone, batch = make_source("signal"), make_source("signal"), make_batch()
-    together.calibrate(*audio(batch))
-    for i, length in enumerate(LENGTHS):
-        alone.calibrate(torch.from_numpy(batch.wave[i : i + 1, :length]), None)
-    (x,), (y,) = (source(*audio(batch), batch) for source in (together, alone))
+    together, apart, batch = make_source("signal"), make_source("signal"), make_batch()
+    together.calibrate(seen(batch))
+    for i in range(len(LENGTHS)):
+        apart.calibrate(alone(batch, i))
+    (x,), (y,) = (layers(source, batch) for source in (together, apart))
     torch.testing.assert_close(x, y, atol=TOLERANCE, rtol=TOLERANCE)
 
 
@@ -149,7 +166,7 @@ def test_padding_never_counts_in_signals():
 def test_instance_norm_is_over_the_valid_time_of_each_utterance(padded):
     batch = make_batch(LENGTHS if padded else (4000, 4000))
     plain, normed = (
-        make_source("hidden", normalization)(audio(batch)[0], audio(batch)[1] if padded else None, batch)
+        layers(make_source("hidden", normalization), batch, seen(batch, padded=padded))
         for normalization in ("none", "instance")
     )
     counts = count_frames(torch.from_numpy(batch.lengths)).tolist()
@@ -164,9 +181,9 @@ def test_instance_norm_is_over_the_valid_time_of_each_utterance(padded):
 def test_unnormalised_targets_are_the_teachers_layers(tap):
     batch = make_batch()
     teacher = make_teacher()
-    trace = teacher(*audio(batch), (tap,))
-    layers = trace.hidden[1:] if tap == "hidden" else trace.ffn
-    for x, y in zip(make_source(tap, "none")(*audio(batch), batch), layers, strict=True):
+    trace = teacher(seen(batch).target, seen(batch).lengths, (tap,))
+    expected = trace.hidden[1:] if tap == "hidden" else trace.ffn
+    for x, y in zip(layers(make_source(tap, "none"), batch), expected, strict=True):
         torch.testing.assert_close(x, y)
 
 
@@ -174,7 +191,7 @@ def test_teacher_is_frozen():
     source = make_source("hidden", "none")
     assert not any(p.requires_grad for p in source.teacher.parameters())
     batch = make_batch()
-    assert not source(*audio(batch), batch)[0].requires_grad
+    assert not layers(source, batch)[0].requires_grad
 
 
 @pytest.mark.parametrize("source", [TeacherSource, SignalSource, CodeSource])
@@ -193,37 +210,43 @@ def test_last_two_thirds(num_layers, used):
 
 
 def test_codes_follow_the_crop():
-    codes = {f"{i}": np.arange(50, dtype=np.int16) + 100 * i for i in range(3)}
-    source = CodeSource(codes, 400, count_frames, HOP)
-    batch = make_batch((3200, 3200, 3200), offsets=[0, 7 * HOP, 45 * HOP])
-    (got,) = source(torch.from_numpy(batch.wave), None, batch)
+    codes = {f"{i}": torch.arange(50, dtype=torch.int16) + 100 * i for i in range(3)}
+    batch = make_batch((3200, 3200, 1700), offsets=[0, 7 * HOP, 45 * HOP])
+    (got,) = layers(CodeSource(codes, 400, GRID), batch)
     frames = int(count_frames(torch.tensor(3200)))
     assert got[0].tolist() == list(range(frames))
     assert got[1].tolist() == list(range(107, 107 + frames))
-    assert got[2].tolist() == [245, 246, 247, 248, 249, *[0] * (frames - 5)]  # beyond the utterance: padding
+    assert got[2].tolist() == [245, 246, 247, 248, 249, *[0] * (frames - 5)]  # beyond the crop: padding
 
 
 def test_an_utterance_without_codes_is_named():
     batch = make_batch((3200,))
     with pytest.raises(ValueError, match="utterance 0 has no codes; only those of the train and search splits have"):
-        CodeSource({}, 5, count_frames, HOP)(torch.from_numpy(batch.wave), None, batch)
+        layers(CodeSource({}, 5, GRID), batch)
 
 
-def make_codes(seed=0, describe=describe_mfcc):
+@pytest.mark.parametrize(("num_codes", "offset"), [(8, 0), (50, 160), (50, 43 * HOP)])
+def test_codes_that_do_not_line_up_are_refused(num_codes, offset):
+    """Those of another hop, say, which were padded with class 0."""
+    batch = make_batch((3200,), offsets=[offset])
+    with pytest.raises(NestlingError, match=r"^the codes of utterance 0 do not line up: \d+ for 9 frames from sample "):
+        layers(CodeSource({"0": torch.zeros(num_codes, dtype=torch.int16)}, 5, GRID), batch)
+
+
+def make_codes(seed=0, grid=GRID):
     sample, *every = (evaluation_batches(Tones(), s, batch_size=3, augment=False) for s in ("train", "train", "search"))
-    return code_corpus(describe, sample, chain(*every), count_frames, NUM_CODES, HOP, seed)
+    describe = partial(describe_mfcc, grid=grid)
+    return CodeSource(code_corpus(describe, sample, chain(*every), grid, NUM_CODES, seed), NUM_CODES, grid)
 
 
-def test_codes_are_reproducible_and_survive_a_checkpoint():
+def test_codes_are_reproducible():
     first, again = make_codes(), make_codes()
-    loaded = load_codes(first.state, NUM_CODES, count_frames, HOP)
     for utterance in (*Tones().utterances("train"), *Tones().utterances("search")):
         codes = first.codes[utterance.id]
         assert codes.shape == (int(count_frames(torch.tensor(utterance.num_samples))),)
         assert (codes == again.codes[utterance.id]).all()
-        assert (codes == loaded.codes[utterance.id]).all()
     assert {int(code) for codes in first.codes.values() for code in codes} == set(range(NUM_CODES))
-    assert loaded.dim == first.dim == NUM_CODES
+    assert first.dims == {"codes": NUM_CODES}
 
 
 def test_codes_of_a_crop_are_those_of_the_whole():
@@ -231,10 +254,9 @@ def test_codes_of_a_crop_are_those_of_the_whole():
     corpus = Tones()
     batch = batch_at(corpus, "train", 1, seed=0, batch_size=4, crop_seconds=0.2, augment=False)
     assert batch.offsets.any()
-    (got,) = source(*audio(batch), batch)
+    (got,) = layers(source, batch)
     for row, utterance, offset in zip(got, batch.utterances, batch.offsets, strict=True):
-        whole = torch.from_numpy(source.codes[utterance.id].astype(np.int64))
-        assert row.tolist() == whole[offset // HOP :][: len(row)].tolist()
+        assert row.tolist() == source.codes[utterance.id][offset // HOP :][: len(row)].tolist()
 
 
 def test_what_subnets_are_compared_on_has_no_say_in_the_clusters(monkeypatch):
@@ -247,11 +269,11 @@ def test_what_subnets_are_compared_on_has_no_say_in_the_clusters(monkeypatch):
 
 def test_mfcc_of_an_utterance_do_not_depend_on_its_padding():
     batch = make_batch()
-    described = describe_mfcc(*audio(batch))
+    described = describe_mfcc(seen(batch).target, seen(batch).lengths, GRID)
     for i, length in enumerate(LENGTHS):
-        alone = describe_mfcc(torch.from_numpy(batch.wave[i : i + 1, :length]), torch.tensor([length]))[0]
-        torch.testing.assert_close(described[i, : len(alone)], alone, atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(alone.mean(0), torch.zeros(13), atol=1e-4, rtol=0)
+        by_itself = describe_mfcc(torch.from_numpy(batch.wave[i : i + 1, :length]), torch.tensor([length]), GRID)[0]
+        torch.testing.assert_close(described[i, : len(by_itself)], by_itself, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(by_itself.mean(0), torch.zeros(13), atol=1e-4, rtol=0)
 
 
 def test_clusters_and_nearest():
@@ -269,8 +291,16 @@ def factory(teacher=None):
     return SourceFactory(Tones(), teacher, seed=0)
 
 
-def stage(**sources):
-    return SimpleNamespace(name="stage-1", sources={k: SourceSpec(**v) for k, v in sources.items()})
+MET = {"teacher": ("mean", "l1"), "signal": ("front_end", "mse"), "codes": ("codes", "cross_entropy")}
+
+
+def stage(tap=None, **sources):
+    terms = [
+        {"source": name, **dict(zip(("matching", "distance"), MET[spec["kind"]], strict=True))}
+        | ({"tap": tap} if tap and spec["kind"] == "teacher" else {})
+        for name, spec in sources.items()
+    ]
+    return Stage(name="stage-1", steps=1, sources=sources, objective=terms)
 
 
 def make_supernet(seed=0):
@@ -280,22 +310,39 @@ def make_supernet(seed=0):
 
 
 def test_factory_makes_what_a_stage_names():
-    wanted = stage(t={"kind": "teacher", "tap": "ffn"}, s={"kind": "signal"}, c={"kind": "codes", "num_codes": 3})
+    wanted = stage("ffn", t={"kind": "teacher"}, s={"kind": "signal"}, c={"kind": "codes", "num_codes": 3})
     sources = factory(make_teacher())(wanted, make_supernet(), {})
     assert {name: type(source) for name, source in sources.items()} == {
         "t": TeacherSource,
         "s": SignalSource,
         "c": CodeSource,
     }
-    assert {name: source.dim for name, source in sources.items()} == {"t": 32, "s": 53, "c": 3}
+    assert {name: source.dims for name, source in sources.items()} == {
+        "t": {"ffn": 32},
+        "s": {"signal": 53},
+        "c": {"codes": 3},
+    }
 
 
 def test_codes_of_a_layer_depend_on_the_weights_and_saved_ones_do_not():
     wanted = stage(c={"kind": "codes", "num_codes": 3, "layer": 1})
     first, other = (factory()(wanted, make_supernet(seed), {})["c"] for seed in (0, 1))
     assert any((first.codes[name] != other.codes[name]).any() for name in first.codes)
-    saved = factory()(wanted, make_supernet(1), {"c": first.state})["c"]
+    older = {"c": {"codes": first.codes}}  # a checkpoint held the codes themselves
+    saved = factory()(wanted, make_supernet(1), older)["c"]
     assert all((first.codes[name] == saved.codes[name]).all() for name in first.codes)
+
+
+def test_codes_are_kept_once_and_found_again():
+    wanted, store = stage(c={"kind": "codes", "num_codes": 3}), {}
+    first = SourceFactory(Tones(), None, 0, store)(wanted, make_supernet(), {})["c"]
+    assert store == {"stage-1/c": first.codes}
+    assert all(isinstance(value, str) for value in first.state.values())  # a checkpoint holds their hash alone
+    again = SourceFactory(Tones(), None, 1, store)(wanted, make_supernet(), {"c": first.state})["c"]
+    assert again.fingerprint == first.fingerprint
+    for spoilt, what in (({}, "are gone"), ({"stage-1/c": {"0": torch.zeros(3, dtype=torch.int16)}}, "are others")):
+        with pytest.raises(NestlingError, match=f"^the codes of stage-1/c that the checkpoint learned {what}; put the"):
+            SourceFactory(Tones(), None, 0, spoilt)(wanted, make_supernet(), {"c": first.state})
 
 
 def test_the_teacher_goes_where_the_supernet_is():
@@ -339,7 +386,7 @@ def test_codes_are_of_a_layer_that_the_student_has(layer):
 
 def test_a_teacher_must_be_there_with_its_taps_and_frames():
     student = make_teacher().config
-    recipe = recipe_with({"kind": "teacher", "tap": "ffn"})
+    recipe = recipe_with({"kind": "teacher"}, tap="ffn")
     check_sources(recipe, make_teacher(), student)
     with pytest.raises(
         NestlingError, match=r"^one\.sources\.x is a teacher, and none was given; name one with --teacher "
@@ -347,7 +394,7 @@ def test_a_teacher_must_be_there_with_its_taps_and_frames():
         check_sources(recipe, None, student)
     others = FrozenNetwork(torch.nn.Identity(), lambda wave: [wave], 4, student)
     with pytest.raises(
-        NestlingError, match=r"^this teacher gives hidden alone, and the recipe wants one\.sources\.x\.tap=ffn"
+        NestlingError, match=r"^this teacher gives hidden alone, and the recipe wants one\.objective\.0\.tap=ffn"
     ):
         check_sources(recipe, others, student)
     check_sources(recipe_with({"kind": "teacher"}), others, student)
@@ -370,23 +417,111 @@ def test_another_network_gives_hidden_states_of_whole_waveforms_alone():
 
 def test_a_fingerprint_is_of_all_that_decides_targets():
     def print_of(teacher=None, tap="hidden", normalization="none", state=None):
-        return TeacherSource(teacher or make_teacher(), tap, normalization, state).fingerprint
+        return TeacherSource(teacher or make_teacher(), [tap], normalization, state).fingerprint
 
     config, weights = make_teacher().config, torch.nn.Linear(2, 2)
     networks = [FrozenNetwork(weights, make_wave, 1, config, {"release": n}) for n in (1, 2)]
     networks.append(FrozenNetwork(torch.nn.Linear(2, 2), make_wave, 1, config, {"release": 1}))
     networks.append(FrozenNetwork(weights, replace, 1, config, {"release": 1}))  # code of another module
-    measured = TeacherSource(make_teacher(), "hidden", "channel")
-    measured.calibrate(*audio(make_batch()))
+    measured = TeacherSource(make_teacher(), ["hidden"], "channel")
+    measured.calibrate(seen(make_batch()))
     others = [print_of(make_teacher(1)), print_of(tap="ffn"), print_of(normalization="instance")]
-    kept = TeacherSource(make_teacher(), "hidden", "channel", measured.state)
+    kept = TeacherSource(make_teacher(), ["hidden"], "channel", measured.state)
     prints = [print_of(), *others, measured.fingerprint, *map(print_of, networks)]
     assert len(set(prints)) == len(prints)
     assert (print_of(), kept.fingerprint) == (prints[0], measured.fingerprint)
 
 
 def test_a_fingerprint_of_codes_is_theirs():
-    first = make_codes()
-    state = first.state
-    assert load_codes(state, NUM_CODES, count_frames, HOP).fingerprint == first.fingerprint
-    assert load_codes(state, NUM_CODES + 1, count_frames, HOP).fingerprint != first.fingerprint
+    codes = make_codes().codes
+    same, *others = (
+        CodeSource(codes, NUM_CODES, GRID),
+        CodeSource(codes, NUM_CODES + 1, GRID),
+        CodeSource(codes, NUM_CODES, FrameGrid(160)),
+        CodeSource({name: row + 1 for name, row in codes.items()}, NUM_CODES, GRID),
+    )
+    assert make_codes().fingerprint == same.fingerprint
+    assert len({source.fingerprint for source in (same, *others)}) == 4
+
+
+# Another hop
+
+
+def loudness(wave, grid):
+    """How loud what each frame hears is, in two classes, (B, S) -> (B, T)."""
+    frames = torch.from_numpy(wave).unfold(1, grid.window, grid.hop)
+    return (frames.square().mean(-1) > 0.015).to(torch.int16)
+
+
+@pytest.mark.parametrize("grid", [GRID, FrameGrid(160)])
+@pytest.mark.parametrize("shift", [0, 1, -1])
+def test_codes_line_up_with_what_is_heard(grid, shift):
+    """Those of a crop, found on the whole utterance, are what the crop itself says; a frame beside it they are not."""
+    corpus = Tones()
+    codes = {u.id: loudness(corpus.read(u)[None], grid)[0].roll(shift) for u in corpus.utterances("train")}
+    crops = [
+        batch_at(corpus, "train", i, seed=0, batch_size=4, crop_seconds=0.2, augment=False, hop=grid.hop)
+        for i in range(3)
+    ]
+    assert any((crop.offsets % HOP).any() for crop in crops) == (grid != GRID)
+    found = [layers(CodeSource(codes, 2, grid), crop)[0] for crop in crops]
+    assert all(torch.equal(x, loudness(crop.wave, grid)) for x, crop in zip(found, crops, strict=True)) == (shift == 0)
+
+
+@pytest.mark.parametrize("grid", [GRID, FrameGrid(160)])
+def test_descriptions_line_up_with_what_is_heard(grid):
+    """Silence, then a tone: the frames that hear some of the tone are those whose descriptors say so."""
+    wave = np.zeros((1, 8000), np.float32)
+    wave[0, 4000:] = make_wave(4000, 1)
+    described = describe_signal(torch.from_numpy(wave), grid.count(8000), grid)[0]
+    hears = grid.hop * torch.arange(grid.count(8000)) + grid.window > 4000 + 2  # the window ends in a zero
+    assert torch.equal((described != described[0]).any(-1), hears)
+
+
+# Labels
+
+
+def test_transcripts_are_what_is_said_in_the_crop():
+    spans = (("sil", 0.0, 0.05), ("a", 0.05, 0.1), ("b", 0.1, 0.2), ("a", 0.2, 0.3))
+    utterances = [Utterance(f"{i}", None, 4800, phones=spans) for i in range(3)]
+    batch = replace(make_batch((4800, 1600, 1600), offsets=[0, 1600, 320]), utterances=tuple(utterances))
+    source = LabelSource(("a", "b", "sil"), GRID)
+    assert source.reads == {"audio", "labels"}
+    assert source.dims == {"labels": 3}  # and the blank
+    assert layers(source, batch)[0].tolist() == [[1, 2, 1], [2, -1, -1], [1, -1, -1]]
+    with pytest.raises(NestlingError, match="0 has no phone labels"):
+        layers(source, make_batch((1600,)))
+
+
+# Several taps
+
+
+@pytest.mark.parametrize("kind", ["hidden", "group"])
+def test_one_pass_gives_every_tap(kind):
+    """And padding changes none of them."""
+    teacher = group_norm_teacher() if kind == "group" else make_teacher()
+    taps = ["hidden", "ffn", "front_end", "probabilities", "values"]
+    calls = []
+    teacher.register_forward_pre_hook(lambda *_: calls.append(1))
+    source, batch = TeacherSource(teacher, taps, "none"), make_batch()
+    together = source(batch, seen(batch))
+    assert len(calls) == (len(LENGTHS) if kind == "group" else 1)
+    assert {tap: len(found) for tap, found in together.taps.items()} == {
+        **dict.fromkeys(("hidden", "ffn", "probabilities", "values"), 2),
+        "front_end": 1,
+    }
+    for i, length in enumerate(LENGTHS):
+        count = int(count_frames(torch.tensor(length)))
+        assert together.valid[i].sum() == count
+        for tap, found in source(batch, alone(batch, i)).taps.items():
+            for x, y in zip(together.taps[tap], found, strict=True):
+                ours = x[i, ..., :count, :count] if tap == "probabilities" else x[i, ..., :count, :]
+                torch.testing.assert_close(ours, y[0], atol=TOLERANCE, rtol=TOLERANCE)
+
+
+def test_statistics_of_an_older_checkpoint_are_read():
+    source, batch = make_source("hidden"), make_batch()
+    source.calibrate(seen(batch))
+    older = source.state["hidden"]
+    assert older.keys() == {"count", "sums", "squares"}
+    assert TeacherSource(make_teacher(), ["hidden"], "channel", older).fingerprint == source.fingerprint

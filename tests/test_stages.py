@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from distillation.sources.codes import CodesSpec
 from distillation.stages import (
     RECIPES,
     Recipe,
-    SourceSpec,
     Stage,
     change_recipe,
     find_changes,
@@ -58,10 +58,10 @@ def test_a_stage_takes_what_is_within_its_bounds(key, below, least, most, above)
 
 
 def test_other_bounds():
-    assert [SourceSpec(kind="codes", num_codes=count).num_codes for count in (2, 32_768)] == [2, 32_768]
+    assert [CodesSpec(kind="codes", num_codes=count).num_codes for count in (2, 32_768)] == [2, 32_768]
     for count in (1, 32_769):
         with pytest.raises(ValueError, match="num_codes"):
-            SourceSpec(kind="codes", num_codes=count)
+            CodesSpec(kind="codes", num_codes=count)
     assert Recipe(save_every=1, stages=[make_stage()]).save_every == 1
     with pytest.raises(ValueError, match="save_every"):
         Recipe(save_every=0, stages=[make_stage()])
@@ -89,7 +89,7 @@ def test_values_that_a_recipe_leaves_out():
         "clip_norm": 1.0,
         "dropout": 0.0,
     }
-    assert SourceSpec(kind="codes").num_codes == 100
+    assert CodesSpec(kind="codes").num_codes == 100
 
 
 # Learning rate
@@ -135,7 +135,7 @@ def test_lighthubert_is_the_papers_objective():
         (term,) = stage.objective
         (source,) = stage.sources.values()
         assert (term.matching, term.distance, term.frames) == ("mean", "l1", "masked")
-        assert (source.tap, source.normalization) == ("ffn", "instance")
+        assert (term.tap, source.normalization) == ("ffn", "instance")
         assert stage.view.mask_share == 0.65
 
 
@@ -182,10 +182,24 @@ def test_values_are_changed_by_name(recipe):
         ("stages.0.objective.0.source=teecher", "objective.0 wants the source `teecher`; there is only teacher"),
         (
             "stages.1.objective.1.distance=l1",
-            "objective.1: codes go with matching `codes` and distance",
+            "objective.1: the matching `codes` goes with cross_entropy, not with `l1`",
         ),
-        ("stages.1.objective.0.matching=codes", "objective.0: codes go with"),
-        ("stages.1.objective.1.source=teacher", "objective.1: codes go with"),
+        (
+            "stages.1.objective.0.matching=codes",
+            "objective.0 meets the tap `codes`, and `teacher` gives hidden, ffn, attention, probabilities",
+        ),
+        ("stages.1.objective.1.matching=mean", "objective.1: the matching `mean` meets `hidden`, not `codes`"),
+        ("stages.0.objective.0.tap=fnn", "objective.0 meets the tap `fnn`, and `teacher` gives hidden, ffn"),
+        ("stages.0.objective.0.tap=attention", "the matching `layers` meets `hidden`, not `attention`"),
+        ("stages.0.objective.0.distance=ctc", "the matching `layers` goes with l1, mse, cosine, gram, not with `ctc`"),
+        ("stage-1.sources.codes.kind=codes", "`stage-1`: sources.codes is met by no term of the objective"),
+        # settings that have no effect there
+        ("stage-1.sources.teacher.num_codes=500", "unknown key `stage-1.sources.teacher.num_codes`"),
+        ("stage-2.sources.codes.normalization=none", "unknown key `stage-2.sources.codes.normalization`"),
+        ("stage-2.sources.codes.tap=hidden", "unknown key `stage-2.sources.codes.tap`"),
+        ("stage-1.sources.teacher.kind=teecher", "`stage-1.sources.teacher.kind` is 'teecher'; did you mean `teacher`"),
+        ("stage-1.sources.more.num_codes=3", "missing key `stage-1.sources.more.kind`"),
+        ("stage-1.sources.teacher.normalization=channels", "`stage-1.sources.teacher.normalization` should be 'chan"),
     ],
 )
 def test_impossible_changes_are_explained(recipe, change, message):
@@ -211,14 +225,14 @@ def test_a_recipe_in_hand_is_changed_as_a_file_is(recipe):
 def test_what_differs_is_named_by_its_stage(recipe):
     before = load_recipe(recipe)
     assert find_changes(before, before) == {}
-    changes = ["seed=7", "stage-2.objective.0.weight=0.25", "stage-1.sources.codes.kind=codes", "stage-1.dropout=0"]
+    changes = ["seed=7", "stage-2.objective.0.weight=0.25", "stage-2.sources.codes.num_codes=8", "stage-1.dropout=0"]
     found = find_changes(before, load_recipe(recipe, changes))
-    assert {key: value for key, value in found.items() if "sources" not in key} == {
+    assert found == {
         "seed": (0, 7),
+        "stage-2.sources.codes.num_codes": (4, 8),
         "stage-2.objective.0.weight": (1.0, 0.25),
         "stage-1.dropout": (0.1, 0.0),
     }
-    assert found["stage-1.sources.codes.kind"] == (None, "codes")
     back = find_changes(load_recipe(recipe, changes), before)
     assert back == {key: (new, old) for key, (old, new) in found.items()}
 
@@ -264,3 +278,32 @@ def test_absurd_sizes_are_refused(key, value, limit):
     except ValueError as error:
         said = str(error)
     assert f"should be less than or equal to {limit}, got " in said
+
+
+def test_a_tap_that_was_a_sources_is_its_terms(recipe):
+    """As recipes of earlier runs have it, and `--set` on their command lines."""
+    older = make_stage(sources={"t": {"kind": "teacher", "tap": "ffn", "normalization": "none"}})
+    assert older.objective[0].tap == "ffn"
+    assert older.taps_of("t") == ("ffn",)
+    assert older.sources["t"].normalization == "none"
+    assert make_stage(sources={"t": {"kind": "teacher", "tap": "hidden"}}) == make_stage()
+    changed = load_recipe(recipe, ["stage-1.sources.teacher.tap=ffn"])
+    assert [stage.taps_of("teacher") for stage in changed.stages] == [("ffn",), ("hidden",)]
+
+
+def test_the_same_term_twice_is_one_of_twice_the_weight():
+    term = {"source": "t", "matching": "mean", "distance": "l1"}
+    with pytest.raises(ValueError, match=r"objective\.1 is there already; give that one the weight of both"):
+        make_stage(objective=[term, term | {"weight": 2.0}])
+    make_stage(objective=[term, term | {"distance": "mse"}, term | {"tap": "ffn"}])
+
+
+def test_a_transcript_is_read_whole():
+    values = {
+        "sources": {"said": {"kind": "labels"}},
+        "objective": [{"source": "said", "matching": "labels", "distance": "ctc"}],
+    }
+    assert make_stage(**values).taps_of("said") == ("labels",)
+    values["objective"][0]["frames"] = "unmasked"
+    with pytest.raises(ValueError, match="`ctc` reads whole utterances; leave out `frames`"):
+        make_stage(**values)

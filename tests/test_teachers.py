@@ -41,7 +41,7 @@ from checkpoints.representations import open_representation
 from checkpoints.runtimes.opening import find_subjects
 from checkpoints.saving import replace_teacher, save_encoder
 from checkpoints.teachers import load_encoder, load_teacher
-from distillation.sources import hash_network
+from distillation.sources.teacher import hash_network
 from search_spaces.errors import NestlingError
 from supernet.encoder import Encoder
 from tests.encoders import GATES, SMALL, TOLERANCE, error_of, make_batch, make_encoder, randomize

@@ -10,10 +10,11 @@ import torch
 from distillation.factory import SourceFactory
 from distillation.stages import load_recipe
 from distillation.trainer import DivergedError, Trainer, TrainingError, draw_subnets, generator
-from distillation.views import draw_mask
+from distillation.views import Seen, draw_mask
 from search_spaces.errors import OutOfMemoryError
 from search_spaces.randomness import seed_of
 from speech_data.batching import batch_at
+from supernet.encoder import Encoder
 from supernet.model import Supernet
 from tests.training_cases import RECIPE, SPACE, Tones, make_teacher
 
@@ -41,7 +42,8 @@ def recipe(tmp_path):
 class Run:
     """A trainer and all that it reports."""
 
-    def __init__(self, recipe, batches=tones, space=SPACE, **options):
+    def __init__(self, recipe, batches=tones, space=SPACE, store=None, teacher=None, **options):
+        self.recipe, self.store = recipe, {} if store is None else store
         self.steps, self.stages, self.states, self.calls = [], [], [], []
         supernet = Supernet(space, generator(recipe.seed, "weights"))
         self.forward = supernet.forward
@@ -50,7 +52,7 @@ class Run:
             supernet,
             recipe,
             batches,
-            SourceFactory(Tones(), make_teacher(), recipe.seed),
+            SourceFactory(Tones(), teacher or make_teacher(), recipe.seed, self.store),
             on_step=self.steps.append,
             on_stage=lambda name, _: self.stages.append(name),
             on_checkpoint=lambda state: self.states.append(deepcopy(state)),
@@ -71,6 +73,11 @@ class Run:
 
     def losses(self, role="largest"):
         return [step.losses[role] for step in self.steps if role in step.losses]
+
+
+def restore(run, state, batches=tones):
+    """What a search opens of a run."""
+    return Run(run.recipe, batches, store=run.store).trainer.restore(state)
 
 
 def equal(a, b):
@@ -173,6 +180,155 @@ def test_heads_go_on_where_the_stage_before_left_them(recipe):
     run = Run(recipe(*changes).model_copy(update={"stages": (stage, again)})).go()
     losses = run.losses()
     assert losses[40] < 0.9 * losses[0]
+
+
+def spied_heads(run):
+    """The heads that each stage begins with, before it sorts anything."""
+    begun, open_ = [], run.trainer._open
+
+    def spy(*arguments):
+        sources, objective = open_(*arguments)
+        load = objective.load_state_dict
+        objective.load_state_dict = lambda state: (begun.append({k: v.clone() for k, v in state.items()}), load(state))
+        return sources, objective
+
+    run.trainer._open = spy
+    return begun
+
+
+def two_stages(recipe, first, second):
+    """The recipe's first stage twice, each with other sources and terms."""
+    stage = recipe("stage-1.dropout=0", "stage-1.steps=2").stages[0]
+    stages = [
+        type(stage).model_validate({**stage.model_dump(), "name": name, "sources": sources, "objective": objective})
+        for name, (sources, objective) in (("one", first), ("two", second))
+    ]
+    return recipe().model_copy(update={"stages": tuple(stages)})
+
+
+CODES = {"kind": "codes", "num_codes": 4}
+CODED = {"source": "codes", "matching": "codes", "distance": "cross_entropy"}
+TAUGHT = {"source": "teacher", "matching": "mean", "distance": "l1"}
+
+
+def test_heads_of_new_codes_start_over(recipe):
+    """Clusters found anew have other numbers, though they are as many."""
+    made = two_stages(recipe, ({"codes": CODES}, [CODED]), ({"codes": CODES}, [CODED]))
+    run = Run(made)
+    begun = spied_heads(run)
+    states = run.go().states
+    assert begun[1].keys() == begun[0].keys()
+    kept = next(state["heads"] for state in states if state["step"] == 2)
+    assert all(not torch.equal(begun[1][name], weight) for name, weight in kept.items() if name.endswith("weight"))
+    rest = Run(made, store=run.store)  # resumed at the border it is the same
+    begun = [begun[1], *spied_heads(rest)]
+    rest.trainer.resume(deepcopy(next(state for state in states if state["step"] == 2)))
+    assert equal(rest.go().weights, run.weights)
+
+
+def test_one_more_term_leaves_the_heads_of_others(recipe):
+    made = two_stages(
+        recipe,
+        ({"teacher": {"kind": "teacher"}}, [TAUGHT]),
+        ({"teacher": {"kind": "teacher"}, "codes": CODES}, [CODED, TAUGHT, TAUGHT | {"tap": "ffn"}]),
+    )
+    run = Run(made)
+    begun = spied_heads(run)
+    kept = next(state["heads"] for state in run.go().states if state["step"] == 2)
+    assert kept.keys() == {"heads.teacher:mean.0.weight", "heads.teacher:mean.0.bias"}
+    # another tap beside it is another pass with other statistics, but heads predict the same
+    assert all(torch.equal(begun[1][name], weight) for name, weight in kept.items())
+
+
+def test_a_source_that_goes_on_keeps_what_it_measured(recipe):
+    stage = recipe("stage-1.dropout=0").stages[0]
+    again = stage.model_copy(update={"name": "again"})
+    other = stage.model_copy(update={"name": "other", "view": stage.view.model_copy(update={"target": "clean"})})
+    run = Run(recipe().model_copy(update={"stages": (stage, again, other)}), later_batches).go()
+    means = {s["step"]: s["sources"]["teacher"]["hidden"]["sums"][0] for s in run.states}
+    assert torch.equal(means[5], means[10])
+    assert not torch.equal(means[10], means[15])
+
+
+def later_batches(stage, first, stop):
+    """As `tones`, and each stage hears something else."""
+    for batch in tones(stage, first, stop):
+        yield replace(batch, wave=batch.wave ** len(stage.name), clean=batch.clean ** len(stage.name))
+
+
+# Another hop
+
+
+FINE = replace(SPACE, backbone=replace(SPACE.backbone, conv_strides=(5, 2, 2, 2, 2, 2, 1)))
+
+
+def test_a_space_with_another_hop_trains_by_codes_and_by_a_teacher(recipe):
+    """Frames of 10 ms: twice as many, and every target has them."""
+    config = replace(make_teacher().config, conv_strides=FINE.backbone.conv_strides)
+    teacher = Encoder(config)
+    teacher.load_state_dict(make_teacher().state_dict())
+    sources = {"teacher": {"kind": "teacher"}, "codes": CODES}
+    made = two_stages(recipe, (sources, [CODED, TAUGHT]), (sources, [CODED, TAUGHT]))
+    run = Run(made, fine_tones, space=FINE, teacher=teacher)
+    looks, look = [], run.trainer._look
+    run.trainer._look = lambda *arguments: looks.append(look(*arguments)) or looks[-1]
+    run.go()
+    assert len(run.steps) == 4
+    for seen, targets in looks:
+        frames = FINE.backbone.grid.count(seen.student.shape[1])
+        assert frames == int(config.count_frames(torch.tensor(seen.student.shape[1]))) > 30
+        assert seen.masked.shape[1] == frames
+        assert {x.shape[1] for made in targets.values() for layers in made.taps.values() for x in layers} == {frames}
+        assert {made.frame_rate_hz for made in targets.values()} == {100.0}
+
+
+def fine_tones(_, first, stop):
+    for step in range(first, stop):
+        yield batch_at(
+            Tones(), "train", step, seed=0, batch_size=3, crop_seconds=0.4, augment=False, hop=FINE.backbone.grid.hop
+        )
+
+
+# Terms that no head predicts, and one that reads labels
+
+
+class Spoken(Tones):
+    phones = ("a", "b", "sil")
+
+    def utterances(self, split):
+        spans = (("a", 0.0, 0.1), ("b", 0.1, 0.2), ("sil", 0.2, 9.0))
+        return [replace(utterance, phones=spans) for utterance in super().utterances(split)]
+
+
+@pytest.mark.parametrize(
+    ("source", "matching", "distance"),
+    [("teacher", "relations", "gram"), ("teacher", "attention", "kl"), ("labels", "labels", "ctc")],
+)
+def test_relations_attention_and_transcripts_teach_every_subnet(recipe, source, matching, distance):
+    term = {"source": source, "matching": matching, "distance": distance}
+    stage = recipe("stage-1.subnets=sandwich", "stage-1.steps=60", "stage-1.dropout=0").stages[0]
+    changes = {"sources": {source: {"kind": source}}, "objective": [term], "learning_rate": 0.003, "view": {}}
+    stage = type(stage).model_validate({**stage.model_dump(), **changes, "name": "one"})
+    run = Run(recipe().model_copy(update={"stages": (stage,)}), spoken)
+    run.trainer.make_sources = SourceFactory(Spoken(), make_teacher(), 0)
+    run.go()
+    for role in ("largest", "smallest"):
+        assert np.mean(run.losses(role)[-10:]) < 0.95 * np.mean(run.losses(role)[:10]), role
+    assert [step.terms.keys() for step in run.steps] == [{f"{source}:{matching}:{distance}"}] * 60
+
+
+def spoken(_, first, stop):
+    for step in range(first, stop):
+        yield batch_at(Spoken(), "train", step, seed=0, batch_size=4, crop_seconds=0.25, augment=False)
+
+
+def test_each_term_is_logged_by_its_name_without_its_weight(recipe):
+    made = recipe("stage-1.steps=1", "stage-2.steps=1", "stage-2.objective.0.weight=0.5", "stage-2.reorder=false")
+    first, second = Run(made).go().steps
+    assert first.terms == {"teacher:layers:l1": pytest.approx(first.losses["largest"])}
+    assert second.terms.keys() == {"teacher:layers:l1", "codes:codes:cross_entropy"}
+    total = 0.5 * second.terms["teacher:layers:l1"] + second.terms["codes:codes:cross_entropy"]
+    assert total == pytest.approx(np.mean([second.losses[role] for role in ("largest", "smallest", "random")]))
 
 
 def test_sorting_by_importance_does_not_change_what_the_container_computes(recipe):
@@ -284,7 +440,7 @@ def test_a_step_where_chance_masks_nothing_is_harmless(recipe):
 def test_a_resumed_run_equals_an_undisturbed_one(recipe):
     whole = Run(recipe()).go()
     for state in whole.states:
-        rest = Run(recipe())
+        rest = Run(recipe(), store=whole.store)
         rest.trainer.resume(deepcopy(state))
         rest.go()
         done = state["step"]
@@ -305,12 +461,13 @@ def other_first_batches(stage, first, stop):
 def test_what_a_source_measured_is_kept(recipe):
     whole = Run(recipe()).go()
     state = next(state for state in whole.states if state["step"] == 8)  # amid stage 2
-    rest = Run(recipe(), other_first_batches)
+    rest = Run(recipe(), other_first_batches, store=whole.store)
     rest.trainer.resume(deepcopy(state))
     assert equal(rest.go().weights, whole.weights)
-    wave = torch.from_numpy(next(tones(recipe().stages[1], 0, 1)).wave)
+    batch = next(tones(recipe().stages[1], 0, 1))
+    wave = torch.from_numpy(batch.wave)
     ours, theirs = (
-        Run(recipe(), batches).trainer.restore(state)[1]["teacher"](wave, None, None)
+        restore(whole, state, batches)[1]["teacher"](batch, Seen(wave, wave, None)).taps["hidden"]
         for batches in (tones, other_first_batches)
     )
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
@@ -396,17 +553,18 @@ def test_what_else_goes_wrong_is_left_as_it_is(recipe):
 def test_restore_gives_the_stage_and_heads_of_a_state(recipe):
     run = Run(recipe()).go()
     for state in run.states:
-        stage, sources, objective = Run(recipe()).trainer.restore(state)
+        stage, sources, objective = restore(run, state)
         assert stage.name == ("stage-1" if state["step"] <= 5 else "stage-2")
         assert sources.keys() == stage.sources.keys()
         assert equal(objective.state_dict(), state["heads"])
 
 
 def test_heads_of_another_teacher_are_refused(recipe):
-    state = Run(recipe()).go().states[-1]
+    run = Run(recipe()).go()
+    state = run.states[-1]
     heads = {name: torch.zeros(7, *weight.shape[1:]) for name, weight in state["heads"].items()}
     with pytest.raises(TrainingError, match="targets of another teacher: 7 x 32, not 32 x 32, 4 x 32; name"):
-        Run(recipe()).trainer.restore({**state, "heads": heads})
+        restore(run, {**state, "heads": heads})
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "cdua"])

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from checkpoints.formats.hugging_face import TeacherError, refuse_weights
 from checkpoints.formats.limits import explain_params, find_excess
-from distillation.sources import FrozenNetwork
+from distillation.sources.teacher import FrozenNetwork
 from search_spaces.errors import NestlingError
 from supernet.encoder_config import SAMPLE_RATE_HZ, EncoderConfig
 from supernet.front_end import normalize_waveform

@@ -23,8 +23,10 @@ from search_spaces.errors import NestlingError
 from search_spaces.randomness import seed_of
 from search_spaces.space import SearchSpace
 from search_spaces.strict_yaml import parse_config
+from search_spaces.subnet import FrameGrid
 from speech_data.batching import Batch, batch_at, prefetch
 from speech_data.corpus import Corpus, SpeechCorpus
+from speech_data.features import HUBERT_GRID
 from speech_tasks.phone_probe import PhoneProbe
 from supernet.encoder import Encoder
 from supernet.model import Supernet
@@ -61,10 +63,10 @@ def build_trainer(
     trainer = Trainer(
         supernet,
         recipe,
-        training_batches(corpus, recipe.seed),
-        SourceFactory(corpus, network, recipe.seed),
+        training_batches(corpus, recipe.seed, supernet.space.backbone.grid.hop),
+        SourceFactory(corpus, network, recipe.seed, run.kept_targets),
         on_step=_keep_steps(run, on_progress),
-        on_stage=_probe_stages(run, recipe, quick_probe(corpus)),
+        on_stage=_probe_stages(run, recipe, quick_probe(corpus, supernet.space.backbone.grid)),
         on_checkpoint=run.save_state,
         precision=job["precision"],
         device=job["device"],
@@ -162,7 +164,9 @@ def _compare_gates(teacher: Encoder, supernet: Supernet, say: Callable[[str], No
         say(f"the space {supernet.space.name} has WavLM's position bias, which the teacher lacks: it starts from noise")
 
 
-def training_batches(corpus: SpeechCorpus, seed: int) -> Callable[[Stage, int, int], Iterator[Batch]]:
+def training_batches(
+    corpus: SpeechCorpus, seed: int, hop: int = FrameGrid.hop
+) -> Callable[[Stage, int, int], Iterator[Batch]]:
     """Batches of the training split, made ahead in a thread; the synthesised corpus is clean, so noise is added.
 
     A stage hears the utterances in an order of its own, with crops and noise of its own.
@@ -178,6 +182,7 @@ def training_batches(corpus: SpeechCorpus, seed: int) -> Callable[[Stage, int, i
                 batch_size=stage.batch_size,
                 crop_seconds=stage.crop_seconds,
                 augment=corpus.synthesised,
+                hop=hop,
             )
 
         return prefetch(make, first, stop)
@@ -185,8 +190,8 @@ def training_batches(corpus: SpeechCorpus, seed: int) -> Callable[[Stage, int, i
     return batches
 
 
-def quick_probe(corpus: SpeechCorpus) -> PhoneProbe | None:
-    """A small probe of the container for the record, where the audio has timed phones."""
-    if not isinstance(corpus, Corpus):
+def quick_probe(corpus: SpeechCorpus, grid: FrameGrid = HUBERT_GRID) -> PhoneProbe | None:
+    """A small probe of the container for the record, where the audio has timed phones and frames are HuBERT's."""
+    if not isinstance(corpus, Corpus) or grid != HUBERT_GRID:
         return None
     return PhoneProbe(corpus, "search", num_train=120, num_tuning=40, num_scored=100, last_layers=2)
