@@ -234,6 +234,15 @@ def test_loaded_encoders_of_one_name_are_told_apart(tmp_path):
     assert "third (" not in str(caught.value)
 
 
+def test_what_was_scored_anew_is_the_newest(tmp_path):
+    for source, content in (("one", "old"), ("other", "same"), ("one", "new")):
+        scored(make_tasks(), tmp_path, make_encoder(source, content, source)[0])
+    assert [(entry.name, entry.fingerprint) for entry in load_evaluations(tmp_path)] == [
+        ("other", "same"),
+        ("one", "new"),
+    ]
+
+
 # Only like compares with like
 
 

@@ -150,7 +150,9 @@ def load_evaluations(folder: Path, split: str = "test") -> list[Entry]:
         NestlingError: The folder holds no evaluation of that split, or its file cannot be read; or the scores do not
             compare, because code, libraries or audio changed between them.
     """
-    rows = {row["source"]: row for row in Ledger(folder).rows() if row["split"] == split}
+    scored = [row for row in Ledger(folder).rows() if row["split"] == split]
+    last = {row["source"]: row for row in scored}
+    rows = {row["source"]: row for row in scored if row is last[row["source"]]}  # where the last stands, not the first
     if not rows:
         raise NestlingError(f"{folder} holds no evaluation on {split}; run `nestling evaluate … --out {folder}` first")
     names = dict(zip(rows, _name_apart([(row["name"], source) for source, row in rows.items()]), strict=True))
