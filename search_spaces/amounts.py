@@ -27,7 +27,7 @@ def short_count(count: float) -> str:
 
 
 def aligned_count(count: int) -> str:
-    """Exactly four digits, so that a column lines up: `1.500G`."""
+    """From a thousand on exactly four digits, so that a column lines up: `1.500G`, `999`."""
     for size, suffix in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if count >= size:
             return f"{count / size:#.4g}".rstrip(".") + suffix

@@ -108,6 +108,18 @@ def test_a_job_for_what_is_not_there_is_refused(folder: Path) -> None:
     assert refusal(lambda: describe(folder, precision="fp16")) == "--precision is fp32, bf16 or auto; got fp16"
 
 
+def test_a_gpu_is_fast_in_bf16_where_it_does_not_emulate_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    for present in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda present=present: present)
+        assert not jobs.is_bf16_fast("cuda:1")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
+    assert not jobs.is_bf16_fast("cuda:1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert jobs.is_bf16_fast("cuda:1")
+    assert not jobs.is_bf16_fast("mps")
+
+
 def test_a_run_that_goes_on_as_it_was_is_the_same_job(folder: Path) -> None:
     kept = describe(folder)
     assert resume_job(kept, {}, 5) == (kept, {})

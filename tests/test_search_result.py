@@ -191,7 +191,7 @@ def test_an_id_or_its_beginning_names_what_was_scored(folder: Path) -> None:
         assert find_subnet(folder, subnet.id, SPACE) == subnet
         assert find_subnet(folder, subnet.id[0], SPACE) == subnet
     for name, problem, other in (
-        ("", "several subnets", "a longer"),
+        ("", "no subnet", "another"),
         ("x", "no subnet", "another"),
         (STRANGER.id, "no subnet", "another"),
     ):

@@ -841,19 +841,41 @@ def test_a_demo_goes_beside_what_is_there(tmp_path: Path) -> None:
         demo.find_free(tmp_path / "notes.txt")
 
 
-def test_a_demos_probes_say_how_many_there_are(tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = make_run(tmp_path / "run")
-    monkeypatch.setattr(
-        demo, "PhoneProbe", lambda *_, **__: SimpleNamespace(score=lambda _: ProbeScore(0.5, 0.01, 1, ()))
-    )
-    monkeypatch.setattr(demo, "open_test", lambda **_: None)
-    monkeypatch.setattr(demo, "load_teacher", lambda _: SimpleNamespace(encoder=torch.nn.Linear(1, 1)))
+@pytest.mark.parametrize(("quick", "sizes", "points"), [(True, (60, 30, 40), 4), (False, (300, 100, 250), 6)])
+def test_a_demo_probes_sizes_the_chosen_one_and_the_teacher(
+    tmp_path: Path,
+    told: Told,
+    monkeypatch: pytest.MonkeyPatch,
+    quick: bool,
+    sizes: tuple[int, int, int],
+    points: int,
+) -> None:
+    run, asked = make_run(tmp_path / "run"), []
+
+    def make_probe(*arguments: Any, **options: Any) -> SimpleNamespace:
+        asked.append((*arguments, options))
+        return SimpleNamespace(score=lambda _: ProbeScore(0.5, 0.01, 1, ()))
+
+    def find(*arguments: Any) -> Subnet:
+        asked.append(arguments)
+        return SPACE.container
+
+    monkeypatch.setattr(demo, "PhoneProbe", make_probe)
+    monkeypatch.setattr(demo, "open_test", lambda small: ("test audio", small))
+    monkeypatch.setattr(demo, "load_teacher", lambda name: SimpleNamespace(encoder=torch.nn.Linear(1, len(name))))
     monkeypatch.setattr("speech_tasks.curve.hidden_states", lambda _: None)
     monkeypatch.setattr(RunFolder, "load_supernet", lambda _: Supernet(SPACE, torch.Generator()))
-    monkeypatch.setattr(demo, "find_subnet", lambda *_: SPACE.container)
-    demo.measure_sizes(run, True, told)
-    assert told.progress[0] == ("start", "phone error on test", 4, 0)  # MFCC, smallest, the chosen largest, teacher
-    assert len(told.progress) == 5
+    monkeypatch.setattr(demo, "find_subnet", find)
+    demo.measure_sizes(run, quick, told)
+    options = dict(zip(("num_train", "num_tuning", "num_scored"), sizes, strict=True))
+    assert asked == [
+        (("test audio", quick), "test", {**options, "last_layers": 2}),
+        (run.search_path, "best", SPACE),
+    ]
+    # MFCC, smallest, what lies between, the chosen one, which is the largest, and the teacher
+    assert told.progress[0] == ("start", "phone error on test", points, 0)
+    assert len(told.progress) == 1 + points
+    assert len(json.loads((run.path / "curve.json").read_text())) == points
 
 
 @pytest.mark.parametrize(

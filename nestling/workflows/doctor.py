@@ -91,7 +91,7 @@ def _examine_threads() -> Finding:
 
 
 def _examine_bf16() -> Finding:
-    cpu, gpu = is_bf16_fast("cpu"), torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    cpu, gpu = is_bf16_fast("cpu"), is_bf16_fast("cuda")
     said = "fast on this CPU" if cpu else "works on this CPU and is slow; --precision auto takes fp32 there"
     return Finding("bf16", {"fast_on_cpu": cpu, "fast_on_gpu": gpu}, said + ", and fast on the GPU" * gpu)
 

@@ -115,7 +115,9 @@ def _find_same(name: str, kept: Job) -> str | None:
 
 def is_bf16_fast(device: str) -> bool:
     """Whether a device computes in bf16 by itself; others compute by way of fp32, which takes longer."""
-    return torch.cpu._is_avx512_bf16_supported() if device == "cpu" else device.startswith("cuda")
+    if device == "cpu":
+        return torch.cpu._is_avx512_bf16_supported()
+    return device.startswith("cuda") and torch.cuda.is_available() and torch.cuda.is_bf16_supported(False)
 
 
 def _choose_precision(precision: str, device: str) -> str:

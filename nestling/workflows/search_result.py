@@ -236,7 +236,7 @@ def find_subnet(folder: Path | None, name: str, space: SearchSpace) -> Subnet:
         return load_result(folder, space).finalists[0].subnet
     record = folder / RECORD
     rows = (row for row in RecordFile(record).read() if isinstance(row, ScoreRow))
-    found = {row.id: row.subnet for row in rows if row.id.startswith(name) and row.subnet in space}
+    found = {row.id: row.subnet for row in rows if name and row.id.startswith(name) and row.subnet in space}
     if len(found) != 1:
         problem = "several subnets" if found else "no subnet"
         other = "a longer" if found else "another"
