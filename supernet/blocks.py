@@ -81,8 +81,8 @@ class Attention(nn.Module):
         if config.gate_width:
             self.gru_rel_pos_const = nn.Parameter(torch.empty(1, heads, 1, 1))
             self.gru_rel_pos_linear = nn.Linear(config.head_dim, 8)
-        self.heads, self.head_dim = heads, config.head_dim
-        self.gate_width, self.groups, self.interleaved = config.gate_width, config.pos_conv_groups, interleaved
+        self.head_dim, self.gate_width = config.head_dim, config.gate_width
+        self.groups, self.interleaved = config.pos_conv_groups, interleaved
 
     def forward(
         self,
@@ -104,10 +104,11 @@ class Attention(nn.Module):
             dropout: `Dropout.attention`.
         """
         if relative is not None:
-            gated = self._gate(x) * relative[: self.heads]  # (B, n, T, 1) * (n, T, T)
+            gates = self._gate(x)
+            gated = gates * relative[: gates.shape[1]]  # (B, n, T, 1) * (n, T, T)
             bias = gated if bias is None else gated + bias
         batch, frames, _ = x.shape
-        shape = (batch, frames, self.heads, self.head_dim)
+        shape = (batch, frames, -1, self.head_dim)
         q, k, v = (p(x).view(shape).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj))
         # (B, T, n*H) -> (B, n, T, H)
         if "values" in taps:
@@ -137,7 +138,8 @@ class Attention(nn.Module):
             x = F.pad(x.unflatten(-1, (self.groups, -1)), (0, missing // self.groups)).flatten(-2)
         if self.interleaved:
             x = deinterleave(x, self.groups)
-        blocks = x[..., : self.heads * self.head_dim].unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+        heads = self.gru_rel_pos_const.shape[1]
+        blocks = x[..., : heads * self.head_dim].unflatten(-1, (heads, self.head_dim)).transpose(1, 2)
         gates = self.gru_rel_pos_linear(blocks).unflatten(-1, (2, 4)).sum(-1).sigmoid()  # (B, n, T, H) -> (B, n, T, 2)
         update, reset = gates[..., :1], gates[..., 1:]
         return update * (reset * self.gru_rel_pos_const - 1) + 2  # type: ignore[no-any-return]

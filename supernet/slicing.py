@@ -16,8 +16,9 @@ last what is left. The positional kernel is cut after its weight norm, so the pa
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,22 +59,28 @@ of the last. `heads`: heads * head_dim. `gates`: heads. `ffn`: inner units. `fix
 """
 
 
-@dataclass(frozen=True)
-class Axis:
-    """One axis of one parameter: what it counts and, for `conv`, `heads` and `ffn`, in which convolution or layer."""
+class Axis(NamedTuple):
+    """One axis of one parameter: what it counts and, where they differ, in which convolution or layer."""
 
     kind: str
-    index: int = 0
+    number: int = 0
 
 
-@dataclass(frozen=True)
-class Cut:
-    """How much of an axis a subnet takes: the first `part` of each block, until there are `size`."""
+class Block(NamedTuple):
+    """Of an axis in blocks of `block`, the first `part` of each, until there are `size`."""
 
-    size: int | None = None
-    """None: all of it."""
-    block: int = 1
-    part: int = 1
+    size: int
+    block: int
+    part: int
+
+
+class Cuts(NamedTuple):
+    """How much of each axis a subnet takes: of those that are not named, all."""
+
+    sizes: Mapping[Axis, int]
+    """The first so many."""
+    blocks: Mapping[Axis, Block]
+    """Of every block, its first."""
 
 
 @cache
@@ -91,57 +98,58 @@ def axes(name: str, num_convs: int) -> tuple[Axis, ...]:
 
 
 def _axis(kind: str, index: int, num_convs: int) -> Axis:
-    if kind == "conv_in":
-        return Axis("conv", index - 1) if index else Axis("fixed")  # the first convolution reads the waveform
-    if kind == "conv_last":
-        return Axis("conv", num_convs - 1)
-    return Axis(kind, index)
+    match kind:
+        case "conv_in":
+            return Axis("conv", index - 1) if index else Axis("fixed")  # the first convolution reads the waveform
+        case "conv_last":
+            return Axis("conv", num_convs - 1)
+        case "conv" | "heads" | "gates" | "ffn":
+            return Axis(kind, index)
+    return Axis(kind)
 
 
-def cut_axis(axis: Axis, space: SearchSpace, subnet: Subnet) -> Cut:
-    """What the subnet takes of an axis of the container; layers by their position in the subnet."""
+def cut_axes(space: SearchSpace, subnet: Subnet) -> Cuts:
+    """What the subnet takes of each axis of the container."""
     groups, width, widest = space.backbone.pos_conv_groups, subnet.embed_dim, space.container.embed_dim
-    blocks = (
-        {"ffn": (widest, width)} if space.slicing == "lighthubert" else {"grouped": (widest // groups, width // groups)}
-    )
-    match axis.kind:
-        case "conv":
-            size = subnet.conv_dims[axis.index]
-        case "width" | "grouped":
-            size = width
-        case "in_group":
-            size = width // groups
-        case "heads":
-            size = subnet.layers[axis.index].heads * space.backbone.head_dim
-        case "gates":
-            size = subnet.layers[axis.index].heads
-        case "ffn":
-            size = subnet.layers[axis.index].ffn_dim
-        case _:
-            return Cut()
-    return Cut(size, *blocks.get(axis.kind, (1, 1)))
+    sizes, blocks = {Axis("width"): width, Axis("grouped"): width, Axis("in_group"): width // groups}, {}
+    for i, channels in enumerate(subnet.conv_dims):
+        sizes[Axis("conv", i)] = channels
+    for layer, i in zip(subnet.layers, subnet.kept, strict=True):
+        sizes[Axis("heads", i)] = layer.heads * space.backbone.head_dim
+        sizes[Axis("gates", i)] = layer.heads
+        sizes[Axis("ffn", i)] = layer.ffn_dim
+    if width < widest and space.slicing == "aligned":
+        blocks[Axis("grouped")] = Block(sizes.pop(Axis("grouped")), widest // groups, width // groups)
+    elif width < widest:
+        for i in subnet.kept:
+            blocks[Axis("ffn", i)] = Block(sizes.pop(Axis("ffn", i)), widest, width)
+    return Cuts(sizes, blocks)
 
 
-def container_name(name: str, kept: tuple[int, ...]) -> str:
-    """The container's name of a subnet's parameter: its i-th layer is the container's layer `kept[i]`."""
+def subnet_name(name: str, kept: tuple[int, ...]) -> str | None:
+    """A subnet's name of a container's parameter: the container's layer `kept[i]` is its i-th. None if it has none."""
     prefix = "encoder.layers."
     if not name.startswith(prefix):
         return name
-    position, rest = name[len(prefix) :].split(".", 1)
-    return f"{prefix}{kept[int(position)]}.{rest}"
+    layer, rest = name[len(prefix) :].split(".", 1)
+    return f"{prefix}{kept.index(int(layer))}.{rest}" if int(layer) in kept else None
 
 
-def take(weight: Tensor, cuts: tuple[Cut, ...]) -> Tensor:
+def take(weight: Tensor, kinds: Sequence[Axis], cuts: Cuts) -> Tensor:
     """The cut of every axis of a container's parameter: a view, save where blocks are gathered."""
-    for dim, cut in enumerate(cuts):
-        if cut.size is None or (cut.size == weight.shape[dim] and cut.part == cut.block):
-            continue
-        if cut.part == cut.block:
-            weight = weight.narrow(dim, 0, cut.size)
-            continue
-        num_blocks, rest = divmod(cut.size, cut.part)
-        blocks = weight.narrow(dim, 0, num_blocks * cut.block).unflatten(dim, (num_blocks, cut.block))
-        whole = blocks.narrow(dim + 1, 0, cut.part).flatten(dim, dim + 1)
-        last = weight.narrow(dim, num_blocks * cut.block, rest) if rest else None
-        weight = whole if last is None else torch.cat([whole, last], dim)
+    shape = tuple([cuts.sizes.get(axis, length) for axis, length in zip(kinds, weight.shape, strict=True)])
+    if shape != weight.shape:
+        weight = weight.as_strided(shape, weight.stride())  # one view for all axes, so one copy of a gradient
+    if cuts.blocks.keys().isdisjoint(kinds):
+        return weight
+    for dim, axis in enumerate(kinds):
+        if axis in cuts.blocks:
+            weight = _gather(weight, dim, cuts.blocks[axis])
     return weight
+
+
+def _gather(weight: Tensor, dim: int, cut: Block) -> Tensor:
+    num_blocks, rest = divmod(cut.size, cut.part)
+    blocks = weight.narrow(dim, 0, num_blocks * cut.block).unflatten(dim, (num_blocks, cut.block))
+    whole = blocks.narrow(dim + 1, 0, cut.part).flatten(dim, dim + 1)
+    return torch.cat([whole, weight.narrow(dim, num_blocks * cut.block, rest)], dim) if rest else whole

@@ -1,5 +1,6 @@
 """A subnet computed by the supernet is the plain encoder that the written rule describes."""
 
+import gc
 import random
 import re
 from collections.abc import Callable
@@ -9,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from search_spaces.costs import count_macs, count_params
 from search_spaces.errors import NestlingError
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Subnet
-from supernet.blocks import deinterleave, interleave
+from supernet.blocks import deinterleave, drop, interleave
 from supernet.encoder import Encoder, Trace
 from supernet.importance import WIDTH, reorder, taylor_importance
 from supernet.model import Supernet, encoder_config
@@ -196,8 +198,9 @@ def test_gates_of_a_narrow_stream_read_the_channels_they_read_in_the_container()
         whole[..., channel // part * full + channel % part] = x[..., channel]
     with torch.no_grad():
         got = attention._gate(x)
-        assert got.shape == (2, attention.heads, 7, 1)
-        for head in range(attention.heads):
+        heads = subnet.layers[0].heads
+        assert got.shape == (2, heads, 7, 1)
+        for head in range(heads):
             eight = attention.gru_rel_pos_linear(whole[..., head * head_dim : (head + 1) * head_dim])
             update, reset = torch.sigmoid(eight[..., :4].sum(-1)), torch.sigmoid(eight[..., 4:].sum(-1))
             gate = update * (reset * attention.gru_rel_pos_const[0, head, 0, 0] - 1.0) + 2.0
@@ -483,7 +486,6 @@ def test_training_computes_what_inference_does(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["tiny", GATED, RELEASED[0]])
 def test_inference_follows_every_change_of_the_weights(name: str) -> None:
-    """Views are kept between forwards without gradients; none may go stale."""
     space = small(name)
     supernet = make(space)
     wave, lengths = batch()
@@ -501,3 +503,131 @@ def test_inference_follows_every_change_of_the_weights(name: str) -> None:
         change()
         with torch.no_grad():
             assert_traces_equal(supernet(wave, lengths, subnet), supernet.extract(subnet)(wave, lengths))
+
+
+def test_weights_that_take_the_place_of_others_are_those_that_compute() -> None:
+    space = small("tiny")
+    supernet, other = make(space, 0), make(space, 1)
+    wave, lengths = batch()
+    supernet(wave, lengths, space.container)
+    supernet.load_state_dict(other.state_dict(), assign=True)
+    assert_traces_equal(supernet(wave, lengths, space.container), other(wave, lengths, space.container))
+    with torch.no_grad():
+        assert_traces_equal(supernet.extract(space.smallest())(wave, lengths), other(wave, lengths, space.smallest()))
+
+
+def gradients(supernet: Supernet, loss: Tensor) -> dict[str, Tensor]:
+    """Of every weight that the loss reaches."""
+    supernet.zero_grad()
+    loss.backward()
+    return {name: w.grad.clone() for name, w in supernet.named_parameters() if w.grad is not None}
+
+
+def assert_gradients_equal(got: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
+    assert got.keys() == expected.keys()
+    largest = max(float(wanted.norm()) for wanted in expected.values())
+    for name, wanted in expected.items():  # the keys' biases have none but what rounding leaves
+        error = (got[name] - wanted).norm() / wanted.norm().clamp(min=1e-6 * largest)
+        assert error <= tolerance, f"the gradient of {name} is off by {error:.1e}"
+
+
+def energy(trace: Trace) -> Tensor:
+    """A loss that every layer has a part in."""
+    return torch.stack([x.square().mean() for x in trace.hidden]).sum()
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("name", ["tiny", GATED, RELEASED[0]])
+def test_layers_computed_again_in_backward_have_the_same_gradients(name: str, reentrant: bool) -> None:
+    space = small(name)
+    supernet = make(space).double()  # so that only a mistake shows: attention of no gradient sums in another order
+    wave, lengths = batch()
+    calls = []
+
+    def watch(layer: torch.nn.Module, *inputs: object) -> object:
+        calls.append(layer)
+        return checkpoint(layer, *inputs, use_reentrant=reentrant)
+
+    for subnet in subnets(space, 4):
+        plain = gradients(supernet, energy(supernet(wave.double(), lengths, subnet)))
+        transformer = supernet.container.encoder
+        transformer.gradient_checkpointing, transformer._gradient_checkpointing_func = True, watch
+        try:
+            trace = supernet(wave.double(), lengths, subnet)
+            again = gradients(supernet, energy(trace))
+        except (AttributeError, TypeError) as error:
+            pytest.fail(f"a layer could not be computed again: {error}")
+        finally:
+            transformer.gradient_checkpointing = False
+        assert len(calls) == len(subnet.layers), "not every layer was computed again"
+        calls.clear()
+        assert_gradients_equal(again, plain, 1e-6)
+
+
+def test_subnets_may_run_side_by_side_before_one_backward() -> None:
+    """The same one twice, another between, and one inside of another's forward, as threads would have it."""
+    space = small("tiny")
+    supernet = make(space).double()
+    first, second = batch(0)[0].double(), batch(1)[0].double()
+    one, other = subnets(space, 3)[-2:]
+    apart: dict[str, Tensor] = {}
+    for wave, subnet in ((first, one), (second, other), (second, one)):
+        for name, grad in gradients(supernet, energy(supernet(wave, None, subnet))).items():
+            apart[name] = apart.get(name, 0) + grad
+    together = [energy(supernet(wave, None, s)) for wave, s in ((first, one), (second, other), (second, one))]
+    assert_gradients_equal(gradients(supernet, torch.stack(together).sum()), apart, 1e-6)
+
+
+def test_a_forward_does_not_disturb_one_that_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As two threads would."""
+    space = small("tiny")
+    supernet = make(space)
+    wave, lengths = batch()
+    subnet = space.smallest()
+    expected = supernet(wave, lengths, subnet).last
+    inner = []
+
+    def interrupt(x: Tensor, probability: float) -> Tensor:
+        if not inner:
+            inner.append(None)
+            inner[0] = supernet(wave, lengths, subnet).last
+        return drop(x, probability)
+
+    monkeypatch.setattr("supernet.encoder.drop", interrupt)
+    try:
+        outer = supernet(wave, lengths, subnet).last
+    except (AttributeError, TypeError) as error:
+        pytest.fail(f"the forward under way lost its weights: {error}")
+    assert torch.equal(outer, expected)
+    assert torch.equal(inner[0], expected)
+
+
+def held() -> int:
+    """Bytes of the tensors that anything holds."""
+    gc.collect()
+    tensors = [x for x in gc.get_objects() if type(x) in (Tensor, torch.nn.Parameter)]
+    return sum({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in tensors}.values())
+
+
+@pytest.mark.parametrize("name", ["tiny", RELEASED[0]])
+def test_a_supernet_holds_its_weights_and_nothing_else(name: str) -> None:
+    space = small(name)
+    supernet = make(space)
+    wave, _ = batch()
+    before = held()
+    with torch.no_grad():
+        for subnet in subnets(space, 5):
+            supernet(wave, None, subnet)
+    assert held() == before
+
+
+def test_no_weights_are_drawn_for_a_subnet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would be thrown away; so would drawing shapes of them, which takes ten times as long as all else."""
+    space = small("tiny")
+    supernet = make(space)
+    drawn: list[str] = []
+    for layer in (torch.nn.Linear, torch.nn.Conv1d):
+        monkeypatch.setattr(layer, "reset_parameters", lambda self: drawn.append(type(self).__name__))
+    with torch.no_grad():
+        supernet(batch()[0], None, space.sample(random.Random(5)))
+    assert not drawn
