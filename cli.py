@@ -209,7 +209,8 @@ def search_subnet(
     sampler: options.Sampler = "auto",
     utterances: options.Utterances = 60,
     audio: options.MovedAudio = None,
-    objective: options.Objective = "loss",
+    objective: options.Objective = "readout",
+    teacher: options.ReadTeacher = None,
     device: options.Device = "cpu",
     seed: options.Seed = None,
     form: options.Format = "text",
@@ -223,7 +224,7 @@ def search_subnet(
     from nestling.workflows.search import search_run
     from search_spaces.errors import NestlingError
 
-    check_objective(objective)
+    check_objective(objective, teacher)
     if budget and budgets:
         raise NestlingError("--budget is for what must hold together, --budgets for alternatives; give one of them")
     folder = _open_run(run)
@@ -237,6 +238,7 @@ def search_subnet(
             utterances=utterances,
             audio=audio,
             objective=objective,
+            teacher=teacher,
             device=device,
             command=command_line(),
             listener=screen,

@@ -229,24 +229,6 @@ class Trainer:
         names = {term.heads for term in stage.objective if _goes_on(before, stage, term.source)}
         return {key: weight for key, weight in self._heads.items() if key.removeprefix("heads.").split(".")[0] in names}
 
-    def restore(self, state: Mapping[str, Any]) -> tuple[Stage, dict[str, Source], Objective]:
-        """The last stage that a state was in, with its sources and its trained heads: what subnets are scored by.
-
-        Raises:
-            TrainingError: The heads were trained on targets of another shape.
-        """
-        stage = self._stage_of(state)
-        sources, objective = self._open(stage, state["sources"])
-        wanted, saved = _shapes(objective.state_dict()), _shapes(state["heads"])
-        if wanted != saved:
-            raise TrainingError(
-                f"the heads of this run predict the targets of another teacher: {_describe_heads(saved)}, not "
-                f"{_describe_heads(wanted)}; name the teacher that it was trained with, or minimise what needs none "
-                "(--objective proxy)"
-            )
-        objective.load_state_dict(state["heads"])
-        return stage, sources, objective
-
     def _stage_of(self, state: Mapping[str, Any]) -> Stage:
         """The last stage that a state was in.
 
@@ -415,11 +397,6 @@ def _diverged(stage: Stage, step: int, what: str, values: str = "") -> DivergedE
 def _shapes(weights: Mapping[str, Any]) -> dict[str, list[int]]:
     """Name -> shape of what is a tensor; of anything else, none."""
     return {name: list(weight.shape) if isinstance(weight, Tensor) else [] for name, weight in weights.items()}
-
-
-def _describe_heads(shapes: Mapping[str, list[int]]) -> str:
-    """`768 x 512` for each matrix."""
-    return ", ".join(sorted({" x ".join(map(str, shape)) for shape in shapes.values() if len(shape) > 1})) or "nothing"
 
 
 def draw_subnets(stage: Stage, supernet: Supernet, seed: int, step: int) -> list[tuple[str, Subnet]]:

@@ -1,124 +1,166 @@
-"""The distillation loss of a subnet on fixed utterances: what a search minimises."""
+"""What can be read of the teacher off a subnet's last hidden state, on fixed utterances: what a search minimises."""
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from distillation.objective import Objective
-from distillation.sources.source import Source, Targets
-from distillation.views import View
+from distillation.matchings import mean_of_last_two_thirds
+from distillation.sources.source import Source
+from distillation.views import Seen, View
+from nas.ridge import LEAST_DEVIATION, fit_ridge
 from nas.score import Score
+from search_spaces.errors import NestlingError
 from search_spaces.identity import fingerprint, hash_code
-from search_spaces.subnet import Subnet
+from search_spaces.subnet import SAMPLE_RATE_HZ, FrameGrid, Subnet
 from speech_data.batching import Batch
-from supernet.encoder import Trace
 from supernet.model import Supernet
 from supernet.weights import hash_weights
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """A batch with its targets."""
+class _Heard:
+    """A batch as subnets hear it."""
 
     wave: Tensor
     lengths: Tensor | None
     num_frames: list[int]
     """Valid frames of each utterance."""
-    targets: dict[str, Targets]
-    """By source, (B, T, ...)."""
 
 
-class DistillationObjective:
-    """Scores a subnet by the loss it was trained with, utterance by utterance.
+class ReadOutObjective:
+    """Scores a subnet by the share of its teacher's variance that no linear map reads off its last hidden state.
 
-    The objective, its trained heads and the sources are those of the last stage of training. Nothing is
-    masked, and terms that trained on masked or unmasked frames alone count all frames. Targets are computed
-    once, here, and kept on the supernet's device in half precision: their rounding, at most 5e-4 of a value,
-    is the same for every subnet.
+    All subnets are asked the same, whatever layers they keep: the mean of the last two thirds of the teacher's layers,
+    each channel standardised. The map is a ridge regression, fitted for each subnet in closed form on every second
+    utterance and scored on the others, then the other way round; so no head has to be trained, and no utterance is
+    scored by a map that was fitted on it. (A lone utterance is cut in two.) Only valid frames count, and nothing is
+    masked. `benchmarks/score.md` compares it with its rivals.
 
     Args:
         supernet: Trained; must not change any more.
-        objective: With its trained heads.
-        sources: By name, calibrated.
+        sources: By name; each of their taps has the same part in the score. Of codes, each is a channel.
         batches: Whole utterances of the search split.
         view: Which renditions students hear and targets are computed from; its masking is ignored.
+
+    Raises:
+        NestlingError: A source makes other frames than the supernet or always the same, or there is only one frame.
     """
 
-    name = "distillation loss on search"
+    name = "unexplained share of the teacher's variance on search"
     """What candidates are ranked by; lower is better."""
 
-    def __init__(
-        self,
-        supernet: Supernet,
-        objective: Objective,
-        sources: Mapping[str, Source],
-        batches: Iterable[Batch],
-        view: View,
-    ) -> None:
+    def __init__(self, supernet: Supernet, sources: Mapping[str, Source], batches: Iterable[Batch], view: View) -> None:
         self.supernet = supernet
-        self.objective = copy.copy(objective)  # shares the heads
-        self.objective.terms = tuple(term.model_copy(update={"frames": "all"}) for term in objective.terms)
-        self._device = supernet.residual_order.device
-        self._batches, audio = [], []
+        self._batches: list[_Heard] = []
+        heard: dict[str, list[list[Tensor]]] = {}
+        audio = []
         for batch in batches:
-            self._batches.append(self._prepare(batch, sources, view))
+            seen = view.draw(batch, self._grid, supernet.residual_order.device)
+            num_frames = self._grid.count(batch.lengths).tolist()
+            self._batches.append(_Heard(seen.student, seen.lengths, num_frames))
+            for name, layers in self._hear(sources, batch, seen):
+                heard.setdefault(name, []).extend([x[i, :count] for x in layers] for i, count in enumerate(num_frames))
             audio.append(_describe_audio(batch))
+        self._num_frames = [count for batch in self._batches for count in batch.num_frames]
+        self._halves = _split(self._num_frames, supernet.residual_order.device)
+        targets = [_join(name, heard.pop(name)) for name in list(heard)]  # each (N, K)
+        self._widths = [y.shape[1] for y in targets]
+        joined = torch.cat(targets, 1)
+        self._targets = [joined[half] for half in self._halves]
         sourced = {name: source.fingerprint for name, source in sources.items()}
-        self._heard = [sourced, audio, view.student, view.target]
+        self._depends_on = [sourced, audio, view.student, view.target]
 
     @torch.no_grad()
     def __call__(self, subnet: Subnet) -> Score:
-        """The loss of every utterance, in the order of the batches.
+        """The unexplained share in every utterance, in the order of the batches; 0 is best.
+
+        It may exceed 1, where the map is worse than the mean. All are NaN, which is a failed score, where a state is
+        not finite.
 
         Raises:
             NestlingError: The subnet is not in the space.
         """
-        losses = []
-        for batch in self._batches:
-            trace = self.supernet(batch.wave, batch.lengths, subnet, self.objective.taps)
-            for i, num_frames in enumerate(batch.num_frames):
-                targets = {
-                    name: _map(made, lambda x, i=i, n=num_frames: _widen(x[i : i + 1, :n]))  # type: ignore[misc]
-                    for name, made in batch.targets.items()
-                }
-                parts = self.objective(_one(trace, i, num_frames), targets, subnet, None)
-                losses.append(self.objective.weigh(parts))
-        return Score(torch.stack(losses).cpu().numpy().astype(np.float32))
+        states = torch.cat([x for batch in self._batches for x in self._last_states(batch, subnet)])  # (N, d)
+        if not states.isfinite().all():
+            return Score(np.full(len(self._num_frames), np.nan, np.float32))
+        shares = states.new_empty(len(states))
+        for fitted, scored in ((0, 1), (1, 0)):
+            read = fit_ridge(states[self._halves[fitted]], self._targets[fitted])
+            wrong = (read(states[self._halves[scored]]) - self._targets[scored]).square_()
+            shares[self._halves[scored]] = torch.stack([x.mean(1) for x in wrong.split(self._widths, 1)]).mean(0)
+        each = [x.double().mean() for x in shares.split(self._num_frames)]
+        return Score(torch.stack(each).cpu().numpy().astype(np.float32))
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names all that a score depends on: space, weights, terms, heads, sources, audio, view, and the code.
+        """Names all that a score depends on: space, weights, sources, audio, view, and the code.
 
         It is of what goes in, not of the targets, which are not the same to the bit on any other number of threads.
         """
-        return fingerprint(
-            hash_code(__name__),
-            self.supernet.space.hash,
-            hash_weights(self.supernet.state_dict()),
-            [term.model_dump(mode="json") for term in self.objective.terms],
-            hash_weights(self.objective.state_dict()),
-            self._heard,
-        )
+        weights = hash_weights(self.supernet.state_dict())
+        return fingerprint(hash_code(__name__), self.supernet.space.hash, weights, self._depends_on)
+
+    @property
+    def _grid(self) -> FrameGrid:
+        return self.supernet.space.backbone.grid
+
+    def _last_states(self, batch: _Heard, subnet: Subnet) -> list[Tensor]:
+        """Of each utterance, without padding, (T, d)."""
+        last = self.supernet(batch.wave, batch.lengths, subnet, ()).last.float()
+        return [x[:count] for x, count in zip(last, batch.num_frames, strict=True)]
 
     @torch.no_grad()
-    def _prepare(self, batch: Batch, sources: Mapping[str, Source], view: View) -> _Prepared:
-        grid = self.supernet.space.backbone.grid
-        seen = view.draw(batch, grid, self._device)
-        targets = {name: _map(source(batch, seen), _halve) for name, source in sources.items()}
-        return _Prepared(seen.student, seen.lengths, grid.count(batch.lengths).tolist(), targets)
+    def _hear(self, sources: Mapping[str, Source], batch: Batch, seen: Seen) -> list[tuple[str, Sequence[Tensor]]]:
+        """What sources give for a batch: the layers of every tap, (B, T, K)."""
+        found: list[tuple[str, Sequence[Tensor]]] = []
+        wanted, seconds = self._grid.count(seen.target.shape[1]), seen.target.shape[1] / SAMPLE_RATE_HZ
+        for name, source in sources.items():
+            for tap, layers in source(batch, seen).taps.items():
+                if (frames := layers[0].shape[1]) != wanted:
+                    raise NestlingError(
+                        f"`{name}` makes {frames} frames of {seconds:.2f} s, and subnets of this supernet {wanted}; "
+                        "they are compared frame by frame: name a teacher of that frame rate (--teacher)"
+                    )
+                classes = source.dims[tap]
+                floats = [x if x.is_floating_point() else F.one_hot(x, classes).float() for x in layers]
+                found.append((f"{name}.{tap}", floats))
+        return found
 
 
-def _map(targets: Targets, change: Callable[[Tensor], Tensor]) -> Targets:
-    taps = {tap: [change(x) for x in layers] for tap, layers in targets.taps.items()}
-    return Targets(taps, targets.frame_rate_hz, None)
+def _split(num_frames: list[int], device: torch.device) -> list[Tensor]:
+    """The frames of every second utterance, and of the others; of a lone one, of its first half and of its second."""
+    owners = torch.repeat_interleave(torch.tensor(num_frames))
+    second = owners % 2 == 1 if len(num_frames) > 1 else torch.arange(len(owners)) >= len(owners) // 2
+    halves = [torch.nonzero(chosen).flatten().to(device) for chosen in (~second, second)]
+    if not all(map(len, halves)):
+        raise NestlingError(f"subnets are compared on two frames or more; the audio has {len(owners)}")
+    return halves
+
+
+def _join(name: str, utterances: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Layers of utterances, each (T, K), as one target: their upper two thirds count alike, (N, K)."""
+    layers = [_standardise(torch.cat(list(layer))) for layer in zip(*utterances, strict=True)]
+    target = _standardise(mean_of_last_two_thirds(layers))
+    varying = target.any(0)
+    if not varying.any():
+        raise NestlingError(f"`{name}` is the same in every frame, which ranks no subnets; look at the audio")
+    return target[:, varying]
+
+
+def _standardise(x: Tensor) -> Tensor:
+    """Zero mean and unit variance of every channel, (N, K); one that never varies is 0."""
+    wide = x.double()
+    mean, root = wide.mean(0), wide.square().mean().sqrt()
+    deviation = (wide - mean).square().mean(0).sqrt()
+    return ((wide - mean) * torch.where(deviation > LEAST_DEVIATION * root, 1 / deviation, 0.0)).float()
 
 
 def _describe_audio(batch: Batch) -> list[object]:
@@ -131,28 +173,3 @@ def _describe_audio(batch: Batch) -> list[object]:
     ratio = added / np.maximum(np.square(batch.clean, dtype=np.float64).sum(1), 1e-20)
     levels = [round(10 * math.log10(x)) if x > 0 else None for x in ratio.tolist()]
     return [speech, batch.lengths.tolist(), batch.offsets.tolist(), [u.id for u in batch.utterances], levels]
-
-
-def _halve(x: Tensor) -> Tensor:
-    return x.half() if x.is_floating_point() else x  # codes are integers
-
-
-def _widen(x: Tensor) -> Tensor:
-    return x.float() if x.is_floating_point() else x
-
-
-def _one(trace: Trace, i: int, num_frames: int) -> Trace:
-    """The i-th utterance of a batch without its padding."""
-
-    def cut(x: Tensor) -> Tensor:
-        return x[i : i + 1, :num_frames]  # (B, T, ...) -> (1, t, ...)
-
-    front_end = None if trace.front_end is None else cut(trace.front_end)
-    return Trace(
-        cut(trace.last),
-        None,
-        trace.frame_rate_hz,
-        list(map(cut, trace.hidden)),
-        list(map(cut, trace.ffn)),
-        front_end=front_end,
-    )

@@ -1,4 +1,4 @@
-"""The errors of quick probes on a subnet: what a search minimises instead of the distillation loss."""
+"""The errors of quick probes on a subnet: what a search minimises instead of what is not read of the teacher."""
 
 from __future__ import annotations
 

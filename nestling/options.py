@@ -76,9 +76,7 @@ Precision = Annotated[str, typer.Option("--precision", help="fp32, bf16, or auto
 # import
 Released = Annotated[Path, typer.Argument(help="lighthubert_base.pt, lighthubert_small.pt or lighthubert_stage1.pt.")]
 ImportedRun = Annotated[Path, typer.Option("--run", help="Run folder to make.")]
-ImportedTeacher = Annotated[
-    str, typer.Option("--teacher", help="What the distillation loss of a search is measured against.")
-]
+ImportedTeacher = Annotated[str, typer.Option("--teacher", help="Whose layers a search reads off subnets.")]
 
 # search
 Budgets = Annotated[list[str] | None, typer.Option("--budgets", help="Alternatives, one answer each: 10M,25M,50M.")]
@@ -89,7 +87,10 @@ Sampler = Annotated[
 Utterances = Annotated[int, typer.Option("--utterances", min=1, help="How many of the search split to score on.")]
 MovedAudio = Annotated[str | None, typer.Option("--audio", help="The run's audio, if it has moved since.")]
 Objective = Annotated[
-    str, typer.Option("--objective", help="loss (of distillation), proxy (of the tasks), or one probe: phones, …")
+    str, typer.Option("--objective", help="readout (of the teacher), proxy (of the tasks), or one probe: phones, …")
+]
+ReadTeacher = Annotated[
+    str | None, typer.Option("--teacher", help="Whose layers readout predicts; default: the run's teacher.")
 ]
 
 # export

@@ -24,7 +24,7 @@ import cli
 from checkpoints.run_folder import RunFolder
 from checkpoints.saving import save_encoder
 from checkpoints.teachers import load_encoder, load_teacher
-from nas.objective import DistillationObjective
+from nas.objective import ReadOutObjective
 from nestling.reports.model_card import model_card
 from nestling.workflows import search as workflows_search
 from nestling.workflows.jobs import describe_job
@@ -332,7 +332,7 @@ def test_absurd_values_are_refused_in_a_line(empty, command, message):
 
 
 @pytest.mark.parametrize("device", ["meta", "nonsense"])
-@pytest.mark.parametrize("objective", ["loss", "phones"])
+@pytest.mark.parametrize("objective", ["readout", "phones"])
 def test_a_search_cannot_compute_there_either(nestling, device, objective):
     said = nestling(f"search subnet --device {device} --objective {objective}")
     assert said.code == 2
@@ -655,7 +655,7 @@ def test_a_signal_ends_training_quietly_and_says_how_to_go_on(empty, options, in
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_a_search_quietly_and_says_how_to_go_on(nestling, interrupt, number, code):
-    interrupt(DistillationObjective, "__call__", 3, number)
+    interrupt(ReadOutObjective, "__call__", 3, number)
     said = nestling("search subnet --trials 6")
     assert (said.code, said.out) == (code, "")
     assert said.err.splitlines()[-1] == "stopped; what was scored is kept, and the same command goes on"
@@ -663,7 +663,7 @@ def test_a_signal_ends_a_search_quietly_and_says_how_to_go_on(nestling, interrup
 
 
 def test_a_signal_that_the_shell_ignores_stays_ignored(nestling, interrupt):
-    interrupt(DistillationObjective, "__call__", 1, signal.SIGINT)
+    interrupt(ReadOutObjective, "__call__", 1, signal.SIGINT)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     assert nestling.done("search subnet --trials 2 --format json").json["evaluated"] == 2
 
@@ -735,7 +735,7 @@ def test_too_little_memory_keeps_what_was_trained(empty, options, short):
 
 
 def test_too_little_memory_for_a_search_names_utterances(nestling, monkeypatch):
-    monkeypatch.setattr(DistillationObjective, "__call__", lambda *_: torch.empty(2**60))
+    monkeypatch.setattr(ReadOutObjective, "__call__", lambda *_: torch.empty(2**60))
     said = nestling("search subnet --trials 2")
     assert said.code == 1
     assert said.err.splitlines()[-1].startswith("error: not enough memory (")
@@ -1042,13 +1042,13 @@ def test_whatever_a_run_is_called_all_of_it_is_inside(nestling):
 
 
 def test_a_run_that_is_deleted_while_it_is_searched(nestling, monkeypatch):
-    real, run = DistillationObjective.__call__, nestling.folder / "runs/a"
+    real, run = ReadOutObjective.__call__, nestling.folder / "runs/a"
 
     def score(*arguments):
         shutil.rmtree(run, ignore_errors=True)
         return real(*arguments)
 
-    monkeypatch.setattr(DistillationObjective, "__call__", score)
+    monkeypatch.setattr(ReadOutObjective, "__call__", score)
     said = nestling("search subnet --budget 8k --trials 3")
     assert said.code == 1, said.out
     assert said.out == ""

@@ -82,7 +82,8 @@ def test_a_search_is_asked_as_it_was_typed(nestling: Shell, monkeypatch: pytest.
         "seed": 5,
         "utterances": 60,
         "audio": "moved",
-        "objective": "loss",
+        "objective": "readout",
+        "teacher": None,
         "device": "cpu",
         "command": "nestling search subnet --run runs/a --budget 10M --budget 60% --trials 3 --seed 5 --audio moved",
     }

@@ -464,11 +464,11 @@ USERS = [
     ),
     (
         "search subnet --run runs/a --objective phone",
-        "no objective `phone`; did you mean `phones`? there are loss, proxy, phones, words, inte",
+        "no objective `phone`; did you mean `phones`? there are readout, proxy, phones, words, i",
     ),
     (
         "search subnet --run runs/a --objective ''",
-        "no objective ``; there are loss, proxy, phones, words, intent, keywords, speakers, veri",
+        "no objective ``; there are readout, proxy, phones, words, intent, keywords, speakers, v",
     ),
     ("search subnet --run runs/a --device meta", "cannot compute on 'meta'"),
     ("search subnet --run runs/a --device cuda:99", "cannot compute on 'cuda:99'"),
@@ -515,7 +515,7 @@ USERS = [
     ),
     (
         "export subnet --out x --run runs/a --subnet ''",
-        "no subnet in runs/a/search/candidates.jsonl with an id that starts with ''; give best",
+        "several subnets in runs/a/search/candidates.jsonl with an id that starts with ''; give best",
     ),
     (
         "export subnet --out x --run runs/a --subnet broken.json",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +25,10 @@ from nestling.workflows.scoring import OBJECTIVES, check_objective, open_scorer
 from nestling.workflows.training import build_trainer, resume_trainer
 from search_spaces.errors import NestlingError
 from search_spaces.space import SearchSpace
+from search_spaces.subnet import Subnet
+from supernet.encoder import Encoder
+from supernet.encoder_config import EncoderConfig
+from supernet.initialization import initialize
 from supernet.model import Supernet
 from tests.training_cases import RECIPE, SPACE, Tones, make_teacher
 
@@ -337,7 +343,7 @@ def test_a_scorer_scores_the_runs_supernet(trained: RunFolder) -> None:
 
 
 def test_a_scorer_that_cannot_be_opened_says_why(trained: RunFolder) -> None:
-    for objective in ("loss", "proxy"):
+    for objective in ("readout", "proxy"):
         said = refusal(lambda objective=objective: open_scorer(trained, Recorded(), 2, "gpu", ignore, objective))
         assert said.startswith("cannot compute on 'gpu': ")
     assert refusal(lambda: open_scorer(trained, Silent(), 2, "cpu", ignore)) == (
@@ -346,7 +352,8 @@ def test_a_scorer_that_cannot_be_opened_says_why(trained: RunFolder) -> None:
     states = trained.state_path.rename(trained.path / "elsewhere")
     trained.state_path.mkdir()
     assert refusal(lambda: open_scorer(trained, Recorded(), 2, "cpu", ignore)) == (
-        f"{trained.path} has no checkpoint, and its heads are needed to score subnets; train it first"
+        f"{trained.path} names no teacher, and has no checkpoint of warm-up that keeps what it learnt instead; "
+        "train it first, or name a --teacher"
     )
     trained.state_path.rmdir()
     states.rename(trained.state_path)
@@ -354,6 +361,85 @@ def test_a_scorer_that_cannot_be_opened_says_why(trained: RunFolder) -> None:
     assert refusal(lambda: open_scorer(trained, Recorded(), 2, "cpu", ignore)) == (
         f"{trained.config_path}: `space` is not that of {trained.supernet_record_path}, which was trained"
     )
+
+
+@pytest.fixture
+def taught(folder: Path, tmp_path: Path) -> RunFolder:
+    """A run that learnt from a teacher in two steps."""
+    job = describe(folder, changes=["stage-1.steps=1", "stage-2.steps=1"])
+    run = RunFolder.create(tmp_path / "run", {**job, "data": "", "hours": 0.1}, seed=0)
+    trainer, record = build_trainer(run, job, Recorded(), ignore)
+    trainer.run()
+    run.save_supernet(trainer.supernet, record)
+    return run
+
+
+def score(run: RunFolder, subnet: Subnet = SPACE.container, **options: Any) -> Any:
+    return open_scorer(run, Recorded(), 4, "cpu", refuse, **options)(subnet).mean
+
+
+def test_the_same_network_scores_the_same_whichever_layers_it_keeps(taught: RunFolder) -> None:
+    """A top layer that changes nothing is kept or dropped: asked is the same."""
+    supernet = taught.load_supernet()
+    first, top = supernet.container.encoder.layers
+    with torch.no_grad():
+        for linear in (top.attention.out_proj, top.feed_forward.output_dense):
+            linear.weight.zero_()
+            linear.bias.zero_()
+        for norm in (first.final_layer_norm, top.layer_norm, top.final_layer_norm):
+            norm.weight.fill_(1)
+            norm.bias.zero_()
+    taught.save_supernet(supernet, SupernetRecord())
+    kept, dropped = SPACE.container, replace(SPACE.container, layers=SPACE.container.layers[:1], kept=(0,))
+    assert score(taught, dropped) == pytest.approx(score(taught, kept), rel=1e-3)
+
+
+def test_a_run_is_scored_beside_a_teacher_that_it_never_met(taught: RunFolder, tmp_path: Path) -> None:
+    """Heads that predict another teacher, of another width, are not asked."""
+    own = score(taught)
+    config = EncoderConfig((8,) * 7, 48, (3,), (48,), head_dim=16, pos_conv_kernel=16)
+    wider = Encoder(config)
+    initialize(wider, torch.Generator().manual_seed(3))
+    save_encoder(wider, tmp_path / "wider")
+    taught.amend({"teacher": str(tmp_path / "wider")}, {"step": 2, "command": "", "changes": {}})
+    other = score(taught)
+    taught.amend({"teacher": None}, {"step": 2, "command": "", "changes": {}})
+    assert own != other == score(taught, teacher=str(tmp_path / "wider"))
+
+
+def test_no_checkpoint_is_needed_beside_a_teacher(taught: RunFolder) -> None:
+    """An imported supernet has none."""
+    wanted = score(taught)
+    shutil.rmtree(taught.state_path)
+    taught.state_path.mkdir()
+    assert score(taught) == wanted
+
+
+def test_terms_of_training_have_no_say(taught: RunFolder) -> None:
+    wanted = score(taught)
+    recipe = taught.config["recipe"]
+    for term in recipe["stages"][-1]["objective"]:
+        term["weight"] = 3.0
+    recipe["stages"][-1]["sources"]["teacher"]["tap"] = "ffn"
+    taught.amend({"recipe": recipe}, {"step": 2, "command": "", "changes": {}})
+    assert score(taught) == wanted
+
+
+def test_a_checkpoint_of_an_earlier_stage_has_not_what_the_last_learnt(trained: RunFolder) -> None:
+    recipe = trained.config["recipe"]
+    recipe["stages"].append({**recipe["stages"][0], "name": "more"})
+    trained.amend({"recipe": recipe}, {"step": 1, "command": "", "changes": {}})
+    assert "has no checkpoint of more that keeps" in refusal(lambda: score(trained))
+
+
+@pytest.mark.parametrize(("objective", "teacher"), [("loss", None), ("phones", "demo")])
+def test_an_objective_that_is_gone_or_reads_no_teacher_is_refused(objective: str, teacher: str | None) -> None:
+    wanted = {
+        "loss": "the objective `loss`, of trained heads, asked less of subnets that drop layers and is gone; take "
+        "readout, the default",
+        "phones": "--teacher is what readout predicts, and phones reads labels; leave out one of them",
+    }
+    assert refusal(lambda: check_objective(objective, teacher)) == wanted[objective]
 
 
 def test_stages_hear_crops_of_their_own() -> None:

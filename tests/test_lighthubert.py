@@ -16,7 +16,7 @@ from torch import Tensor
 
 import checkpoints.formats.lighthubert
 from checkpoints import load_supernet
-from checkpoints.formats.lighthubert import HEAD, import_supernet
+from checkpoints.formats.lighthubert import import_supernet
 from checkpoints.run_folder import RunFolder
 from search_spaces.costs import count_params
 from search_spaces.subnet import Layer, Subnet
@@ -59,7 +59,7 @@ def official_tensors() -> dict[str, Tensor]:
         tensors |= {f"{layer}.fc1.weight": draw(INNER, WIDTH), f"{layer}.fc1.bias": draw(INNER)}
         tensors |= {f"{layer}.fc2.weight": draw(WIDTH, INNER), f"{layer}.fc2.bias": draw(WIDTH)}
         tensors |= norm(f"{layer}.self_attn_layer_norm", WIDTH) | norm(f"{layer}.final_layer_norm", WIDTH)
-    tensors[HEAD] = draw(WIDTH, WIDTH)
+    tensors["layer_pred_heads.11.weight"] = draw(WIDTH, WIDTH)  # predicts the targets
     return tensors | {
         "label_embs_concat": draw(504, 256),
         "final_proj.weight": draw(256, WIDTH),
@@ -220,18 +220,13 @@ def test_wrapped_names_and_a_folded_weight_norm_are_read(
     )
 
 
-def test_an_imported_run_has_the_supernet_and_its_trained_head(
-    file: Path, supernet: Supernet, tensors: dict[str, Tensor], tmp_path: Path
-) -> None:
+def test_an_imported_run_has_the_supernet(file: Path, supernet: Supernet, tmp_path: Path) -> None:
     run = import_supernet(file, tmp_path / "lh", audio="demo-small")
     again = RunFolder.open(tmp_path / "lh").load_supernet()
     assert again.space == supernet.space
     assert all(
         torch.equal(a, b) for a, b in zip(again.state_dict().values(), supernet.state_dict().values(), strict=True)
     )
-    state = run.load_state(print)
-    assert state is not None
-    assert torch.equal(state["heads"]["heads.teacher:mean.0.weight"], tensors[HEAD][:, :512])
     assert run.config["command"].startswith("import supernet lighthubert_small.pt --run ")
     with pytest.raises(ValueError, match="already holds a run"):
         import_supernet(file, tmp_path / "lh", audio="demo-small")

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from distillation.objective import Objective
 from distillation.sources.codes import CodeSource
+from distillation.sources.source import Targets
 from distillation.sources.teacher import TeacherSource
-from distillation.terms import Term
 from distillation.views import View
-from nas.objective import DistillationObjective
+from nas.objective import ReadOutObjective
+from nas.ridge import PENALTY
+from search_spaces.subnet import FrameGrid
 from speech_data.batching import Batch
 from speech_data.corpus import Utterance
 from supernet.encoder import Encoder
@@ -19,12 +20,8 @@ from tests.code_cases import changed, installed_elsewhere
 from tests.nas_cases import SPACE
 
 LENGTHS = (4000, 2700, 1500)
-TERMS = (
-    Term(source="teacher", matching="mean", distance="l1"),
-    Term(source="teacher", matching="layers", distance="cosine", weight=0.5),
-)
 VIEW = View()
-HALF = 1e-3  # targets are kept in half precision
+ROUNDING = 1e-4
 
 
 def generator(seed):
@@ -65,78 +62,160 @@ def split(whole):
     ]
 
 
-def setting(terms=TERMS):
-    """(supernet, objective with heads, sources)."""
+def setting(normalization="none"):
+    """(supernet, sources)."""
     supernet = Supernet(SPACE, generator(0))
     supernet.load_encoder(dict(encoder(1).named_parameters()))
-    source = TeacherSource(encoder(2), ["hidden"], "channel")
-    source.calibrate(VIEW.draw(batch(seed=9), SPACE.backbone.grid, torch.device("cpu")))
-    sources = {"teacher": source}
-    return (
-        supernet,
-        Objective(terms, sources, SPACE.container, SPACE.backbone.pos_conv_groups, generator(3)),
-        sources,
-    )
+    return supernet, {"teacher": TeacherSource(encoder(2), ["hidden"], normalization)}
 
 
-@pytest.mark.parametrize("subnet", [SPACE.container, SPACE.smallest()])
-def test_equals_the_training_loss_on_each_utterance(subnet):
-    supernet, objective, sources = setting()
-    score = DistillationObjective(supernet, objective, sources, [batch()], VIEW)(subnet)
+class Made:
+    """A source of targets made of a batch's utterances: `make(utterance, frames)` gives (T, K), or codes (T,)."""
+
+    reads = frozenset({"audio"})
+    fingerprint = "made"
+
+    def __init__(self, make, dim, grid=SPACE.backbone.grid):
+        self.make, self.dims, self.grid, self.state = make, {"made": dim}, grid, {}
+
+    def calibrate(self, seen):
+        pass
+
+    def __call__(self, batch, seen):
+        frames = self.grid.count(seen.target.shape[1])
+        made = torch.stack([self.make(utterance, frames) for utterance in batch.utterances])
+        return Targets({"made": [made]}, self.grid.rate_hz, None)
+
+
+def many(count=12, length=4000):
+    """Batches of four utterances."""
+    return [batch((length,) * 4, seed=seed) for seed in range(count // 4)]
+
+
+def states_of(supernet, subnet, batches):
+    """The last state of each utterance, (T, d)."""
+    with torch.no_grad():
+        return [supernet(torch.from_numpy(x.wave), None, subnet).last[0] for b in batches for x in split(b)]
+
+
+def test_equals_ridge_regression_by_the_book():
+    """Of two layers the last: least squares with a row for each weight, in numpy, on every second utterance."""
+    supernet, sources = setting()
+    batches = [*many(8), batch((3000, 2000), seed=7)]
+    score = ReadOutObjective(supernet, sources, batches, VIEW)(SPACE.smallest())
+    states = [x.double().numpy() for x in states_of(supernet, SPACE.smallest(), batches)]
+    layers = []
+    for alone in [x for b in batches for x in split(b)]:
+        made = sources["teacher"](alone, VIEW.draw(alone, SPACE.backbone.grid, torch.device("cpu"))).taps["hidden"]
+        layers.append(torch.cat(made, 0).double().numpy())  # (L, T, K)
+    every = np.concatenate(layers, 1)
+    means = [((x - every.mean(1, keepdims=True)) / every.std(1, keepdims=True))[1:].mean(0) for x in layers]
+    every = np.concatenate(means)
+    targets = [(y - every.mean(0)) / every.std(0) for y in means]
+    expected = np.zeros(len(states))
+    for first in (0, 1):
+        x, y = (np.concatenate(one[first::2]) for one in (states, targets))
+        mean, std, centre = x.mean(0), x.std(0), y.mean(0)
+        z = np.concatenate([(x - mean) / std, np.sqrt(PENALTY * len(x)) * np.eye(x.shape[1])])
+        weight = np.linalg.lstsq(z, np.concatenate([y - centre, np.zeros((x.shape[1], y.shape[1]))]), rcond=None)[0]
+        for i in range(1 - first, len(states), 2):
+            expected[i] = np.square((states[i] - mean) / std @ weight + centre - targets[i]).mean()
+    np.testing.assert_allclose(score.per_utterance, expected, rtol=ROUNDING)
     assert score.per_utterance.dtype == np.float32
-    for loss, alone in zip(score.per_utterance, split(batch()), strict=True):
-        wave = torch.from_numpy(alone.wave)
-        with torch.no_grad():
-            trace = supernet(wave, None, subnet, objective.taps)
-            targets = sources["teacher"](alone, VIEW.draw(alone, SPACE.backbone.grid, torch.device("cpu")))
-            expected = objective.weigh(objective(trace, {"teacher": targets}, subnet, None))
-        assert loss == pytest.approx(expected.item(), rel=HALF)
-    assert score.mean == pytest.approx(score.per_utterance.mean())
+    assert score.mean == pytest.approx(expected.mean(), rel=ROUNDING)
+
+
+def test_what_a_state_says_outright_is_explained():
+    """The score of a teacher that is a rotation of the subnet's own last state is 0; of noise, 1 or a little more."""
+    supernet, _ = setting()
+    batches = many(24)
+    states = iter(states_of(supernet, SPACE.container, batches))
+    turn = torch.linalg.qr(torch.randn(48, 48, generator=generator(4)))[0]
+    said = {"own": Made(lambda *_: next(states) @ turn + 3, 48)}
+    assert ReadOutObjective(supernet, said, batches, VIEW)(SPACE.container).mean < 0.02
+    noise = generator(5)
+    unsaid = {"noise": Made(lambda _, frames: torch.randn(frames, 48, generator=noise), 48)}
+    assert 0.95 < ReadOutObjective(supernet, unsaid, batches, VIEW)(SPACE.smallest()).mean < 2
 
 
 def test_does_not_depend_on_how_utterances_are_batched():
     setup = setting()
-    together = DistillationObjective(*setup, [batch(), batch((2000,), seed=1)], VIEW)(SPACE.smallest())
-    apart = DistillationObjective(*setup, [*split(batch()), batch((2000,), seed=1)], VIEW)(SPACE.smallest())
-    np.testing.assert_allclose(together.per_utterance, apart.per_utterance, rtol=HALF)
+    together = ReadOutObjective(*setup, [batch(), batch((2000,), seed=1)], VIEW)(SPACE.smallest())
+    apart = ReadOutObjective(*setup, [*split(batch()), batch((2000,), seed=1)], VIEW)(SPACE.smallest())
+    np.testing.assert_allclose(together.per_utterance, apart.per_utterance, rtol=ROUNDING)
     assert len(together.per_utterance) == 4
 
 
 def test_same_subnet_same_score():
-    objective = DistillationObjective(*setting(), [batch()], VIEW)
+    objective = ReadOutObjective(*setting(), [batch()], VIEW)
     first = objective(SPACE.container).per_utterance
     objective(SPACE.smallest())
     assert (objective(SPACE.container).per_utterance == first).all()
 
 
-def test_terms_on_masked_frames_count_all_frames():
-    all_frames, masked = (
-        DistillationObjective(
-            *setting((Term(source="teacher", matching="mean", distance="l1", frames=frames),)),
-            [batch()],
-            View(),
-        )(SPACE.container)
-        for frames in ("all", "masked")
-    )
-    assert (masked.per_utterance == all_frames.per_utterance).all()
-    assert (all_frames.per_utterance > 0).all()
-
-
-def test_training_objective_is_left_alone():
-    supernet, objective, sources = setting((Term(source="teacher", matching="mean", distance="l1", frames="masked"),))
-    DistillationObjective(supernet, objective, sources, [batch()], VIEW)
-    assert objective.terms[0].frames == "masked"
-
-
-def test_codes_are_kept_whole():
-    supernet = setting()[0]
-    codes = {u.id: torch.arange(20, dtype=torch.int16) for u in batch().utterances}
-    sources = {"codes": CodeSource(codes, 20, SPACE.backbone.grid)}
-    terms = (Term(source="codes", matching="codes", distance="cross_entropy"),)
-    objective = Objective(terms, sources, SPACE.container, 16, generator(0))
-    score = DistillationObjective(supernet, objective, sources, [batch()], VIEW)(SPACE.container)
-    assert score.per_utterance.shape == (3,)
+def test_a_lone_utterance_is_read_in_two_halves():
+    score = ReadOutObjective(*setting(), [batch((8000,))], VIEW)(SPACE.smallest())
+    assert score.per_utterance.shape == (1,)
     assert np.isfinite(score.per_utterance).all()
+    with pytest.raises(ValueError, match="compared on two frames or more; the audio has 1"):
+        ReadOutObjective(*setting(), [batch((400,))], VIEW)
+
+
+def test_a_state_that_is_not_finite_is_a_failed_score():
+    supernet, sources = setting()
+    objective = ReadOutObjective(supernet, sources, [batch()], VIEW)
+    with torch.no_grad():
+        supernet.container.encoder.layer_norm.bias.fill_(float("inf"))
+    assert objective(SPACE.container).failed
+
+
+def test_codes_are_read_class_by_class():
+    """Classes that the state tells outright are explained, and the size of the code book does not matter."""
+    supernet, _ = setting()
+    batches = many(96)
+    states = states_of(supernet, SPACE.container, batches)
+    middle = torch.cat(states)[:, 0].median()
+    signs = [(x[:, 0] > middle).long() for x in states]
+    shares = []
+    for dim in (2, 20):
+        told = iter(signs)
+        source = {"codes": Made(lambda *_, told=told: next(told), dim)}
+        shares.append(ReadOutObjective(supernet, source, batches, VIEW)(SPACE.container).mean)
+    assert shares[0] == pytest.approx(shares[1], rel=ROUNDING)
+    assert shares[0] < 0.6
+
+
+def test_sources_count_alike():
+    """However many channels they have."""
+    supernet, _ = setting()
+    batches = many(8)
+
+    def score(*names):
+        noise = {name: generator(i) for i, name in enumerate(("few", "more"))}
+        dims = {"few": 3, "more": 30}
+        sources = {
+            name: Made(lambda _, t, name=name: torch.randn(t, dims[name], generator=noise[name]), dims[name])
+            for name in names
+        }
+        return ReadOutObjective(supernet, sources, batches, VIEW)(SPACE.container).per_utterance
+
+    np.testing.assert_allclose(score("few", "more"), (score("few") + score("more")) / 2, rtol=ROUNDING)
+
+
+def test_frames_of_another_rate_are_refused():
+    supernet, _ = setting()
+    slow = Made(lambda _, frames: torch.ones(frames, 2), 2, FrameGrid(640, 800))
+    with pytest.raises(
+        ValueError, match=r"`slow` makes 6 frames of 0\.25 s, and subnets of this supernet 12; they are"
+    ):
+        ReadOutObjective(supernet, {"slow": slow}, [batch()], VIEW)
+
+
+def test_targets_that_never_vary_are_refused():
+    supernet, _ = setting()
+    dull = Made(lambda _, frames: torch.full((frames, 2), 3.0), 2)
+    with pytest.raises(ValueError, match=r"`dull\.made` is the same in every frame"):
+        ReadOutObjective(supernet, {"dull": dull}, [batch()], VIEW)
 
 
 def test_view_says_who_hears_what():
@@ -144,16 +223,16 @@ def test_view_says_who_hears_what():
 
     def score(student, target):
         view = View(student=student, target=target)
-        return DistillationObjective(*setup, [batch(noise=0.3)], view)(SPACE.container).per_utterance
+        return ReadOutObjective(*setup, [batch(noise=0.3)], view)(SPACE.container).per_utterance
 
-    clean = DistillationObjective(*setup, [batch()], VIEW)(SPACE.container).per_utterance
+    clean = ReadOutObjective(*setup, [batch()], VIEW)(SPACE.container).per_utterance
     assert (score("clean", "clean") == clean).all()
     assert (score("noisy", "clean") != clean).all()
     assert (score("clean", "noisy") != clean).all()
 
 
 def test_a_subnet_of_another_space_is_refused():
-    objective = DistillationObjective(*setting(), [batch()], VIEW)
+    objective = ReadOutObjective(*setting(), [batch()], VIEW)
     with pytest.raises(ValueError, match="embed_dim=64 is not in the space"):
         objective(replace(SPACE.container, embed_dim=64))
 
@@ -162,34 +241,20 @@ def shift_weights(parts):
     parts[0].container.masked_spec_embed.add_(1)
 
 
-def shift_heads(parts):
-    next(parts[1].parameters()).add_(1)
-
-
-def drop_a_term(parts):
-    parts[1].terms = parts[1].terms[:1]
-
-
 def shift_teacher(parts):
-    parts[2]["teacher"].teacher.encoder.layers[0].final_layer_norm.bias.add_(0.1)
-
-
-def hear_something_else(parts):
-    parts[2]["teacher"].calibrate(VIEW.draw(batch(seed=8), SPACE.backbone.grid, torch.device("cpu")))
+    parts[1]["teacher"].teacher.encoder.layers[0].final_layer_norm.bias.add_(0.1)
 
 
 def take_other_hidden_states(parts):
-    source = TeacherSource(encoder(2), ["ffn"], "channel")
-    source.calibrate(VIEW.draw(batch(seed=9), SPACE.backbone.grid, torch.device("cpu")))
-    parts[2]["teacher"] = source
+    parts[1]["teacher"].taps = ("ffn",)
 
 
-def normalize_nothing(parts):
-    parts[2]["teacher"].normalization = "none"
+def normalize_otherwise(parts):
+    parts[1]["teacher"].normalization = "instance"
 
 
 def normalize_waves_otherwise(parts):
-    teacher = parts[2]["teacher"].teacher
+    teacher = parts[1]["teacher"].teacher
     teacher.config = replace(teacher.config, normalize_waveform=not teacher.config.normalize_waveform)
 
 
@@ -198,16 +263,13 @@ def fingerprint(change=None, view=VIEW, batches=None):
     with torch.no_grad():
         if change:
             change(parts)
-    return DistillationObjective(*parts, batches or [batch()], view).fingerprint
+    return ReadOutObjective(*parts, batches or [batch()], view).fingerprint
 
 
 def test_fingerprint_names_all_a_score_depends_on():
     same = fingerprint()
     assert fingerprint() == same
-    changes = (
-        *(shift_weights, shift_heads, drop_a_term, shift_teacher, hear_something_else),
-        *(take_other_hidden_states, normalize_nothing, normalize_waves_otherwise),
-    )
+    changes = (shift_weights, shift_teacher, take_other_hidden_states, normalize_otherwise, normalize_waves_otherwise)
     others = [fingerprint(change) for change in changes]
     others += [fingerprint(batches=[batch(seed=1)]), fingerprint(batches=split(batch()))]
     others += [
@@ -229,28 +291,26 @@ def test_noise_counts_by_its_level():
 
 
 def test_codes_count():
-    supernet, _, _ = setting()
-    terms = (Term(source="codes", matching="codes", distance="cross_entropy"),)
+    supernet, _ = setting()
 
     def of_codes(first):
         codes = {u.id: torch.arange(first, first + 20, dtype=torch.int16) for u in batch().utterances}
         sources = {"codes": CodeSource(codes, 40, SPACE.backbone.grid)}
-        objective = Objective(terms, sources, SPACE.container, 16, generator(3))
-        return DistillationObjective(supernet, objective, sources, [batch()], VIEW).fingerprint
+        return ReadOutObjective(supernet, sources, [batch()], VIEW).fingerprint
 
     assert of_codes(0) == of_codes(0) != of_codes(1)
 
 
 def test_how_a_machine_rounds_does_not_count(monkeypatch):
-    parts, same = setting(), fingerprint()  # what channels measured comes from a checkpoint
+    parts, same = setting(), fingerprint()
     pick = TeacherSource._pick
     louder = lambda self, trace: {tap: [x * (1 + 1e-3) for x in xs] for tap, xs in pick(self, trace).items()}  # noqa: E731
     monkeypatch.setattr(TeacherSource, "_pick", louder)
-    assert DistillationObjective(*parts, [batch()], VIEW).fingerprint == same
+    assert ReadOutObjective(*parts, [batch()], VIEW).fingerprint == same
 
 
 @pytest.mark.parametrize(
-    ("file", "counts"), [("supernet/model.py", True), ("distillation/objective.py", True), ("nas/record.py", False)]
+    ("file", "counts"), [("supernet/model.py", True), ("nas/ridge.py", True), ("nas/record.py", False)]
 )
 def test_code_counts(tmp_path, file, counts):
     with installed_elsewhere(tmp_path):

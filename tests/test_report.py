@@ -405,7 +405,7 @@ def test_headline_gives_the_answer():
     ):
         assert shown in text
     by_loss = replace(report, chosen=replace(report.chosen, phone_error=None))
-    assert "distillation loss on search" in Page(render_report(by_loss)).text
+    assert "unexplained share of the teacher's variance on search" in Page(render_report(by_loss)).text
 
 
 def test_headline_tells_ties_and_the_uniform_shape():

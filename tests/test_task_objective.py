@@ -138,8 +138,8 @@ def test_fewer_utterances_are_fewer_scores(run, given, monkeypatch):
     assert few.proxy.num_scores < many.proxy.num_scores
 
 
-def test_the_loss_is_what_is_asked_for_by_default(run, given):
-    with pytest.raises(ValueError, match="no checkpoint, and its heads are needed"):
+def test_a_read_out_is_what_is_asked_for_by_default(run, given):
+    with pytest.raises(ValueError, match="names no teacher, and has no checkpoint of stage-2"):
         scoring.open_scorer(run, given["sentences"].corpus, 8, "cpu", print)
 
 

@@ -772,7 +772,7 @@ def test_alternatives_are_searched_one_after_another(
         command="typed",
         listener=told,
     )
-    scorer = (searched, (searched.path, told, "moved"), 7, "cuda", told.note, "proxy")
+    scorer = (searched, (searched.path, told, "moved"), 7, "cuda", told.note, "proxy", None)
     assert found == [(searched, scorer, budget, 3, "random", 5, "typed", told) for budget in budgets]
     assert results == [budget.text for budget in budgets]
     assert told.notes == [f"`best` is {budgets[1].text} from now on; it was 1a2b: --subnet 1a2b still names that"]
@@ -791,7 +791,7 @@ def test_a_search_that_changes_nothing_says_nothing(
     monkeypatch.setattr(search, "find_best", lambda *_: next(best))
     assert search.search_run(searched, [[]], listener=told) == [(64, "auto", 0)]  # type: ignore[comparison-overlap]
     assert told.notes == []
-    assert opened == [(searched, None, 60, "cpu", told.note, "loss")]
+    assert opened == [(searched, None, 60, "cpu", told.note, "readout", None)]
 
 
 @pytest.mark.parametrize(("texts", "sampler"), [([["1M"], ["params<=1"]], "auto"), ([["1M"]], "best")])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +29,11 @@ SPACES: Mapping[str, str] = {"base.yaml": "lighthubert-base", "small.yaml": "lig
 """How the path in `pruner_supernet` ends -> the space."""
 WIDTH = 768
 """Of the network in every file."""
-HEAD = "layer_pred_heads.11.weight"
-"""Predicts the teacher's targets from the last layer, without a bias; subnets use its first columns."""
-UNUSED = ("label_embs_concat", "final_proj.weight", "final_proj.bias")
+UNUSED = ("label_embs_concat", "final_proj.weight", "final_proj.bias", "layer_pred_heads.11.weight")
 """In every file, read by nothing."""
 TEACHER, TEACHER_LICENSE = "facebook/hubert-base-ls960", "apache-2.0"
 DATASET, HOURS = "openslr/librispeech_asr", 960.0
 RECIPE = "lighthubert"
-
-
-@dataclass(frozen=True)
-class ReleasedSupernet:
-    """What a file holds."""
-
-    supernet: Supernet
-    head: Tensor | None
-    """(dim of the targets, D); None if the file has none."""
 
 
 def load_supernet(path: str | Path) -> Supernet:
@@ -56,11 +45,6 @@ def load_supernet(path: str | Path) -> Supernet:
     Raises:
         NestlingError: The file is not such a supernet, is damaged, or holds more than weights; says what differs.
     """
-    return read_supernet(path).supernet
-
-
-def read_supernet(path: str | Path) -> ReleasedSupernet:
-    """As `load_supernet`, with the head that the supernet was trained with."""
     values = plain(read_checkpoint(Path(path)), str(path))
     if not isinstance(values, Mapping) or not {"cfg", "model"} <= values.keys():
         raise TeacherError(f"{path} is no LightHuBERT: it has no `cfg` and `model`")
@@ -72,10 +56,7 @@ def read_supernet(path: str | Path) -> ReleasedSupernet:
     whole.load_encoder({ours: weights[theirs].float() for ours, theirs in names.items()})
     supernet = Supernet(space, torch.Generator())
     supernet.load_encoder(whole.weights_of(space.container))
-    head = weights.get(HEAD)
-    return ReleasedSupernet(
-        supernet, None if head is None else head[:, : space.container.embed_dim].float().contiguous()
-    )
+    return supernet
 
 
 def find_space(config: Any, source: str) -> SearchSpace:
@@ -117,14 +98,13 @@ def import_supernet(path: str | Path, run: str | Path, audio: str, teacher: str 
         path: As in `load_supernet`.
         run: A folder that does not exist yet.
         audio: What searches compare subnets on.
-        teacher: What their distillation loss is measured against; probes of tasks need none.
+        teacher: Whose layers they read off subnets; probes of tasks need none.
 
     Raises:
         NestlingError: The file is no supernet, or the folder holds something.
     """
     RunFolder(Path(run)).check_free()
-    released = read_supernet(path)
-    supernet, recipe = released.supernet, load_recipe(RECIPE, [])
+    supernet, recipe = load_supernet(path), load_recipe(RECIPE, [])
     config = {
         "command": shell_command(
             ["import", "supernet", Path(path).name, "--run", run, "--audio", audio, "--teacher", teacher]
@@ -142,21 +122,6 @@ def import_supernet(path: str | Path, run: str | Path, audio: str, teacher: str 
     folder = RunFolder.create(run, config, recipe.seed)
     with folder.lock():
         folder.save_supernet(supernet, SupernetRecord(TEACHER, TEACHER_LICENSE, None))
-        if released.head is not None:
-            heads = {
-                "heads.teacher:mean.0.weight": released.head,
-                "heads.teacher:mean.0.bias": torch.zeros(len(released.head)),
-            }
-            folder.save_state(
-                {
-                    "recipe": config["recipe"],
-                    "step": recipe.num_steps,
-                    "supernet": supernet.state_dict(),
-                    "heads": heads,
-                    "optimizer": {},
-                    "sources": {"teacher": {}},
-                }
-            )
     return folder
 
 
@@ -179,8 +144,6 @@ def _check(weights: Any, supernet: Supernet, source: str) -> dict[str, str]:
     problems = [f"missing {name}" for name in wanted if name not in weights]
     for name, weight in weights.items():
         if name in UNUSED:
-            continue
-        if name == HEAD and weight.dim() == 2 and weight.shape[1] == WIDTH and weight.isfinite().all():
             continue
         if name not in wanted:
             problems.append(f"unexpected {name}")

@@ -207,7 +207,7 @@ class Report:
     teacher: TeacherRow | None = None
     macs_seconds: float = 1.0
     """Audio for which every `macs` here is counted."""
-    loss_name: str = "distillation loss on search"
+    loss_name: str = "unexplained share of the teacher's variance on search"
     """What candidates are ranked by; lower is better."""
     candidates: tuple[CandidateRow, ...] = ()
     finalists: tuple[FinalistRow, ...] = ()

@@ -9,7 +9,6 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from distillation.stages import Stage
-from nas.objective import DistillationObjective
 from nestling.reports.run_facts import StageSummary
 from nestling.reports.terminal import log, markup, out, tell
 from search_spaces.amounts import short_count
@@ -68,8 +67,7 @@ def show_result(result: Row) -> None:
                 *([" ".join(f"{latency['median']:.1f}" for latency in row["latency_ms"])] if timed else []),
             )
     out.print(table)
-    if result["objective"] != DistillationObjective.name:
-        tell(f"The loss is the {result['objective']}, a share.")
+    tell(f"The loss is the {result['objective']}, a share.")
     used = "; ".join(f"{u['share']:.1%} of {u['bound']}" for u in result["utilization"])
     tell(
         f"Chosen: {winner['id']}, {winner['params']:,} parameters{f' ({used})' if used else ''}. "

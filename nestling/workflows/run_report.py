@@ -13,7 +13,7 @@ from checkpoints.formats.hugging_face import TeacherError
 from checkpoints.run_folder import HISTORY, RunFolder
 from checkpoints.teachers import load_teacher
 from checkpoints.versions import show_versions
-from nas.objective import DistillationObjective
+from nas.objective import ReadOutObjective
 from nas.record import RecordFile, ScoreRow
 from nestling.reports.model_card import ExportRecord
 from nestling.reports.run_facts import (
@@ -88,7 +88,7 @@ def collect_report(run: RunFolder) -> Report:
         usage=_usage(run) if result else (),
         notes=(*((SYNTHETIC,) if config["audio"] in BY_NAME else ()), *record.doubts),
         spread_note=describe_spread(points),
-        loss_name=result.objective if result else DistillationObjective.name,
+        loss_name=result.objective if result else ReadOutObjective.name,
     )
 
 

@@ -14,7 +14,7 @@ from nas.search import Trial
 from nas.search import search as search_space
 from nestling.workflows.audio import open_audio_of
 from nestling.workflows.listening import SILENT, Listener, by_product
-from nestling.workflows.scoring import LOSS, Scorer, open_scorer
+from nestling.workflows.scoring import READ_OUT, Scorer, open_scorer
 from nestling.workflows.search_result import RECORD, describe_result, load_result, save_result
 from search_spaces.budget import Budget
 from search_spaces.errors import NestlingError
@@ -133,7 +133,8 @@ def search_run(
     seed: int = 0,
     utterances: int = 60,
     audio: str | None = None,
-    objective: str = LOSS,
+    objective: str = READ_OUT,
+    teacher: str | None = None,
     device: str = "cpu",
     command: str = "",
     listener: Listener = SILENT,
@@ -149,6 +150,7 @@ def search_run(
         utterances: Of the search split, to score on.
         audio: Where the run's audio is, if it has moved.
         objective: As `open_scorer` takes it.
+        teacher: As `open_scorer` takes it.
         device: Where subnets run.
         command: That asked for it, for the record.
         listener: Told how far it is, and what `best` was until now.
@@ -164,7 +166,7 @@ def search_run(
     make_proposer(sampler, space)
     with folder.lock(listener.warn):
         corpus = open_audio_of(folder, listener, audio)
-        scorer = open_scorer(folder, corpus, utterances, device, listener.note, objective)
+        scorer = open_scorer(folder, corpus, utterances, device, listener.note, objective, teacher)
         with _telling_best(folder, space, listener):
             return [search(folder, scorer, budget, trials, sampler, seed, command, listener) for budget in parsed]
 

@@ -54,11 +54,10 @@ def build_trainer(
     """
     recipe = parse_config(Recipe, job["recipe"], source=str(run.config_path))
     supernet = Supernet(SearchSpace.from_dict(job["space"]), generator(recipe.seed, "weights"))
-    teacher = _load_teacher(run, job["teacher"]) if job["teacher"] else None
+    teacher = open_teacher(run, job, say) if job["teacher"] else None
     network = teacher.network if teacher else None
     check_sources(recipe, network, supernet.container.config)
     if teacher:
-        _recognize(teacher, run, job, say)
         _lend_weights(teacher, supernet, recipe, say)
     trainer = Trainer(
         supernet,
@@ -112,6 +111,17 @@ def _probe_stages(run: RunFolder, recipe: Recipe, probe: PhoneProbe | None) -> C
         run.append_metrics({"step": starts.get(name, recipe.num_steps), "before": name, "phone_error": score.error})
 
     return on_stage
+
+
+def open_teacher(run: RunFolder, job: Job, say: Callable[[str], None]) -> Teacher:
+    """The network that a run learns from.
+
+    Raises:
+        NestlingError: It cannot be opened, or it is not the one that the run was begun with.
+    """
+    teacher = _load_teacher(run, job["teacher"])
+    _recognize(teacher, run, job, say)
+    return teacher
 
 
 def _recognize(teacher: Teacher, run: RunFolder, job: Job, say: Callable[[str], None]) -> None:
