@@ -18,6 +18,7 @@ from checkpoints.formats.config_json import read_config
 from distillation.stages import Stage, load_recipe
 from search_spaces.budget import Budget
 from search_spaces.costs import count_frames, count_macs
+from search_spaces.draws import draw_subnet
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import SAMPLE_RATE_HZ, Backbone, Subnet
 from speech_data.batching import batch_at
@@ -63,7 +64,7 @@ def count_step_macs(stage: Stage, space: SearchSpace, teacher: tuple[Backbone, S
     students = count_macs(backbone, container, seconds) + heads(container.embed_dim, len(container.layers))
     if stage.subnets == "sandwich":
         rng = Random(0)
-        drawn = [space.sample(rng) for _ in range(NUM_SAMPLES)]
+        drawn = [draw_subnet(space, rng, stage.draws) for _ in range(NUM_SAMPLES)]
         random = sum(count_macs(backbone, s, seconds) + heads(s.embed_dim, len(s.layers)) for s in drawn) / len(drawn)
         students += count_macs(backbone, smallest, seconds) + heads(smallest.embed_dim, len(smallest.layers))
         students += stage.num_random * random

@@ -5,14 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from distillation.matchings import MATCHINGS
 from distillation.sources import SourceSpec
 from distillation.terms import Term
 from distillation.views import View
+from search_spaces.draws import Draws, check_draws
 from search_spaces.errors import NestlingError
 from search_spaces.nearest_names import suggest
 from search_spaces.strict_yaml import load_yaml, parse_config, parse_yaml
@@ -25,6 +34,8 @@ DONE = "done"
 """What comes after the last stage."""
 RELATIONS = {"codes", "labels", *TAPS} - {"hidden", "ffn", "front_end"}
 """Taps that are no channels of frames, so each is met by a matching of its own."""
+OF_SANDWICH = ("num_random", "draws")
+"""Keys of a stage that only the sandwich reads."""
 STRICT = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
@@ -35,8 +46,10 @@ class Stage(BaseModel):
 
     name: str
     subnets: Which = "container"
-    """`container`: the largest alone. `sandwich`: the largest, the smallest and `num_random` drawn uniformly."""
+    """`container`: the largest alone. `sandwich`: the largest, the smallest and `num_random` that are drawn."""
     num_random: int = Field(1, ge=0, le=1000)
+    draws: Annotated[Draws, BeforeValidator(check_draws)] = "subnet"
+    """How, as `search_spaces.draws` says: `size`, `depth`, `dimension`, `subnet`, or weights of several of them."""
     reorder: bool = False
     """Sort heads, inner units and channels by importance before the stage, so that prefixes are the best part."""
     steps: int = Field(ge=1, le=100_000_000)
@@ -85,6 +98,12 @@ class Stage(BaseModel):
         """What terms read of a source."""
         given = self.sources[source].taps
         return tuple(sorted({term.tap_in(given) for term in self.objective if term.source == source}))
+
+    @model_serializer(mode="wrap")
+    def _leave_out_idle(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What has no effect is not written, so that what is read was wanted."""
+        idle = OF_SANDWICH if self.subnets == "container" else ()
+        return {key: value for key, value in serialize(self).items() if key not in idle}
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
@@ -155,6 +174,17 @@ def _find_problems(stage: Stage) -> Iterator[str]:
         yield f"sources.{name} is met by no term of the objective; leave it out"
 
 
+def _find_idle(recipe: Recipe) -> Iterator[str]:
+    """What a person set and nothing reads. Not a rule of `Stage`: runs of an earlier Nestling kept such values."""
+    for stage in recipe.stages:
+        for key in OF_SANDWICH:
+            if stage.subnets == "container" and key in stage.model_fields_set:
+                yield (
+                    f"`{stage.name}.{key}` has no effect where subnets is container; leave it out, or set "
+                    f"{stage.name}.subnets=sandwich"
+                )
+
+
 RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -208,12 +238,15 @@ def _changed(values: dict[str, Any], changes: Sequence[str], source: str) -> Rec
     for change in changes:
         _change(values, change)
     try:
-        return parse_config(Recipe, values, source)
+        recipe = parse_config(Recipe, values, source)
     except NestlingError as error:
         stages = values["stages"] if isinstance(values.get("stages"), list) else []
         names = {f"stages.{i}": stage.get("name") for i, stage in enumerate(stages) if isinstance(stage, dict)}
         named = (re.sub(r"\bstages\.\d+\b", lambda place: str(names.get(place[0]) or place[0]), x) for x in error.args)
         raise NestlingError(*named) from error
+    if idle := list(_find_idle(recipe)):
+        raise NestlingError(*(f"{source}: {problem}" for problem in idle))
+    return recipe
 
 
 def _change(values: dict[str, Any], change: str) -> None:

@@ -16,7 +16,7 @@ from distillation.objective import Objective, mean
 from distillation.sources.source import Source, Targets
 from distillation.stages import DONE, Recipe, Stage, find_changes, is_changeable
 from distillation.views import Seen
-from search_spaces.draws import smallest_in_turn
+from search_spaces.draws import draw_subnet, smallest_in_turn
 from search_spaces.errors import FailedError, NestlingError, OutOfMemoryError, describe_shortage
 from search_spaces.randomness import seed_of
 from search_spaces.strict_yaml import parse_config
@@ -410,7 +410,7 @@ def draw_subnets(stage: Stage, supernet: Supernet, seed: int, step: int) -> list
     if stage.subnets == "sandwich":
         rng = random.Random(seed_of(seed, step, "subnets"))
         chosen.append(("smallest", smallest_in_turn(space, step)))
-        chosen += [("random", space.sample(rng)) for _ in range(stage.num_random)]
+        chosen += [("random", draw_subnet(space, rng, stage.draws)) for _ in range(stage.num_random)]
     return chosen
 
 

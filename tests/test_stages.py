@@ -1,6 +1,8 @@
 """Recipes are strict, say what is wrong with them, and can be changed value by value."""
 
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +16,10 @@ from distillation.stages import (
     is_changeable,
     load_recipe,
 )
+from distillation.trainer import draw_subnets
 from distillation.views import View
+from search_spaces.space import SearchSpace
+from search_spaces.strict_yaml import parse_config
 from tests.training_cases import RECIPE
 
 SHIPPED = sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -75,11 +80,12 @@ def test_values_that_a_recipe_leaves_out():
     recipe = Recipe(stages=[make_stage()])
     assert (recipe.description, recipe.seed, recipe.save_every) == ("", 0, 50)
     (stage,) = recipe.stages
-    left_out = {key: value for key, value in stage.model_dump().items() if key not in stage.model_fields_set}
-    assert left_out.pop("view") == View().model_dump()
+    left_out = {key: getattr(stage, key) for key in Stage.model_fields if key not in stage.model_fields_set}
+    assert left_out.pop("view") == View()
     assert left_out == {
         "subnets": "container",
         "num_random": 1,
+        "draws": "subnet",
         "reorder": False,
         "batch_size": 16,
         "crop_seconds": 2.0,
@@ -139,6 +145,61 @@ def test_lighthubert_is_the_papers_objective():
         assert stage.view.mask_share == 0.65
 
 
+def test_lighthubert_draws_each_dimension_by_itself():
+    """And not, as until November 2026, evenly over architectures, of which 89 % have all layers."""
+    stage, space = load_recipe("lighthubert").stages[1], SearchSpace.load("lighthubert-small")
+    drawn = [draw_subnets(stage, SimpleNamespace(space=space), 0, step)[2][1] for step in range(600)]
+    depths = Counter(len(subnet.layers) for subnet in drawn)
+    assert {n: depths[n] for n in (10, 11, 12)} == pytest.approx(dict.fromkeys((10, 11, 12), 200), rel=0.2)
+
+
+@pytest.mark.parametrize("key", ["num_random", "draws"])
+@pytest.mark.parametrize("value", ["default", "other"])
+def test_what_only_a_sandwich_reads_is_refused_elsewhere(recipe, tmp_path, key, value):
+    value = {"num_random": {"default": 1, "other": 2}, "draws": {"default": "subnet", "other": "size"}}[key][value]
+    message = (
+        rf"recipe\.yaml: `stage-1\.{key}` has no effect where subnets is container; leave it out, or set "
+        r"stage-1\.subnets=sandwich$"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_recipe(recipe, [f"stage-1.{key}={value}"])
+    set_in_file = tmp_path / "other" / "recipe.yaml"
+    set_in_file.parent.mkdir()
+    set_in_file.write_text(RECIPE.replace("  - name: stage-1\n", f"  - name: stage-1\n    {key}: {value}\n"))
+    with pytest.raises(ValueError, match=message):
+        load_recipe(set_in_file)
+    assert getattr(load_recipe(set_in_file, ["stage-1.subnets=sandwich"]).stages[0], key) == value
+    assert getattr(load_recipe(recipe, [f"stage-2.{key}={value}"]).stages[1], key) == value
+    with pytest.raises(ValueError, match=message.removeprefix(r"recipe\.yaml")):
+        change_recipe(load_recipe(recipe), [f"stage-1.{key}={value}"])
+
+
+def test_what_has_no_effect_is_not_kept_and_old_runs_that_kept_it_are_read(recipe):
+    loaded = load_recipe(recipe)
+    kept = loaded.model_dump(mode="json")
+    assert not {"num_random", "draws"} & kept["stages"][0].keys()
+    assert {"num_random", "draws"} <= kept["stages"][1].keys()
+    kept["stages"][0]["num_random"] = 1
+    assert find_changes(parse_config(Recipe, kept), loaded) == {}
+    assert change_recipe(parse_config(Recipe, kept), ["seed=1"]).seed == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "draws"),
+    [
+        ("dimension", "dimension"),
+        ("{size: 0.5, subnet: 0.5}", {"size": 0.5, "subnet": 0.5}),
+        ("{depth: 2}", {"depth": 2}),
+    ],
+)
+def test_draws_are_a_rule_or_weights_of_several(recipe, text, draws):
+    changed = load_recipe(recipe, [f"stage-2.draws={text}"])
+    assert changed.stages[1].draws == draws
+    assert parse_config(Recipe, changed.model_dump(mode="json")) == changed
+    assert any(key.startswith("stage-2.draws") for key in find_changes(load_recipe(recipe), changed))
+    assert not is_changeable("stage-2.draws")
+
+
 def test_values_are_changed_by_name(recipe):
     changed = load_recipe(
         recipe,
@@ -171,6 +232,12 @@ def test_values_are_changed_by_name(recipe):
         ("stage-1.steps=0", r"`stage-1\.steps` should be greater than or equal to 1, got 0"),
         ("stage-1.view.mask_share=2", r"`stage-1\.view\.mask_share` should be less than or equal to 1, got 2"),
         ("stage-1.subnets=largest", r"`stage-1\.subnets` should be 'container' or 'sandwich', got 'largest'"),
+        (
+            "stage-2.draws=sise",
+            r"`stage-2\.draws`: no draws by `sise`; did you mean `size`\? there are size, depth, dimension, subnet$",
+        ),
+        ("stage-2.draws={size: 0}", r"`stage-2\.draws`: the weight of `size` must be above 0 and at most 1000, got 0$"),
+        ("stage-2.draws=[size]", r"`stage-2\.draws`: want one of size, depth, dimension, subnet, or weights such as"),
         ("stage-1.steps", "want path.to.key=value, such as stage-1.steps=100"),
         ("=3", "want path.to.key=value"),
         ("stage-1.steps.x=3", "there is nothing at `steps`; stages are stage-1, stage-2"),

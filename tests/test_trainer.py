@@ -1,7 +1,9 @@
 """The loop: what a step draws, what it learns, and that stopping it changes nothing."""
 
+import random
 from copy import deepcopy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from distillation.factory import SourceFactory
 from distillation.stages import load_recipe
 from distillation.trainer import DivergedError, Trainer, TrainingError, draw_subnets, generator
 from distillation.views import Seen, draw_mask
+from search_spaces.draws import draw_subnet
 from search_spaces.errors import OutOfMemoryError
 from search_spaces.randomness import seed_of
 from speech_data.batching import batch_at
@@ -98,6 +101,23 @@ def test_the_same_seed_and_step_draw_the_same_subnets(recipe):
         assert [role for role, _ in drawn] == ["largest", "smallest", "random", "random", "random"]
         assert drawn[0][1] == SPACE.container
         assert drawn[1][1] == replace(SPACE.smallest(), kept=((0,), (1,))[step % 2])  # each layer in its turn
+
+
+@pytest.mark.parametrize("draws", ["size", "depth", "dimension", "subnet", "{depth: 1, subnet: 3}"])
+def test_random_subnets_are_drawn_as_the_stage_says(recipe, draws):
+    stage = recipe(f"stage-2.draws={draws}", "stage-2.num_random=3").stages[1]
+    for step in range(20):
+        rng = random.Random(seed_of(7, step, "subnets"))
+        expected = [draw_subnet(SPACE, rng, stage.draws) for _ in range(3)]
+        drawn = draw_subnets(stage, SimpleNamespace(space=SPACE), 7, step)
+        assert [subnet for role, subnet in drawn if role == "random"] == expected
+
+
+def test_draws_by_subnet_are_those_of_runs_without_a_choice(recipe):
+    """So that a run that an earlier Nestling began goes on with the random subnets that it would have drawn."""
+    rng = random.Random(seed_of(5, 12, "subnets"))
+    (*_, drawn) = draw_subnets(recipe().stages[1], SimpleNamespace(space=SPACE), 5, 12)
+    assert drawn == ("random", SPACE.sample(rng))
 
 
 def test_the_container_alone(recipe):
