@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import astuple, replace
-from itertools import chain, pairwise, zip_longest
+from dataclasses import astuple
+from itertools import chain, zip_longest
 from random import Random
 from typing import Protocol
 
 import numpy as np
 
 from nas.record import Candidate
-from search_spaces.budget import Bound, Budget
-from search_spaces.costs import PARAMS, count_params
+from search_spaces.budget import Budget
 from search_spaces.counting import Census
+from search_spaces.draws import draw_each_size, draw_subnet
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Subnet
 from search_spaces.variation import cross, mutate
@@ -41,7 +41,11 @@ class Proposer(Protocol):
 
 
 class RandomProposer:
-    """Uniform draws from all subnets that hold the budget: the baseline, and unbiased."""
+    """Uniform draws from all subnets that hold the budget: the baseline, unbiased over subnets.
+
+    So nearly all it draws are deep (`search_spaces.draws`). It says what the mean subnet is worth, and evolution has to
+    beat it; draws that are even over something else would be a second heuristic, and no baseline.
+    """
 
     name = "random"
 
@@ -64,7 +68,8 @@ class EvolutionProposer:
         population: The best so many are parents.
         tournament: Parents drawn at random, of which the best is taken.
         cross_share: Share of children with two parents.
-        fresh_share: Share of proposals that are uniform draws.
+        fresh_share: Share of proposals that are drawn anew, evenly over depths. Not over sizes: most of those are far
+            below the budget, where the winner hardly is.
 
     Source: tournaments of regularised evolution (arXiv 1802.01548); here the best never age: scores do not.
     """
@@ -93,7 +98,7 @@ class EvolutionProposer:
 
         def draw() -> Subnet:
             if not best or rng.random() < self.fresh_share:
-                return self.space.sample(rng, budget)
+                return draw_subnet(self.space, rng, "depth", budget)
             if rng.random() < self.cross_share:
                 return cross(self.space, pick(), pick(), rng, budget)
             return mutate(self.space, pick(), rng, budget)
@@ -107,13 +112,13 @@ def propose_first(
     """What every search looks at before it has learned anything.
 
     The largest subnet that fits; then, in turn, uniform shapes that cannot grow, spread evenly, and random
-    subnets, one from each band of parameters between the least and the most that fit.
+    subnets, one from each band of parameters between the least and the most that fit, as training draws by size.
 
     Raises:
         InfeasibleBudget: Nothing holds the budget.
     """
     uniform = _spread(find_maximal_uniform(space, budget), n // 2)
-    strata = _sample_strata(space, rng, budget, n - 1 - len(uniform))
+    strata = draw_each_size(space, rng, n - 1 - len(uniform), budget)
     ordered = dict.fromkeys([space.largest(budget), *chain(*zip_longest(uniform, strata))])
     seen = {candidate.subnet for candidate in history}
     first = [subnet for subnet in ordered if subnet is not None and subnet not in seen][:n]
@@ -168,14 +173,3 @@ def _spread(subnets: Sequence[Subnet], n: int) -> list[Subnet]:
     if len(subnets) <= n:
         return list(subnets)
     return [subnets[round(i)] for i in np.linspace(0, len(subnets) - 1, n)]
-
-
-def _sample_strata(space: SearchSpace, rng: Random, budget: Budget, n: int) -> list[Subnet]:
-    """A uniform draw from each of `n` equal bands of parameters, where there is one."""
-    by_params = replace(budget, bounds=(Bound(PARAMS), *budget.bounds))  # the first bound says what is extreme
-    least = count_params(space.backbone, space.smallest(by_params))
-    most = count_params(space.backbone, space.largest(by_params))
-    edges = [least + (most + 1 - least) * i // n for i in range(n + 1)] if n > 0 else []
-    bands = [Bound(PARAMS, high=high - 1, low=low) for low, high in pairwise(edges)]
-    budgets = [replace(budget, bounds=(*budget.bounds, band)) for band in bands]
-    return [space.sample(rng, narrowed) for narrowed in budgets if space.count(narrowed)]

@@ -3,6 +3,7 @@ import json
 import random
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -135,6 +136,24 @@ def test_huge_space_is_not_listed():
 def test_evolution_ignores_failed_scores_and_works_without_any():
     history = [candidate(SPACE.smallest(), np.nan)]
     assert len(EvolutionProposer(SPACE).propose(random.Random(0), history, MIDDLE, 3)) == 3
+
+
+def test_fresh_draws_of_evolution_are_even_over_depths_and_the_baselines_over_subnets():
+    """Of the subnets of `tiny` under 60 % of its parameters 88 % have all six layers."""
+    space = SearchSpace.load("tiny")
+    budget = Budget.parse("60%", space)
+    for proposer, shares in ((EvolutionProposer, dict.fromkeys(space.depth, 40)), (RandomProposer, {5: 23, 6: 176})):
+        depths = Counter(len(s.layers) for s in proposer(space).propose(random.Random(0), [], budget, 200))
+        assert {n: depths[n] for n in shares} == pytest.approx(shares, rel=0.4)
+
+
+def test_the_first_draws_are_spread_over_the_logarithm_of_size():
+    """Each of the lower six of seven bands has one; even over parameters, two or three of them would have none."""
+    least, most = (params(extreme(MIDDLE)) for extreme in (SPACE.smallest, SPACE.largest))
+    for seed in range(3):
+        drawn = propose_first(SPACE, random.Random(seed), [], MIDDLE, 16)[1:]
+        bands = {int(7 * np.log(params(subnet) / least) / np.log(most / least)) for subnet in drawn}
+        assert set(range(6)) <= bands
 
 
 def test_evolution_beats_random():
