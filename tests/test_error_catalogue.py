@@ -515,7 +515,7 @@ USERS = [
     ),
     (
         "export subnet --out x --run runs/a --subnet ''",
-        "several subnets in runs/a/search/candidates.jsonl with an id that starts with ''; give best",
+        "no subnet in runs/a/search/candidates.jsonl with an id that starts with ''; give best",
     ),
     (
         "export subnet --out x --run runs/a --subnet broken.json",
