@@ -474,7 +474,9 @@ def doctor(form: options.Format = "text") -> None:
 
 def _print(values: object) -> None:
     """Shows a result as JSON."""
-    print(json.dumps(values, indent=2))
+    from search_spaces.strict_json import finite_json
+
+    print(json.dumps(finite_json(values), indent=2, allow_nan=False))
 
 
 def _open_run(path: Path | None) -> RunFolder:

@@ -79,6 +79,15 @@ def load_json(text: str | bytes, source: str, finite: bool = True) -> Any:
     return values
 
 
+def finite_json(value: Any) -> Any:
+    """Plain values in which numbers that JSON lacks are None."""
+    if isinstance(value, dict):
+        return {key: finite_json(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_json(inner) for inner in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in pairs:

@@ -23,6 +23,7 @@ from nestling.reports.run_facts import Measure, describe
 from nestling.reports.subnet_drawing import DARK, LIGHT, STYLE, SYMBOLS
 from search_spaces.amounts import aligned_count, short_count
 from search_spaces.files import write_file
+from search_spaces.strict_json import finite_json
 
 
 def write_page(page: str, path: Path) -> None:
@@ -43,7 +44,7 @@ def render_page(template: str, figures: Sequence[dict[str, Any]] = (), style: st
 
     scripts = [get_plotlyjs(), own_text("figures.js")] if figures else []
     return _TEMPLATES.get_template(template).render(
-        figures=_finite(figures),
+        figures=finite_json(figures),
         scripts=[Markup(script) for script in scripts],
         style=Markup(own_text("page.css") + STYLE + style),
         **facts,
@@ -94,15 +95,6 @@ def _is_finite(value: float | None) -> bool:
 def _shown(value: float | None, form: str) -> str:
     """A number as `format` has it; a dash for what is not known."""
     return f"{value:{form}}" if value is not None and math.isfinite(value) else "–"
-
-
-def _finite(value: Any) -> Any:
-    """Plain values in which numbers that JSON lacks are None."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _make_templates() -> Environment:
