@@ -6,7 +6,6 @@ Results go to stdout, progress and logs to stderr. Exit code 0: done; 1: failed;
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import typer.core
 
 from nestling import options
 from nestling.ending import hinting, run_app
-from nestling.reports.terminal import Screen, command_line, next_command, note, tell
+from nestling.reports.terminal import Screen, command_line, next_command, note, show_json, tell
 
 if TYPE_CHECKING:
     from checkpoints.run_folder import RunFolder
@@ -83,7 +82,7 @@ def train_teacher(
     with hinting(lambda: _how_to_go_on(run, out=to)):
         replace_teacher(supernet.extract(supernet.space.container), place)
     if form == "json":
-        return _print({"teacher": str(place), **describe_training(folder)})
+        return show_json({"teacher": str(place), **describe_training(folder)})
     following = next_command("train supernet", teacher=place, audio=folder.config["audio"])
     tell(f"The teacher is in {place}. Next: {following}")
 
@@ -114,7 +113,7 @@ def train_supernet(
         return None
     folder = trained[1]
     if form == "json":
-        return _print(describe_training(folder))
+        return show_json(describe_training(folder))
     tell(f"The supernet is in {folder.path}. Next: {next_command('search subnet', run=folder.path, budget='50%')}")
 
 
@@ -167,7 +166,7 @@ def _dry_run(job: dict[str, Any], form: str) -> None:
 
     recipe, found = estimate(job)
     if form == "json":
-        return _print(describe_estimate(recipe, found))
+        return show_json(describe_estimate(recipe, found))
     show_estimate(recipe.stages, found.step_seconds, found.memory_bytes)
 
 
@@ -189,7 +188,7 @@ def import_supernet(
     folder = make_run(file, run, audio, teacher)
     space = SearchSpace.from_dict(folder.config["space"])
     if form == "json":
-        return _print({"run": str(folder.path), "space": space.name, "subnets": space.count()})
+        return show_json({"run": str(folder.path), "space": space.name, "subnets": space.count()})
     tell(
         f"{folder.path}: the supernet of {space.name}, {space.count():,} subnets.",
         f"Next: {next_command('search subnet', run=folder.path, budget='25M')} "
@@ -244,7 +243,7 @@ def search_subnet(
             listener=screen,
         )
     if form == "json":
-        return _print(results if budgets else results[0])
+        return show_json(results if budgets else results[0])
     for result in results:
         show_result(result)
     tell(f"Next: {next_command('export subnet', run=folder.path, out='my-encoder')}")
@@ -276,7 +275,7 @@ def export_subnet(
     with Screen() as screen:
         report = export(opened, subnet, folder, targets, command_line(), screen)
     if form == "json":
-        return _print(describe_export(report))
+        return show_json(describe_export(report))
     tell(
         f"{folder}: {report.params:,} parameters, {report.size_bytes / 1e6:.1f} MB, "
         f"equal to the supernet within {max(report.errors.values()):.1e} in {', '.join(report.errors)}."
@@ -298,7 +297,7 @@ def report(run: options.Run = None, form: options.Format = "text") -> None:
     folder = _open_run(run)
     path = write_report(folder, Screen())
     if form == "json":
-        return _print({"run": str(folder.path), "report": str(path)})
+        return show_json({"run": str(folder.path), "report": str(path)})
     tell(f"The report is in {path}")
 
 
@@ -340,7 +339,7 @@ def evaluate(
             listener=screen,
         )
     if form == "json":
-        return _print({"split": split, **comparison.to_dict(), "page": page and str(page)})
+        return show_json({"split": split, **comparison.to_dict(), "page": page and str(page)})
     show_comparison(comparison)
     tell(comparison.caveat + (f" More in {page}." if page else ""))
 
@@ -371,7 +370,7 @@ def measure(
     with Screen() as screen:
         found = measure_sources(sources, *lists, repeats, quick, memory, screen)
     if form == "json":
-        _print(found.to_dict(command_line()))
+        show_json(found.to_dict(command_line()))
     else:
         show_timings(found.timings)
         show_memory(found.memory)
@@ -399,7 +398,7 @@ def space(
 
     parsed, profile, described = profile_space(name, options.split(budget))
     if form == "json":
-        return _print(described)
+        return show_json(described)
     show_space(described["space"], parsed, profile, {label: described[label] for label in ("smallest", "largest")})
 
 
@@ -425,7 +424,7 @@ def cost(
         raise NestlingError(f"two spaces were given, {name} and {space}; leave out one")
     counted = count_subnet(name or space, subnet, seconds, cross_check, run)
     if form == "json":
-        return _print(counted.to_dict())
+        return show_json(counted.to_dict())
     show_costs(counted.name, counted.parts, seconds, counted.checks)
 
 
@@ -452,7 +451,7 @@ def demo(
         done = run_demo(place, quick, options.split(budget), command_line(), screen, go_on=resume)
     _show_stages(done.run)
     if form == "json":
-        return _print(done.to_dict())
+        return show_json(done.to_dict())
     show_result(done.result)
     tell("", f"The encoder is in {done.encoder}, the report in {done.report} ({done.seconds:.0f} s).")
 
@@ -468,15 +467,8 @@ def doctor(form: options.Format = "text") -> None:
 
     findings = examine()
     if form == "json":
-        return _print(describe_findings(findings))
+        return show_json(describe_findings(findings))
     show_findings([(finding.name, finding.said, finding.remedy) for finding in findings])
-
-
-def _print(values: object) -> None:
-    """Shows a result as JSON."""
-    from search_spaces.strict_json import finite_json
-
-    print(json.dumps(finite_json(values), indent=2, allow_nan=False))
 
 
 def _open_run(path: Path | None) -> RunFolder:

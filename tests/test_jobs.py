@@ -363,6 +363,29 @@ def test_a_scorer_that_cannot_be_opened_says_why(trained: RunFolder) -> None:
     )
 
 
+class Spoken(Recorded):
+    phones = ("a", "sil")
+
+    def utterances(self, split: str) -> Any:
+        return [replace(utterance, phones=(("a", 0.0, 9.0),)) for utterance in super().utterances(split)]
+
+
+def test_labels_rank_nothing(folder: Path, trained: RunFolder) -> None:
+    stage = {**trained.config["recipe"]["stages"][0], "name": "spoken", "sources": {"said": {"kind": "labels"}}}
+    stage["objective"] = [{"source": "said", "matching": "labels", "distance": "ctc"}]
+    job = describe(folder, recipe="alone", teacher=None) | {"recipe": {"stages": [stage]}}
+    run = RunFolder.create(trained.path / "spoken", {**job, "data": "0", "hours": 0.1}, seed=0)
+    trainer, record = build_trainer(run, job, Spoken(), ignore)
+    trainer.run()
+    run.save_supernet(trainer.supernet, record)
+    assert refusal(lambda: open_scorer(run, Spoken(), 2, "cpu", ignore)) == (
+        f"{run.path} learnt from labels alone, which rank no subnets; name a --teacher"
+    )
+    assert len(
+        open_scorer(run, Spoken(), 2, "cpu", ignore, teacher=str(folder / "teacher"))(SPACE.container).per_utterance
+    )
+
+
 @pytest.fixture
 def taught(folder: Path, tmp_path: Path) -> RunFolder:
     """A run that learnt from a teacher in two steps."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
-import cli
+from nestling.reports.terminal import show_json
 from search_spaces.errors import NestlingError
 from search_spaces.strict_json import load_json, parse_json, read_json
 from search_spaces.strict_yaml import load_yaml, parse_config, parse_yaml, read_bytes, read_text
@@ -291,7 +291,7 @@ def test_values_that_are_nested_too_deeply_are_refused() -> None:
 
 
 def test_a_result_in_json_has_null_where_a_number_is_not_finite(capsys: pytest.CaptureFixture[str]) -> None:
-    cli._print({"a": [1.5, float("nan")], "b": {"c": (float("inf"), 2, "nan")}})
+    show_json({"a": [1.5, float("nan")], "b": {"c": (float("inf"), 2, "nan")}})
     assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
         "a": [1.5, None],
         "b": {"c": [None, 2, "nan"]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -24,6 +25,13 @@ PLAIN_SECONDS = 10.0
 def tell(*lines: str) -> None:
     """Prints a result."""
     _print(out, lines)
+
+
+def show_json(values: object) -> None:
+    """Prints a result for programs."""
+    from search_spaces.strict_json import finite_json  # noqa: PLC0415 - it reads YAML too, and help waits for nothing
+
+    sys.stdout.write(json.dumps(finite_json(values), indent=2, allow_nan=False) + "\n")
 
 
 def note(*lines: str) -> None:

@@ -132,4 +132,7 @@ def _open_sources(
         )
     with blame(run.state_path):
         made = SourceFactory(corpus, None, recipe.seed, run.kept_targets)(stage, supernet, state["sources"])
-    return {name: source for name, source in made.items() if "labels" not in source.reads}
+    heard = {name: source for name, source in made.items() if "labels" not in source.reads}
+    if not heard:
+        raise RunError(f"{run.path} learnt from labels alone, which rank no subnets; name a --teacher")
+    return heard
