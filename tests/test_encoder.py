@@ -39,7 +39,7 @@ def test_taps_hold_what_the_network_computes(gates: dict[str, int]) -> None:
         if not gates:
             hidden = scores.masked_fill(~trace.valid[:, None, None], -torch.inf)
             assert torch.allclose(probabilities, hidden.softmax(-1), atol=1e-6)
-        assert layer.attention.heads == scores.shape[1]
+        assert layer.attention.q_proj.out_features == scores.shape[1] * layer.attention.head_dim
     first = encoder.encoder.layers[0].attention
     maps = (first.q_proj, first.k_proj, first.v_proj)
     query, key, value = (each(trace.hidden[0]).unflatten(-1, (4, 8)).transpose(1, 2) for each in maps)
