@@ -32,6 +32,9 @@ CHANGEABLE = ("learning_rate", "weight_decay", "clip_norm", "dropout", "batch_si
 """Keys of a recipe that may change while a run is under way: no checkpoint depends on them."""
 DONE = "done"
 """What comes after the last stage."""
+KEPT = {"teacher": ("tap", "normalization"), "signal": (), "codes": ("num_codes", "layer")}
+KEPT_OF_ALL = {"kind", *(key for keys in KEPT.values() for key in keys)}
+"""Of an older run's source: the keys of its kind, and all that were written whatever the kind."""
 RELATIONS = {"codes", "labels", *TAPS} - {"hidden", "ffn", "front_end"}
 """Taps that are no channels of frames, so each is met by a matching of its own."""
 OF_SANDWICH = ("num_random", "draws")
@@ -68,13 +71,16 @@ class Stage(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _move_taps(cls, values: Any) -> Any:
-        """Reads a recipe from when a source had one tap for all terms that meet it."""
+    def _read_older(cls, values: Any) -> Any:
+        """Reads a recipe from when a source had one tap for all terms, and a run's kept every key of every kind."""
         if not isinstance(values, dict) or not isinstance(values.get("sources"), dict):
             return values
         sources: dict[str, Any] = {}
         moved: dict[str, str] = {}
-        for name, spec in values["sources"].items():
+        for name, given in values["sources"].items():
+            spec = given
+            if isinstance(spec, dict) and spec.keys() == KEPT_OF_ALL and str(spec["kind"]) in KEPT:
+                spec = {key: spec[key] for key in ("kind", *KEPT[spec["kind"]])}
             old = isinstance(spec, dict) and spec.get("kind") == "teacher" and "tap" in spec
             moved |= {name: spec["tap"]} if old and spec["tap"] != "hidden" else {}
             sources[name] = {key: value for key, value in spec.items() if key != "tap"} if old else spec

@@ -374,3 +374,23 @@ def test_a_transcript_is_read_whole():
     values["objective"][0]["frames"] = "unmasked"
     with pytest.raises(ValueError, match="`ctc` reads whole utterances; leave out `frames`"):
         make_stage(**values)
+
+
+def test_a_run_from_when_a_source_kept_the_keys_of_every_kind_is_read():
+    every = {"tap": "hidden", "normalization": "instance", "num_codes": 7, "layer": None}
+    values = {
+        "sources": {kind: {"kind": kind, **every} for kind in ("teacher", "signal", "codes")},
+        "objective": [
+            {"source": "teacher", "matching": "mean", "distance": "l1", "frames": "all", "weight": 1.0},
+            {"source": "signal", "matching": "mean", "distance": "l1", "frames": "all", "weight": 1.0},
+            {"source": "codes", "matching": "codes", "distance": "cross_entropy", "frames": "all", "weight": 1.0},
+        ],
+    }
+    assert {name: spec.model_dump() for name, spec in make_stage(**values).sources.items()} == {
+        "teacher": {"kind": "teacher", "normalization": "instance"},
+        "signal": {"kind": "signal"},
+        "codes": {"kind": "codes", "num_codes": 7, "layer": None},
+    }
+    values["sources"]["teacher"].pop("layer")  # typed by hand: what has no effect is refused
+    with pytest.raises(ValueError, match="num_codes"):
+        make_stage(**values)
