@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from search_spaces.subnet import Subnet
 from speech_data.batching import Batch
 from supernet.importance import reorder, taylor_importance
 from supernet.model import Supernet
+from supernet.weight_decay import split_by_decay
 
 Precision = Literal["fp32", "bf16"]
 IMPORTANCE_BATCHES = 4
@@ -175,24 +176,19 @@ class Trainer:
         objective.load_state_dict({**fresh, **kept})
         if saved is None and stage.reorder:
             self._sort_by_importance(stage, sources, objective)
+        groups = split_by_decay(self.supernet, objective)
         optimizer = torch.optim.AdamW(
-            [
-                {
-                    "params": [p for p in self._trainable(objective) if p.dim() > 1],
-                    "weight_decay": stage.weight_decay,
-                },
-                {"params": [p for p in self._trainable(objective) if p.dim() <= 1], "weight_decay": 0.0},
-            ],
+            [{"params": groups[0], "weight_decay": stage.weight_decay}, {"params": groups[1], "weight_decay": 0.0}],
             lr=stage.learning_rate,
             betas=(0.9, 0.98),
             eps=1e-6,
+            fused=True,  # a quarter of the time, on a CPU too
         )
         if saved is not None:
             try:
-                optimizer.load_state_dict(saved["optimizer"])
-            except (KeyError, ValueError, TypeError, AttributeError) as error:
+                optimizer.state.update(_read_moments(saved["optimizer"], groups, self._trainable(objective)))
+            except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
                 raise TrainingError(f"the checkpoint's optimizer is not that of {stage.name}") from error
-            optimizer.param_groups[0]["weight_decay"] = stage.weight_decay  # may have changed since
         end = stage_start + stage.steps
         for step, batch in enumerate(self.batches(stage, first - stage_start, stage.steps), start=first):
             rate = stage.learning_rate_at(step - stage_start)
@@ -393,6 +389,18 @@ def _diverged(stage: Stage, step: int, what: str, values: str = "") -> DivergedE
         f"{what} of step {step} ({stage.name}) is not a finite number{values}; resume with a lower learning rate "
         f"(--resume --set {stage.name}.learning_rate={stage.learning_rate / 10:.1g}), or look at the audio of that step"
     )
+
+
+def _read_moments(
+    saved: Mapping[str, Any], groups: Sequence[list[torch.nn.Parameter]], trainable: Sequence[torch.nn.Parameter]
+) -> Mapping[Tensor, Any]:
+    """What a checkpoint's optimizer knew of each parameter; its settings are the recipe's business."""
+    if len(saved["param_groups"][0]["params"]) != len(groups[0]):  # until 2026-11-28 all of two axes or more decayed
+        groups = [p for p in trainable if p.dim() > 1], [p for p in trainable if p.dim() <= 1]
+    optimizer = torch.optim.AdamW([{"params": group} for group in groups])
+    fused = [{**group, "fused": True} for group in saved["param_groups"]]
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": fused})
+    return optimizer.state
 
 
 def _shapes(weights: Mapping[str, Any]) -> dict[str, list[int]]:

@@ -22,6 +22,7 @@ from supernet.encoder import Encoder, Trace
 from supernet.importance import WIDTH, reorder, taylor_importance
 from supernet.model import Supernet, encoder_config
 from supernet.slicing import Axis
+from supernet.weight_decay import split_by_decay
 from tests.spaces import GATED, NAMES, RELEASED, VARIANTS, small
 
 SUBNETS_PER_SPACE = 200
@@ -631,3 +632,16 @@ def test_no_weights_are_drawn_for_a_subnet(monkeypatch: pytest.MonkeyPatch) -> N
     with torch.no_grad():
         supernet(batch()[0], None, space.sample(random.Random(5)))
     assert not drawn
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_weight_decay_is_for_matrices_and_kernels(name: str) -> None:
+    supernet = make(small(name))
+    decayed, others = split_by_decay(supernet)
+    names = {id(weight): name for name, weight in supernet.named_parameters()}
+    assert sorted(map(id, [*decayed, *others])) == sorted(names)
+    maps = {name.rpartition("container.")[2] for name in map(names.get, map(id, decayed)) if name}
+    ends = {"conv.weight", "projection.weight", "_proj.weight", "_dense.weight", "_linear.weight", "weight.original1"}
+    assert maps == {
+        name for name, _ in supernet.container.named_parameters() if any(name.endswith(end) for end in ends)
+    }

@@ -19,6 +19,7 @@ from search_spaces.randomness import seed_of
 from speech_data.batching import batch_at
 from supernet.encoder import Encoder
 from supernet.model import Supernet
+from supernet.weight_decay import split_by_decay
 from tests.training_cases import RECIPE, SPACE, Tones, make_teacher
 
 
@@ -528,6 +529,34 @@ def amid_stage(tmp_path_factory):
     path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
     path.write_text(RECIPE)
     return Run(load_recipe(path, SHORT)).go().states[0]
+
+
+def test_weight_decay_pulls_at_maps_alone(recipe):
+    """Without gradients to speak of it is all that moves a weight."""
+    run = Run(recipe("save_every=1", "stage-1.learning_rate=0.1", "stage-1.weight_decay=5", "stage-1.clip_norm=1e-30"))
+    conv = "container.encoder.pos_conv_embed.conv.parametrizations.weight"
+    before, after = run.weights, run.go().states[0]["supernet"]
+    assert torch.equal(after[f"{conv}.original0"], before[f"{conv}.original0"])
+    assert (after[f"{conv}.original1"].abs() < before[f"{conv}.original1"].abs()).all()
+
+
+def test_a_checkpoint_of_when_all_but_vectors_were_decayed_is_resumed(recipe, amid_stage):
+    whole, rest = Run(recipe(*SHORT)).go(), Run(recipe(*SHORT))
+    objective = rest.trainer._open(rest.trainer.recipe.stages[0], amid_stage["sources"])[1]
+    trainable = [*rest.trainer.supernet.parameters(), *objective.parameters()]
+    now = {
+        id(p): i for i, p in enumerate(p for group in split_by_decay(rest.trainer.supernet, objective) for p in group)
+    }
+    groups = [p for p in trainable if p.dim() > 1], [p for p in trainable if p.dim() <= 1]
+    moments, (settings, _) = amid_stage["optimizer"]["state"], amid_stage["optimizer"]["param_groups"]
+    assert len(groups[0]) != len(settings["params"])
+    numbers = range(len(groups[0])), range(len(groups[0]), len(trainable))
+    then = {
+        "state": {i: moments[now[id(p)]] for i, p in enumerate([*groups[0], *groups[1]]) if now[id(p)] in moments},
+        "param_groups": [{**settings, "params": list(n), "weight_decay": 0.5, "fused": None} for n in numbers],
+    }
+    rest.trainer.resume({**deepcopy(amid_stage), "optimizer": deepcopy(then)})
+    assert equal(rest.go().weights, whole.weights)
 
 
 @pytest.mark.parametrize(("changes", "message"), SPOILT)
