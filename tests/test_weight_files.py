@@ -104,6 +104,10 @@ class Dictionary:
 class Choices(enum.Enum):
     dynamic = "dynamic"
 
+    def __reduce_ex__(self, _: object) -> tuple[type[Choices], tuple[Any]]:
+        """As pickles have it, but for those of Python 3.11.0 to 3.11.3."""
+        return type(self), (self.value,)
+
 
 FOREIGN = {
     "omegaconf.dictconfig": (DictConfig,),
