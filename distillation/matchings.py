@@ -12,6 +12,7 @@ from torch import Tensor
 from distillation.distances import DistanceName
 from search_spaces.subnet import Subnet
 from supernet.encoder import Trace
+from supernet.slicing import layer_at_depth
 
 Pair = tuple[int, Tensor, Tensor]
 """Which head, its input, and what it should predict; where a matching has no heads, its input is the prediction."""
@@ -45,7 +46,7 @@ def _mean(trace: Trace, targets: Sequence[Tensor], subnet: Subnet, depth: int) -
 def _layers(trace: Trace, targets: Sequence[Tensor], subnet: Subnet, depth: int) -> Iterator[Pair]:
     """Each layer meets the teacher's layer at the same relative depth of the container, through a head of its own."""
     for position, layer in enumerate(subnet.kept):
-        yield layer, trace.hidden[position + 1], targets[teacher_layer(layer, depth, len(targets))]
+        yield layer, trace.hidden[position + 1], targets[layer_at_depth(layer, depth, len(targets))]
 
 
 def _front_end(trace: Trace, targets: Sequence[Tensor], subnet: Subnet, depth: int) -> Iterator[Pair]:
@@ -66,7 +67,7 @@ def _attention(trace: Trace, targets: Sequence[Tensor], subnet: Subnet, depth: i
     for position, layer in enumerate(subnet.kept):
         ours = trace.probabilities[position]
         assert ours is not None
-        yield layer, ours.mean(1), targets[teacher_layer(layer, depth, len(targets))].mean(1)
+        yield layer, ours.mean(1), targets[layer_at_depth(layer, depth, len(targets))].mean(1)
 
 
 MATCHINGS: dict[MatchingName, Matching] = {
@@ -78,11 +79,6 @@ MATCHINGS: dict[MatchingName, Matching] = {
     "attention": Matching("probabilities", _attention, ("kl",), ("probabilities",), "none"),
     "labels": Matching("labels", _last, ("ctc",)),
 }
-
-
-def teacher_layer(layer: int, depth: int, num_layers: int) -> int:
-    """The teacher's layer, of `num_layers`, at the same relative depth as a container's, of `depth`; both from 0."""
-    return max(round((layer + 1) * num_layers / depth) - 1, 0)
 
 
 def mean_of_last_two_thirds(layers: Sequence[Tensor]) -> Tensor:

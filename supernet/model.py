@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, fields
 from typing import Any
@@ -16,7 +17,8 @@ from supernet.blocks import Dropout, deinterleave, interleave
 from supernet.encoder import Encoder, Trace
 from supernet.encoder_config import EncoderConfig
 from supernet.initialization import initialize
-from supernet.slicing import Cuts, axes, cut_axes, subnet_name, take
+from supernet.misfits import find_misfits
+from supernet.slicing import Cuts, axes, cut_axes, layer_at_depth, subnet_name, take
 
 LAYERS = "encoder.layers."
 POSITIONAL = "encoder.pos_conv_embed.conv"
@@ -124,23 +126,39 @@ class Supernet(nn.Module):
         return weights
 
     @torch.no_grad()
-    def load_encoder(self, weights: Mapping[str, Tensor]) -> list[str]:
-        """Copies the weights of a plain encoder (a teacher's, say) into the container, where the shapes allow.
+    def load_encoder(self, weights: Mapping[str, Tensor], config: EncoderConfig | None = None) -> list[str]:
+        """Copies the weights of a plain encoder (a teacher's, say) into the container, where they mean the same.
 
-        Along an axis where the encoder is larger its first entries are taken, group by group for the residual stream;
-        where it is smaller its entries fill the first places and the rest keep the values they have. A parameter is
-        left alone when it is missing in `weights` or when an axis that never varies differs.
+        A layer of the container takes that at the same relative depth, as layer-wise terms compare them; so the layers
+        of a shallower encoder are taken more than once. Along an axis where the encoder is larger its first entries are
+        taken, group by group for the residual stream; where it is smaller its entries fill the first places and the
+        rest keep the values they have. A parameter is left alone when it is missing in `weights`, when an axis that
+        never varies differs, or when it is of a part that computes otherwise; see `find_misfits`.
+
+        Args:
+            weights: By the names of `Encoder`.
+            config: The encoder's shape; without it, it is taken to compute as the container does.
 
         Returns:
             The names of the parameters that were left alone.
         """
-        groups = self.stream_groups
+        groups, depth = self.stream_groups, len(self.space.container.layers)
+        misfits = find_misfits(config, self.space.backbone) if config else ()
+        num_layers = 1 + max((int(name.split(".")[2]) for name in weights if name.startswith(LAYERS)), default=-1)
         skipped = []
         for name, target in self.container.named_parameters():
-            weight = weights.get(name)
+            source = name
+            if name.startswith(LAYERS):
+                _, _, layer, rest = name.split(".", 3)
+                source = f"{LAYERS}{layer_at_depth(int(layer), depth, num_layers)}.{rest}"
+            weight = weights.get(source)
             kinds = axes(name, self._num_convs)
             fixed = [dim for dim, axis in enumerate(kinds) if axis.kind == "fixed"]
-            if weight is None or any(weight.shape[dim] != target.shape[dim] for dim in fixed):
+            if (
+                weight is None
+                or any(weight.shape[dim] != target.shape[dim] for dim in fixed)
+                or any(re.match(misfit.names, name) for misfit in misfits)
+            ):
                 skipped.append(name)
                 continue
             for dim, axis in enumerate(kinds):

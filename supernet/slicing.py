@@ -153,3 +153,8 @@ def _gather(weight: Tensor, dim: int, cut: Block) -> Tensor:
     blocks = weight.narrow(dim, 0, num_blocks * cut.block).unflatten(dim, (num_blocks, cut.block))
     whole = blocks.narrow(dim + 1, 0, cut.part).flatten(dim, dim + 1)
     return torch.cat([whole, weight.narrow(dim, num_blocks * cut.block, rest)], dim) if rest else whole
+
+
+def layer_at_depth(layer: int, depth: int, num_layers: int) -> int:
+    """The layer of a network of `num_layers` at the same relative depth as a container's, of `depth`; both from 0."""
+    return max(int((layer + 1) * num_layers / depth + 0.5) - 1, 0)

@@ -324,6 +324,19 @@ def test_an_objective_that_is_not_known_is_told_with_the_nearest(name: str, hint
     assert refusal(lambda: check_objective(name)) == f"no objective `{name}`; {hint}there are {', '.join(OBJECTIVES)}"
 
 
+def test_what_a_teacher_cannot_lend_is_said(folder: Path, tmp_path: Path) -> None:
+    halved = replace(SPACE, backbone=replace(SPACE.backbone, head_dim=8, norm_first=True))
+    (tmp_path / "halved.yaml").write_text(json.dumps(halved.to_dict()))
+    said: list[str] = []
+    build_trainer(
+        RunFolder(tmp_path), describe(folder, space=str(tmp_path / "halved.yaml")), Recorded(), ignore, said.append
+    )
+    assert said == [
+        "the teacher's head_dim is 16, and that of the space handful 8: attention starts from noise",
+        "the teacher's norm_first is False, and that of the space handful True: every layer starts from noise",
+    ]
+
+
 @pytest.fixture
 def trained(folder: Path, tmp_path: Path) -> RunFolder:
     """A run after a step; its supernet has other weights than its checkpoint."""

@@ -21,7 +21,7 @@ from supernet.blocks import deinterleave, drop, interleave
 from supernet.encoder import Encoder, Trace
 from supernet.importance import WIDTH, reorder, taylor_importance
 from supernet.model import Supernet, encoder_config
-from supernet.slicing import Axis
+from supernet.slicing import Axis, layer_at_depth
 from supernet.weight_decay import split_by_decay
 from tests.spaces import GATED, NAMES, RELEASED, VARIANTS, small
 
@@ -419,11 +419,50 @@ def test_a_larger_teacher_fills_the_container_with_its_first_units() -> None:
     skipped = supernet.load_encoder(teacher.state_dict())
     assert skipped == []
     weight = supernet.extract(space.container).state_dict()["encoder.layers.1.attention.q_proj.weight"]
+    source = layer_at_depth(1, len(space.container.layers), len(teacher_space.container.layers))
     width = teacher_space.container.embed_dim
     block, kept = width // 16, space.container.embed_dim // 16
     columns = [g * block + i for g in range(16) for i in range(min(kept, block))]
-    expected = teacher.state_dict()["encoder.layers.1.attention.q_proj.weight"][: weight.shape[0]][:, columns]
+    expected = teacher.state_dict()[f"encoder.layers.{source}.attention.q_proj.weight"][: weight.shape[0]][:, columns]
     assert torch.equal(weight[: expected.shape[0], : expected.shape[1]], expected)
+
+
+@pytest.mark.parametrize(("num_layers", "lent"), [(6, [1, 3, 5]), (3, [0, 1, 2]), (2, [0, 0, 1]), (1, [0, 0, 0])])
+def test_layers_start_from_those_at_the_same_depth(num_layers: int, lent: list[int]) -> None:
+    """As layer-wise terms compare them; it took the first ones."""
+    space = replace(small("tiny"), depth={3: ((0, 1, 2),)})
+    shape = encoder_config(space.backbone, space.container)
+    layers = {"heads": shape.heads[:1] * num_layers, "ffn_dims": shape.ffn_dims[:1] * num_layers}
+    teacher = Encoder(replace(shape, **layers))
+    randomize(teacher, 3)
+    supernet = make(space)
+    assert supernet.load_encoder(teacher.state_dict(), teacher.config) == []
+    found, wanted = supernet.extract(space.container).state_dict(), teacher.state_dict()
+    for layer, source in enumerate(lent):
+        name = "encoder.layers.{}.feed_forward.output_dense.weight"
+        assert torch.equal(found[name.format(layer)], wanted[name.format(source)])
+
+
+@pytest.mark.parametrize(
+    ("change", "skipped"),
+    [
+        ({"head_dim": 16}, r"encoder\.layers\.\d+\.attention\..*"),
+        ({"norm_first": True}, r"encoder\.layers\..*|encoder\.layer_norm\..*"),
+        ({"conv_strides": (5, 2, 2, 2, 2, 2, 1)}, r"feature_extractor\..*"),
+        ({"pos_conv_groups": 8}, r"encoder\.pos_conv_embed\..*"),
+        ({"num_buckets": 4, "max_distance": 9}, None),  # of a position bias that neither has
+    ],
+)
+def test_weights_of_a_part_that_computes_otherwise_are_left_alone(change: dict[str, Any], skipped: str | None) -> None:
+    space = small("tiny")
+    teacher = Encoder(encoder_config(space.backbone, space.container))
+    randomize(teacher, 3)
+    supernet = make(space)
+    before = {name: weight.clone() for name, weight in supernet.container.named_parameters()}
+    names = supernet.load_encoder(teacher.state_dict(), replace(teacher.config, **change))
+    assert names == [name for name in before if skipped and re.fullmatch(skipped, name)]
+    for name, weight in supernet.container.named_parameters():
+        assert torch.equal(weight, before[name]) == (name in names), name
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from speech_data.corpus import Corpus, SpeechCorpus
 from speech_data.features import HUBERT_GRID
 from speech_tasks.phone_probe import PhoneProbe
 from supernet.encoder import Encoder
+from supernet.misfits import find_misfits
 from supernet.model import Supernet
 
 
@@ -78,8 +79,13 @@ def build_trainer(
 def _lend_weights(teacher: Teacher, supernet: Supernet, recipe: Recipe, say: Callable[[str], None]) -> None:
     """Lets a supernet start from its teacher's weights, or says why it starts from fresh ones."""
     if not recipe.teacher_taps or isinstance(teacher.network, Encoder):
-        supernet.load_encoder(teacher.encoder.state_dict())
+        supernet.load_encoder(teacher.encoder.state_dict(), teacher.encoder.config)
         _compare_gates(teacher.encoder, supernet, say)
+        for misfit in find_misfits(teacher.encoder.config, supernet.space.backbone):
+            say(
+                f"the teacher's {misfit.setting} is {misfit.theirs}, and that of the space {supernet.space.name} "
+                f"{misfit.ours}: {misfit.part} starts from noise"
+            )
     else:
         say(f"{teacher.name} lends no weights, so the supernet starts from fresh ones: {teacher.reason}")
 
