@@ -60,7 +60,7 @@ def ctc(student: Tensor, target: Tensor, frames: Tensor | None) -> Part:
     """Of transcripts (B, U), -1 beyond their end, under the scores `student` (B, T, K), in nats; over symbols.
 
     Class 0 is the blank. The frames of each row must be its first ones. A transcript that does not fit into its frames
-    counts nothing.
+    adds nothing to the sum.
 
     Source: connectionist temporal classification (Graves et al., 2006).
     """

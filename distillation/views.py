@@ -31,6 +31,13 @@ class Seen:
     masked: Tensor | None = None
     """Frames that the student does not see, (B, T), bool; None when it sees all."""
 
+    def valid_frames(self, grid: FrameGrid) -> Tensor | None:
+        """True where a frame comes from audio and not from padding, (B, T); None when every frame does."""
+        if self.lengths is None:
+            return None
+        frames = torch.arange(grid.count(self.target.shape[1]), device=self.target.device)
+        return frames < grid.count(self.lengths).unsqueeze(1)
+
 
 class View(BaseModel):
     """A pair of input transforms: the student's and the targets'."""

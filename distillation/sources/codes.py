@@ -155,13 +155,8 @@ class CodeSource:
                     f"{offset} on, {self.grid.hop} samples a frame"
                 )
             rows.append(F.pad(row, (0, num_frames - count)))
-        valid = None if seen.lengths is None else torch.arange(num_frames) < counts.unsqueeze(1)
-        device = seen.target.device
-        return Targets(
-            {"codes": [torch.stack(rows).to(device)]},
-            self.grid.rate_hz,
-            None if valid is None else valid.to(device),
-        )
+        codes = torch.stack(rows).to(seen.target.device)
+        return Targets({"codes": [codes]}, self.grid.rate_hz, seen.valid_frames(self.grid))
 
 
 @torch.no_grad()

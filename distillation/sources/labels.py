@@ -73,11 +73,7 @@ class LabelSource:
             for utterance, offset, length in zip(batch.utterances, batch.offsets, batch.lengths, strict=True)
         ]
         labels = pad_sequence(rows, batch_first=True, padding_value=NONE)
-        valid = None
-        if seen.lengths is not None:
-            num_frames = self.grid.count(seen.target.shape[1])
-            valid = torch.arange(num_frames, device=seen.target.device) < self.grid.count(seen.lengths).unsqueeze(1)
-        return Targets({"labels": [labels.to(seen.target.device)]}, self.grid.rate_hz, valid)
+        return Targets({"labels": [labels.to(seen.target.device)]}, self.grid.rate_hz, seen.valid_frames(self.grid))
 
     def _read(self, utterance: Utterance, offset: int, length: int) -> Tensor:
         if not utterance.phones:

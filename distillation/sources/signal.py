@@ -82,10 +82,7 @@ class SignalSource:
 
     def _layers(self, seen: Seen) -> tuple[list[Tensor], Tensor | None]:
         num_frames = self.grid.count(seen.target.shape[1])
-        valid = None
-        if seen.lengths is not None:
-            valid = torch.arange(num_frames, device=seen.target.device) < self.grid.count(seen.lengths).unsqueeze(1)
-        return [self.describe(seen.target, num_frames, self.grid)], valid
+        return [self.describe(seen.target, num_frames, self.grid)], seen.valid_frames(self.grid)
 
 
 def describe_signal(wave: Tensor, num_frames: int, grid: FrameGrid) -> Tensor:
