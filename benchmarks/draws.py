@@ -135,12 +135,6 @@ def run_cell(training: str, draws: str, seed: int, changes: Sequence[str], scale
         on_checkpoint=lambda _: None,
     ).run()
     trained = time.perf_counter()
-    phones, proxy = open_probes(scale)
-    scores: dict[str, list[float]] = {metric: [] for metric in METRICS}
-    for subnet in choose_subnets(space):
-        encode = hidden_states(supernet.extract(subnet))
-        scores["proxy"].append(proxy.score(encode).points)
-        scores["phones"].append(100 - 100 * phones.score(encode).error)
     return {
         "training": training,
         "draws": draws,
@@ -150,11 +144,22 @@ def run_cell(training: str, draws: str, seed: int, changes: Sequence[str], scale
         "threads": torch.get_num_threads(),
         "steps": recipe.stages[-1].steps,
         "flops": 2 * spent,
-        "scores": scores,
+        "scores": score_subnets(supernet, scale),
         "train_seconds": trained - began,
         "score_seconds": time.perf_counter() - trained,
         "made_with": made_with(),
     }
+
+
+def score_subnets(supernet: Supernet, scale: float) -> dict[str, list[float]]:
+    """Metric -> points of each of `choose_subnets`."""
+    phones, proxy = open_probes(scale)
+    scores: dict[str, list[float]] = {metric: [] for metric in METRICS}
+    for subnet in choose_subnets(supernet.space):
+        encode = hidden_states(supernet.extract(subnet))
+        scores["proxy"].append(proxy.score(encode).points)
+        scores["phones"].append(100 - 100 * phones.score(encode).error)
+    return scores
 
 
 def spend_alike(recipe: Recipe, space: SearchSpace, draws: Draws) -> tuple[Recipe, int]:
