@@ -64,6 +64,14 @@ def check_draws(value: Any) -> Draws:
     return draws
 
 
+def describe_draws(draws: Draws) -> str:
+    """In words: `by size`, or `by size 50% and subnet 50%` of a mixture."""
+    if isinstance(draws, str):
+        return f"by {draws}"
+    total = sum(draws.values())
+    return "by " + " and ".join(f"{rule} {weight / total:.0%}" for rule, weight in draws.items())
+
+
 def draw_subnet(space: SearchSpace, rng: Random, draws: Draws = "subnet", budget: Budget | None = None) -> Subnet:
     """A random subnet that holds the budget.
 

@@ -14,6 +14,7 @@ from search_spaces.draws import (
     RULES,
     _balance,
     check_draws,
+    describe_draws,
     draw_each_size,
     draw_subnet,
     smallest_in_turn,
@@ -24,7 +25,7 @@ from tests.test_space_counting import SPACES, all_costs, fitting
 
 SHIPPED = ["tiny", "base", "base-wavlm", "lighthubert-base", "lighthubert-small"]
 """Of more than one subnet."""
-NUM_DRAWS = 5000
+NUM_DRAWS = 20_000
 
 
 def params(space, subnet):
@@ -183,6 +184,11 @@ def test_the_smallest_takes_turns_over_what_its_depth_may_keep():
     assert [subnet.kept for subnet in turns] == [(0, 3), (1, 4)] * 2
     assert all(subnet in space and params(space, subnet) == params(space, space.smallest()) for subnet in turns)
     assert smallest_in_turn(SearchSpace.load("base"), 1) == SearchSpace.load("base").smallest()
+
+
+def test_draws_in_words():
+    assert describe_draws("size") == "by size"
+    assert describe_draws({"size": 3, "subnet": 1}) == "by size 75% and subnet 25%"
 
 
 @pytest.mark.parametrize("value", [*RULES, {"size": 1}, {"size": 0.25, "dimension": 1000.0}])

@@ -66,6 +66,7 @@ FACTS = Facts(
     commands=("nestling demo --seed 0", "nestling search subnet --run runs/demo --budget 1.8M --trials 300"),
     versions=(("nestling", "0.1.0"), ("torch", "2.13.0"), ("python", "3.12.3")),
     date="2026-03-14",
+    draws=("stage-2: 2 a step by size 75% and subnet 25%",),
 )
 
 
@@ -332,6 +333,7 @@ def test_every_section_is_there():
         "Read with care",
     ):
         assert heading in page.text
+    assert "Draws" + FACTS.draws[0] + "\nScore" + full_report(20).loss_name in page.text.replace("\n\n", "\n")
     figures = json.loads(next(s for s in page.scripts if s.startswith("[{")))
     assert [figure["id"] for figure in figures] == ["front-params", "front-macs", "loss-0", "loss-1"]
     assert {figure["id"] for figure in figures} <= set(page.values("id"))

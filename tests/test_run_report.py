@@ -102,6 +102,7 @@ def test_a_run_that_was_only_begun_is_told_as_far_as_it_is_known(run: RunFolder)
     assert report.loss_name == ReadOutObjective.name
     assert report.counted.parts == ()
     assert report.facts.commands == ("nestling train supernet --audio tones",)
+    assert report.facts.draws == ("stage-2: 1 a step by subnet",)
     assert dict(report.facts.versions)["torch"] == torch.__version__
     assert len(dict(report.facts.versions).get("commit", "").removesuffix("-dirty")) in (0, 12)
     assert all(type(version) is str for _, version in report.facts.versions)

@@ -56,6 +56,8 @@ class Facts:
     versions: tuple[tuple[str, str], ...]
     """Package and version."""
     date: str
+    draws: tuple[str, ...] = ()
+    """How stages drew the random subnets that they trained."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from checkpoints.formats.hugging_face import TeacherError
 from checkpoints.run_folder import HISTORY, RunFolder
 from checkpoints.teachers import load_teacher
 from checkpoints.versions import show_versions
+from distillation.stages import Recipe
 from nas.objective import ReadOutObjective
 from nas.record import RecordFile, ScoreRow
 from nestling.reports.model_card import ExportRecord
@@ -39,8 +40,10 @@ from nestling.reports.run_facts import (
 from nestling.workflows.search_result import RECORD, RESULT, SavedFinalist, SavedResult, load_result
 from search_spaces.budget import Budget
 from search_spaces.costs import breakdown, count_macs, count_params
+from search_spaces.draws import describe_draws
 from search_spaces.quoting import python_literal, shell_command
 from search_spaces.space import SearchSpace
+from search_spaces.strict_yaml import parse_config
 from search_spaces.subnet import Subnet
 from speech_data.synthesis import BY_NAME
 from speech_tasks.curve import Point, describe_spread, load_curve
@@ -196,6 +199,11 @@ def _facts(run: RunFolder, config: Row, result: SavedResult | None) -> Facts:
         commands=tuple(dict.fromkeys(_commands(config, result))),
         versions=show_versions(run.made_with),
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
+        draws=tuple(
+            f"{stage.name}: {stage.num_random} a step {describe_draws(stage.draws)}"
+            for stage in parse_config(Recipe, config["recipe"], str(run.config_path)).stages
+            if stage.subnets == "sandwich"
+        ),
     )
 
 
