@@ -377,6 +377,9 @@ def open_device(name: str) -> torch.device:
     """
     try:
         device = torch.device(name)
+    except RuntimeError as error:  # which lists every backend that PyTorch ever had
+        raise TrainingError(f"cannot compute on {name!r}: give cpu, cuda or cuda:1, cuda:2 …") from error
+    try:
         torch.ones(1, device=device).item()
     except Exception as error:  # each backend of PyTorch refuses in its own way
         said = str(error).splitlines() or [type(error).__name__]

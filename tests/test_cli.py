@@ -422,7 +422,7 @@ def test_a_space_says_that_latency_is_not_counted(nestling):
     [
         (["--teacher", "no/such/folder"], "there is no folder no/such/folder"),
         (["--device", "cuda:99"], "cannot compute on 'cuda:99'"),
-        (["--device", "cdua"], "cannot compute on 'cdua'"),
+        (["--device", "cdua"], "cannot compute on 'cdua': give cpu, cuda or cuda:1, cuda:2 …"),
     ],
 )
 def test_a_job_that_cannot_start_leaves_no_run(empty, options, wrong, message):
