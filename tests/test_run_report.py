@@ -187,6 +187,15 @@ def test_candidates_are_those_of_the_newest_measure(run: RunFolder) -> None:
     assert [row.origin for row in rows] == [SEARCHED, UNIFORM, LARGEST]
 
 
+def test_candidates_are_those_of_the_measure_that_chose(run: RunFolder) -> None:
+    """A search that found all its scores in the record adds none, so that those of another measure stay the newest."""
+    score(run, BEST, 0.5)
+    score(run, BEST, 0.25, fingerprint="other")
+    score(run, SECOND, 0.25, fingerprint="other")
+    save(run, fingerprint="one")
+    assert [(row.subnet, row.loss) for row in collect_report(run).candidates] == [(BEST, 0.5)]
+
+
 def test_a_lone_candidate_of_the_newest_measure_is_all_there_is(run: RunFolder) -> None:
     score(run, BEST, 0.25, fingerprint="older")
     score(run, SECOND, 0.25, fingerprint="older")

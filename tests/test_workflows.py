@@ -492,6 +492,7 @@ def test_a_search_keeps_what_it_found(searched: RunFolder, told: Told, studies: 
     described = search_run(searched, listener=told, command="nestling search subnet")
     assert json.loads((searched.search_path / RESULT).read_text()) == described
     assert (described["objective"], described["command"]) == ("made-up loss", "nestling search subnet")
+    assert described["fingerprint"] == "one"
     candidates = Record(searched.search_path / RECORD, "one", SPACE.backbone).candidates
     assert described["scored"] == len(candidates) > known == 2
     best = min(candidates, key=lambda c: c.score.mean)

@@ -261,10 +261,10 @@ def _teacher(name: str | None, points: Sequence[Point]) -> TeacherRow | None:
 
 def _candidates(record: RecordFile, space: SearchSpace, result: SavedResult) -> tuple[CandidateRow, ...]:
     rows = [row for row in record.read() if isinstance(row, ScoreRow) and row.loss is not None]
-    newest = rows[-1].fingerprint if rows else ""
+    measure = result.fingerprint or (rows[-1].fingerprint if rows else "")
     budget = Budget.parse(result.budget, space)
     largest = space.largest(budget)
-    found = {row.subnet: row.score.mean for row in rows if row.fingerprint == newest and row.subnet in space}
+    found = {row.subnet: row.score.mean for row in rows if row.fingerprint == measure and row.subnet in space}
     costs = [(*_count(space, subnet), loss) for subnet, loss in found.items()]
     return tuple(
         CandidateRow(

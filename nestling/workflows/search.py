@@ -117,7 +117,7 @@ def search(
         on_trial=on_trial,
         time_subnets=SubnetTimer(scorer.supernet) if budget.latency else None,
     )
-    described = describe_result(result, space, scorer.name, command)
+    described = describe_result(result, space, scorer.name, scorer.fingerprint, command)
     save_result(folder.search_path, described)
     with by_product(listener):
         write_study(record.candidates, space, folder.search_path / "study.db", scorer.fingerprint)

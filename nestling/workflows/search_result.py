@@ -69,6 +69,8 @@ class SavedResult:
     finalists: tuple[SavedFinalist, ...]
     uniform: SavedFinalist | None
     largest: SavedFinalist | None
+    fingerprint: str = ""
+    """Of its scores in the record; nothing in a result of before 2026-11-28."""
 
     def __post_init__(self) -> None:
         if not self.finalists:
@@ -103,18 +105,20 @@ def describe_space(space: SearchSpace, budget: Budget, profile: SpaceProfile) ->
     }
 
 
-def describe_result(result: SearchResult, space: SearchSpace, objective: str, command: str) -> Result:
+def describe_result(result: SearchResult, space: SearchSpace, objective: str, fingerprint: str, command: str) -> Result:
     """A search's outcome as plain JSON values.
 
     Args:
         result: Of `nas.search.search`.
         space: The one that was searched.
         objective: What its losses are.
+        fingerprint: Of all that they depend on; names them in the record.
         command: What was typed to search.
     """
     return {
         "budget": result.budget.text,
         "objective": objective,
+        "fingerprint": fingerprint,
         "command": command,
         "binds": result.binds,
         "utilization": [{"bound": str(bound), "share": share} for bound, share in result.utilization],
