@@ -34,6 +34,12 @@ class _Heard:
     num_frames: list[int]
     """Valid frames of each utterance."""
 
+    def one_by_one(self) -> list[_Heard]:
+        """Each utterance by itself, without padding."""
+        ends = [self.wave.shape[1]] * len(self.wave) if self.lengths is None else self.lengths.tolist()
+        rows = zip(self.wave, ends, self.num_frames, strict=True)
+        return [_Heard(row[None, :end], None, [count]) for row, end, count in rows]
+
 
 class ReadOutObjective:
     """Scores a subnet by the share of its teacher's variance that no linear map reads off its last hidden state.
@@ -65,7 +71,9 @@ class ReadOutObjective:
         for batch in batches:
             seen = view.draw(batch, self._grid, supernet.residual_order.device)
             num_frames = self._grid.count(batch.lengths).tolist()
-            self._batches.append(_Heard(seen.student, seen.lengths, num_frames))
+            whole = _Heard(seen.student, seen.lengths, num_frames)
+            # A group norm averages over padding, masked or not.
+            self._batches += whole.one_by_one() if supernet.space.backbone.conv_norm == "group" else [whole]
             for name, layers in self._hear(sources, batch, seen):
                 heard.setdefault(name, []).extend([x[i, :count] for x in layers] for i, count in enumerate(num_frames))
             audio.append(_describe_audio(batch))

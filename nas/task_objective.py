@@ -12,6 +12,7 @@ from torch import Tensor
 from nas.score import Score
 from search_spaces.identity import fingerprint, hash_code
 from search_spaces.subnet import Subnet
+from speech_tasks.encoding import encode_with
 from speech_tasks.proxy import Proxy
 from supernet.model import Supernet
 from supernet.weights import hash_weights
@@ -47,12 +48,11 @@ class TaskObjective:
         Raises:
             NestlingError: The subnet is not in the space.
         """
-        finite = True
+        finite, states_of = True, encode_with(self.supernet.extract(subnet))
 
         def encode(wave: Tensor, lengths: Tensor | None) -> Sequence[Tensor]:
             nonlocal finite
-            lengths = None if lengths is None else lengths.to(self._device)
-            hidden = self.supernet(wave.to(self._device), lengths, subnet).hidden
+            hidden = states_of(wave.to(self._device), None if lengths is None else lengths.to(self._device))
             finite = finite and all(bool(x.isfinite().all()) for x in hidden)
             return [x.nan_to_num(0.0, 0.0, 0.0).cpu() for x in hidden]
 

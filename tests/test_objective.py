@@ -62,9 +62,9 @@ def split(whole):
     ]
 
 
-def setting(normalization="none"):
+def setting(normalization="none", space=SPACE):
     """(supernet, sources)."""
-    supernet = Supernet(SPACE, generator(0))
+    supernet = Supernet(space, generator(0))
     supernet.load_encoder(dict(encoder(1).named_parameters()))
     return supernet, {"teacher": TeacherSource(encoder(2), ["hidden"], normalization)}
 
@@ -138,8 +138,9 @@ def test_what_a_state_says_outright_is_explained():
     assert 0.95 < ReadOutObjective(supernet, unsaid, batches, VIEW)(SPACE.smallest()).mean < 2
 
 
-def test_does_not_depend_on_how_utterances_are_batched():
-    setup = setting()
+@pytest.mark.parametrize("conv_norm", ["layer", "group"])
+def test_does_not_depend_on_how_utterances_are_batched(conv_norm):
+    setup = setting(space=replace(SPACE, backbone=replace(SPACE.backbone, conv_norm=conv_norm)))
     together = ReadOutObjective(*setup, [batch(), batch((2000,), seed=1)], VIEW)(SPACE.smallest())
     apart = ReadOutObjective(*setup, [*split(batch()), batch((2000,), seed=1)], VIEW)(SPACE.smallest())
     np.testing.assert_allclose(together.per_utterance, apart.per_utterance, rtol=ROUNDING)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +12,13 @@ from nas.search import search
 from nas.task_objective import TaskObjective
 from nestling.workflows import jobs, scoring
 from search_spaces.budget import Budget
+from speech_tasks.encoding import encode_with
 from speech_tasks.proxy import DEFAULT_MIX, Proxy
 from supernet.model import Supernet
 from tests.code_cases import changed, installed_elsewhere
 from tests.nas_cases import SPACE
 from tests.probe_cases import materials
-from tests.speech_cases import seeded
+from tests.speech_cases import FakeCorpus, seeded
 
 
 @pytest.fixture(scope="module")
@@ -23,24 +26,30 @@ def given():
     return materials()
 
 
-def supernet(seed=0):
-    return Supernet(SPACE, seeded(seed))
+def supernet(seed=0, space=SPACE):
+    return Supernet(space, seeded(seed))
 
 
-def objective(given, probes=("keywords", "words"), seed=0):
-    return TaskObjective(supernet(seed), Proxy(given, probes, scale=0.2))
+def objective(given, probes=("keywords", "words"), seed=0, space=SPACE):
+    return TaskObjective(supernet(seed, space), Proxy(given, probes, scale=0.2))
 
 
-def test_a_subnet_scores_as_the_encoder_that_is_extracted(given):
-    ranked = objective(given)
+@pytest.mark.parametrize("conv_norm", ["layer", "group"])
+def test_a_subnet_scores_as_the_encoder_that_is_extracted(given, conv_norm):
+    """As `evaluate` hears that: where a norm would hear padding, each utterance alone."""
+    words = {
+        split: [replace(u, num_samples=u.num_samples + 2000 * (i % 4)) for i, u in enumerate(utterances)]
+        for split, utterances in given["keywords"].corpus.splits.items()
+    }
+    uneven = {"keywords": replace(given["keywords"], corpus=FakeCorpus(words, name="uneven"))}
+    space = replace(SPACE, backbone=replace(SPACE.backbone, conv_norm=conv_norm))
+    ranked = objective(uneven, ("keywords",), space=space)
     for subnet in (SPACE.container, SPACE.smallest()):
-        encoder = ranked.supernet.extract(subnet)
-        with torch.no_grad():
-            score = ranked.proxy.score(lambda wave, lengths, encoder=encoder: encoder(wave, lengths).hidden)
+        score = ranked.proxy.score(encode_with(ranked.supernet.extract(subnet)))
         found = ranked(subnet)
         assert found.per_utterance.dtype == np.float32
-        assert found.per_utterance.shape == (ranked.proxy.num_scores,)
-        assert found.mean == pytest.approx(1 - score.points / 100, abs=0.05)  # sums in another order
+        assert (found.per_utterance == score.per_utterance.astype(np.float32)).all()
+        assert found.mean == pytest.approx(1 - score.points / 100)
 
 
 def test_same_subnet_same_score(given):
@@ -59,18 +68,20 @@ def test_a_subnet_that_is_not_finite_fails(given):
     assert len(ranked(SPACE.container).per_utterance) == ranked.proxy.num_scores
 
 
-def test_one_batch_that_is_not_finite_fails_the_subnet(given):
+def test_one_batch_that_is_not_finite_fails_the_subnet(given, monkeypatch):
     ranked, calls = objective(given), []
-    supernet = ranked.supernet
 
-    def first_is_not_finite(*args):
-        trace = supernet(*args)
-        if not calls:
-            trace.hidden[0].fill_(float("inf"))
-        calls.append(args)
-        return trace
+    def first_is_not_finite(encoder):
+        def encode(*args):
+            hidden = encode_with(encoder)(*args)
+            if not calls:
+                hidden[0].fill_(float("inf"))
+            calls.append(args)
+            return hidden
 
-    ranked.supernet = first_is_not_finite
+        return encode
+
+    monkeypatch.setattr("nas.task_objective.encode_with", first_is_not_finite)
     assert ranked(SPACE.container).failed
     assert len(calls) > 1
 
