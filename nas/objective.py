@@ -52,7 +52,8 @@ class ReadOutObjective:
 
     Args:
         supernet: Trained; must not change any more.
-        sources: By name; each of their taps has the same part in the score. Of codes, each is a channel.
+        sources: By name, the run's teacher as `teacher`; each of their taps has the same part in the score. Of codes,
+            each is a channel.
         batches: Whole utterances of the search split.
         view: Which renditions students hear and targets are computed from; its masking is ignored.
 
@@ -60,11 +61,9 @@ class ReadOutObjective:
         NestlingError: A source makes other frames than the supernet or always the same, or there is only one frame.
     """
 
-    name = "unexplained share of the teacher's variance on search"
-    """What candidates are ranked by; lower is better."""
-
     def __init__(self, supernet: Supernet, sources: Mapping[str, Source], batches: Iterable[Batch], view: View) -> None:
         self.supernet = supernet
+        self._names = list(sources)
         self._batches: list[_Heard] = []
         heard: dict[str, list[list[Tensor]]] = {}
         audio = []
@@ -83,8 +82,14 @@ class ReadOutObjective:
         self._widths = [y.shape[1] for y in targets]
         joined = torch.cat(targets, 1)
         self._targets = [joined[half] for half in self._halves]
-        sourced = {name: source.fingerprint for name, source in sources.items()}
+        sourced = [source.fingerprint for source in sources.values()]
         self._depends_on = [sourced, audio, view.student, view.target]
+
+    @property
+    def name(self) -> str:
+        """What candidates are ranked by; lower is better."""
+        whose = "the teacher's variance" if self._names == ["teacher"] else f"the variance of {' + '.join(self._names)}"
+        return f"unexplained share of {whose} on search"
 
     @torch.no_grad()
     def __call__(self, subnet: Subnet) -> Score:

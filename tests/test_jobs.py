@@ -439,6 +439,12 @@ def test_a_run_is_scored_beside_a_teacher_that_it_never_met(taught: RunFolder, t
     save_encoder(wider, tmp_path / "wider")
     taught.amend({"teacher": str(tmp_path / "wider")}, {"step": 2, "command": "", "changes": {}})
     other = score(taught)
+    scorers = [
+        open_scorer(taught, Recorded(), 4, "cpu", refuse, teacher=given) for given in (None, str(tmp_path / "wider"))
+    ]
+    whose = ["the teacher's variance", "the variance of wider"]
+    assert [scorer.name for scorer in scorers] == [f"unexplained share of {of} on search" for of in whose]
+    assert scorers[0].fingerprint == scorers[1].fingerprint
     taught.amend({"teacher": None}, {"step": 2, "command": "", "changes": {}})
     assert own != other == score(taught, teacher=str(tmp_path / "wider"))
 

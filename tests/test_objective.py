@@ -186,6 +186,15 @@ def test_codes_are_read_class_by_class():
     assert shares[0] < 0.6
 
 
+def test_says_whose_variance_it_is():
+    supernet, sources = setting()
+    made = {name: Made(lambda _, t: torch.arange(2.0 * t).view(t, 2), 2) for name in ("codes", "signal")}
+    names = [ReadOutObjective(supernet, given, [batch()], VIEW).name for given in (sources, made)]
+    assert names == [
+        f"unexplained share of the {of} on search" for of in ("teacher's variance", "variance of codes + signal")
+    ]
+
+
 def test_sources_count_alike():
     """However many channels they have."""
     supernet, _ = setting()

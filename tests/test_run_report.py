@@ -11,7 +11,6 @@ import torch
 
 from checkpoints.run_folder import RunFolder
 from checkpoints.supernet_files import SupernetRecord
-from nas.objective import ReadOutObjective
 from nas.record import Record, RecordFile
 from nestling.reports.run_facts import LARGEST, SEARCHED, UNIFORM, Measure, Series, Usage
 from nestling.workflows.run_report import SYNTHETIC, _without_folders, collect_record, collect_report, summarize_stages
@@ -99,7 +98,6 @@ def test_a_run_that_was_only_begun_is_told_as_far_as_it_is_known(run: RunFolder)
     assert (report.chosen, report.teacher) == (None, None)
     assert report.budget == report.candidates == report.finalists == report.usage == report.notes == report.stages == ()
     assert report.latency_note == ""
-    assert report.loss_name == ReadOutObjective.name
     assert report.counted.parts == ()
     assert report.facts.commands == ("nestling train supernet --audio tones",)
     assert report.facts.draws == ("stage-2: 1 a step by subnet",)

@@ -14,7 +14,6 @@ from checkpoints.run_folder import HISTORY, RunFolder
 from checkpoints.teachers import load_teacher
 from checkpoints.versions import show_versions
 from distillation.stages import Recipe
-from nas.objective import ReadOutObjective
 from nas.record import RecordFile, ScoreRow
 from nestling.reports.model_card import ExportRecord
 from nestling.reports.run_facts import (
@@ -91,7 +90,7 @@ def collect_report(run: RunFolder) -> Report:
         usage=_usage(run) if result else (),
         notes=(*((SYNTHETIC,) if config["audio"] in BY_NAME else ()), *record.doubts),
         spread_note=describe_spread(points),
-        loss_name=result.objective if result else ReadOutObjective.name,
+        loss_name=result.objective if result else Report.loss_name,
     )
 
 

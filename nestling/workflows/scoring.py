@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from checkpoints.run_config import RunError
 from checkpoints.run_folder import RunFolder
@@ -123,7 +124,8 @@ def _open_sources(
     stage = recipe.stages[-1]
     if teacher or (run.config["teacher"] and any(spec.kind == "teacher" for spec in stage.sources.values())):
         found = load_teacher(teacher) if teacher else open_teacher(run, run.config, say)
-        return {"teacher": TeacherSource(found.network.to(supernet.residual_order.device), ["hidden"], "none")}
+        name = Path(teacher).name if teacher else "teacher"
+        return {name: TeacherSource(found.network.to(supernet.residual_order.device), ["hidden"], "none")}
     state = run.load_state(say)
     if state is None or state["step"] <= recipe.num_steps - stage.steps:
         raise RunError(
