@@ -7,7 +7,8 @@ from pathlib import Path
 
 from search_spaces.errors import NestlingError
 from speech_data.corpus import SPLITS
-from speech_data.folder import FolderCorpus, ListedAudio, Progress, SkippedFile, open_listed
+from speech_data.folder import FolderCorpus, Progress, open_listed
+from speech_data.listing import ListedAudio, SkippedFile
 from speech_data.splits import place_of_name, split_at
 
 TRAIN, DEV, TEST = ("train-clean-100", "train-clean-360", "train-other-500"), "dev-clean", "test-clean"

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from search_spaces.errors import NestlingError
 from speech_data.corpus import SPLITS
-from speech_data.folder import FolderCorpus, ListedAudio, Progress, SkippedFile, open_listed
+from speech_data.folder import FolderCorpus, Progress, open_listed
 from speech_data.grammar import KEYWORDS, NO_WORD, UNKNOWN_WORD
+from speech_data.listing import ListedAudio, SkippedFile
 from speech_data.sound_files import examine
 from speech_data.splits import place_of_name, split_at
 

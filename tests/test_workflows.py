@@ -36,7 +36,7 @@ from search_spaces.errors import FailedError, NestlingError, OutOfMemoryError
 from search_spaces.space import SearchSpace
 from search_spaces.strict_yaml import parse_config, parse_yaml
 from search_spaces.subnet import Subnet
-from speech_data.folder import SkippedFile
+from speech_data.listing import SkippedFile
 from speech_data.synthesis import BY_NAME
 from speech_tasks.phone_probe import ProbeScore
 from supernet.model import Supernet
