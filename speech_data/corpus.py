@@ -50,6 +50,8 @@ class Utterance:
     """(slot, value) in spoken order."""
     style: str | None = None
     """Prosody."""
+    language: str | None = None
+    """As whoever recorded it says, such as `ru` or `pt_BR`."""
 
     @property
     def seconds(self) -> float:
@@ -57,8 +59,9 @@ class Utterance:
         return self.num_samples / SAMPLE_RATE_HZ
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
+        """Plain JSON values; a language that nobody named is no key, as in labels from before there were any."""
+        values = asdict(self)
+        return values if self.language is not None else {key: values[key] for key in values if key != "language"}
 
 
 class SpeechCorpus(Protocol):

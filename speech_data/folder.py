@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -71,6 +72,11 @@ class FolderCorpus:
         self._splits = splits
         self._places = places
 
+    @cached_property
+    def phones(self) -> tuple[str, ...]:
+        """The phones that are timed in any split, sorted; the index of a phone is its class. Mostly there are none."""
+        return tuple(sorted({symbol for split in self._splits.values() for u in split for symbol, _, _ in u.phones}))
+
     @property
     def hours_kept(self) -> float:
         """All that can be read, over all splits."""
@@ -116,7 +122,9 @@ def open_folder(
     """The audio of a folder (wav, flac, mp3, ogg, opus; at any depth, also behind links) or of a manifest.
 
     A manifest is a file of JSON lines, as NeMo's: `audio_filepath` (relative to the manifest), and optionally
-    `offset` and `duration` in seconds, `text`, `speaker`; in UTF-8, UTF-16 or UTF-32.
+    `offset` and `duration` in seconds, `text`, `speaker`, `language`, `intent`, and `phones`: a list of
+    [symbol, start, end] in seconds that follow one another from the recording's beginning to its end, silence being
+    `sil`. It is in UTF-8, UTF-16 or UTF-32.
 
     The same samples count once: copies, and parts that are listed again, are skipped by name. So is what overlaps a
     part that another split judges by: it stays in test, dev or search, in this order.
@@ -252,6 +260,8 @@ def _locate(item: ListedAudio, sound: Sound) -> tuple[int, int] | str:
     if end > length + ROUNDING_SECONDS:
         return f"ends at {end:.2f} s of a file of {length:.2f} s"
     seconds = min(end, length) - item.offset_seconds
+    if item.phones and abs(item.phones[-1][2] - seconds) > ROUNDING_SECONDS:
+        return f"has phones up to {item.phones[-1][2]:.2f} of {seconds:.2f} s"
     if complaint := check_length(seconds):
         return complaint
     return round(item.offset_seconds * sound.rate_hz), round((item.offset_seconds + seconds) * sound.rate_hz)
@@ -278,7 +288,9 @@ def _cut(item: ListedAudio, sound: Sound, span: tuple[int, int], whole: bool) ->
                 speaker=item.speaker,
                 num_samples=round((stop - start) * SAMPLE_RATE_HZ / sound.rate_hz),
                 text=item.text if num_pieces == 1 else None,
+                phones=item.phones if num_pieces == 1 else (),
                 intent=item.intent if num_pieces == 1 else None,
+                language=item.language,
             ),
             sound.content,
             item.file,

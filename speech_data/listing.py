@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from search_spaces.errors import NestlingError
+from speech_data.corpus import Span
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 OTHER_SUFFIXES = (
@@ -19,6 +22,9 @@ OTHER_SUFFIXES = (
 """Of audio that is not read from a folder; it is named. A manifest may list what libsndfile can open."""
 MAX_FILE_SECONDS = 1e9
 """No recording is longer: 30 years."""
+ROUNDING_OF_TIMES = 1e-3
+"""Seconds between two phones that are none: times are written with so many digits."""
+_SPANS = TypeAdapter(tuple[Span, ...], config=ConfigDict(allow_inf_nan=False))
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,9 @@ class ListedAudio:
     text: str | None = None
     speaker: str | None = None
     intent: str | None = None
+    language: str | None = None
+    phones: tuple[Span, ...] = ()
+    """In seconds from the beginning of the recording to its end; each begins where the one before it ends."""
 
     @property
     def part(self) -> str:
@@ -143,15 +152,42 @@ def _parse_line(line: str, folder: Path) -> ListedAudio:
         raise NestlingError("audio_filepath is missing")
     offset, duration = _seconds(values, "offset"), _seconds(values, "duration")
     name, file = _resolve(values["audio_filepath"], folder)
-    text, speaker = values.get("text"), values.get("speaker")
+    text = values.get("text")
     return ListedAudio(
         name,
         file,
         offset_seconds=offset or 0.0,
         seconds=duration,
         text=None if text is None else str(text),
-        speaker=None if speaker is None else str(speaker).strip() or None,
+        speaker=_word(values, "speaker"),
+        intent=_word(values, "intent"),
+        language=_word(values, "language"),
+        phones=_phones(values.get("phones")),
     )
+
+
+def _word(values: Mapping[str, object], key: str) -> str | None:
+    value = values.get(key)
+    return None if value is None else str(value).strip() or None
+
+
+def _phones(spans: object) -> tuple[Span, ...]:
+    """Phones in time order with nothing between them, from 0 on."""
+    if spans is None:
+        return ()
+    try:
+        phones = _SPANS.validate_python(spans)
+    except ValidationError as error:
+        raise NestlingError("phones must be a list of [symbol, start, end] in seconds") from error
+    last = 0.0
+    for symbol, start, end in phones:
+        if not (symbol and abs(start - last) <= ROUNDING_OF_TIMES and start < end <= MAX_FILE_SECONDS):
+            raise NestlingError(
+                f"phones must follow one another from 0 s on, silence being `sil`; got {symbol!r:.20} from {start:g} "
+                f"to {end:g} s where {last:g} s was reached"
+            )
+        last = end
+    return phones
 
 
 def _resolve(path: str, folder: Path) -> tuple[str, Path]:

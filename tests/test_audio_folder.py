@@ -300,10 +300,52 @@ def test_a_speaker_without_a_name_is_nobody_known(tmp_path):
     assert [u.speaker for u in corpus.utterances("train")] == ["ann", None, None, None, "7"]
 
 
+PHONES = [["sil", 0, 0.1], ["a", 0.1, 0.3], ["sil", 0.3, 0.5]]
+
+
+def test_a_manifest_may_say_language_intent_and_timed_phones(tmp_path):
+    write(tmp_path / "a.wav", tone(1.0))
+    line = {"audio_filepath": "a.wav", "offset": 0.5, "language": "ru", "intent": "stop", "phones": PHONES}
+    corpus = open_folder(manifest(tmp_path, line, {"audio_filepath": "a.wav", "duration": 0.5}))
+    said, plain = corpus.utterances("train")
+    assert (said.language, said.intent) == ("ru", "stop")
+    assert said.phones == (("sil", 0.0, 0.1), ("a", 0.1, 0.3), ("sil", 0.3, 0.5))
+    assert corpus.phones == ("a", "sil")
+    assert (plain.language, plain.intent, plain.phones) == (None, None, ())
+
+
+def test_labels_are_in_the_hash_and_those_that_are_not_there_are_no_keys(tmp_path):
+    write(tmp_path / "a.wav")
+    hashes = [
+        open_folder(manifest(tmp_path, {"audio_filepath": "a.wav", **labels})).hash
+        for labels in ({}, {"language": None}, {"language": "ru"}, {"intent": "stop"}, {"phones": PHONES})
+    ]
+    assert hashes[0] == hashes[1] == open_folder(tmp_path / "a.wav").hash
+    assert len(set(hashes)) == 4
+    assert "language" not in Utterance("a", None, 8000).to_dict()
+
+
+def test_a_recording_that_is_cut_keeps_its_language_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_module, "MAX_SECONDS", 0.3)
+    write(tmp_path / "a.wav")
+    line = {"audio_filepath": "a.wav", "language": "ru", "text": "да", "phones": PHONES}
+    cut = open_folder(manifest(tmp_path, line)).utterances("train")
+    assert [(u.language, u.text, u.phones) for u in cut] == [("ru", None, ())] * 2
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
         ("{not json", "not a line of a manifest"),
+        ({"audio_filepath": "a.wav", "phones": "a b"}, "phones must be a list of [symbol, start, end] in seconds"),
+        ({"audio_filepath": "a.wav", "phones": [["a", 0]]}, "phones must be a list of [symbol, start, end] in seconds"),
+        ('{"audio_filepath": "a.wav", "phones": [["a", 0, NaN]]}', "phones must be a list of [symbol, start, end]"),
+        (
+            {"audio_filepath": "a.wav", "phones": [["a", 0, 0.2], ["b", 0.3, 0.5]]},
+            "phones must follow one another from 0 s on, silence being `sil`; got 'b' from 0.3 to 0.5 s where 0.2 s",
+        ),
+        ({"audio_filepath": "a.wav", "phones": [["a", 0, 0]]}, "phones must follow one another from 0 s on"),
+        ({"audio_filepath": "a.wav", "phones": [["a", 0, 0.4]]}, "has phones up to 0.40 of 0.50 s"),
         ("[1, 2]", "not a line of a manifest: audio_filepath is missing"),
         ("[" * 100_000, "not a line of a manifest"),
         ({"path": "a.wav"}, "not a line of a manifest: audio_filepath is missing"),

@@ -37,7 +37,7 @@ class LabelsSpec(Spec):
         inventory = getattr(givens.corpus, "phones", ())
         if not inventory:
             raise NestlingError(
-                f"{givens.name} reads labels, and {givens.corpus.name} has no timed phones; take a synthesised corpus"
+                f"{givens.name} reads labels, and {givens.corpus.name} has no timed phones; take audio that has"
             )
         return LabelSource(inventory, givens.grid)
 
@@ -77,7 +77,7 @@ class LabelSource:
 
     def _read(self, utterance: Utterance, offset: int, length: int) -> Tensor:
         if not utterance.phones:
-            raise NestlingError(f"{utterance.id} has no phone labels; only the synthesised corpora have them")
+            raise NestlingError(f"{utterance.id} has no phone labels, which others of its corpus have; leave it out")
         first, last = offset / SAMPLE_RATE_HZ, (offset + length) / SAMPLE_RATE_HZ
         said = [phone for phone, start, end in utterance.phones if first <= (start + end) / 2 < last]
         return torch.tensor([self.classes[phone] for phone in said if phone != SILENCE], dtype=torch.int64)
