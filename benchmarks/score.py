@@ -94,12 +94,11 @@ class Table:
 
     def tau(self, x: np.ndarray, y: np.ndarray, runs: slice = slice(None)) -> np.ndarray:
         """Kendall's, mean over bands and runs, in each draw; a subnet drawn twice is no pair with itself."""
-        signs = [np.sign(v[runs, :, :, None] - v[runs, :, None, :]) for v in (x, y)]
-        agree = signs[0] * signs[1]  # (R, B, N, N)
-        numbers = [
-            np.einsum("dbi,rbij,dbj->drb", self.counts, m, self.counts, optimize=True) for m in (agree, agree**2)
-        ]
-        return np.asarray((numbers[0] / numbers[1]).mean((1, 2)))
+
+        def add(pairs: np.ndarray) -> np.ndarray:  # (R, B, N, N) -> (D, R, B)
+            return np.asarray(np.einsum("dbi,rbij,dbj->drb", self.counts, pairs, self.counts, optimize=True))
+
+        return np.asarray(tau_b(x[runs], y[runs], add).mean((1, 2)))
 
     def bias(self, score: np.ndarray, halves: Sequence[np.ndarray], runs: slice = slice(None)) -> np.ndarray:
         """What the score of shallow subnets is above what probes predict, less that of deep ones, in deviations.
@@ -118,6 +117,12 @@ class Table:
         rest = centre(score) - slope[:, :, None, None] * centre(both)
         ends = [(w * rest * at).sum(-1) / np.maximum((w * at).sum(-1), 1e-9) for at in (self.shallow, self.deep)]
         return np.asarray((ends[0] - ends[1]).mean((1, 2)))
+
+
+def tau_b(x: np.ndarray, y: np.ndarray, add: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Kendall's τ with ties (its form b) of the last axis; `add` sums over pairs, (..., N, N)."""
+    first, second = (np.sign(v[..., :, None] - v[..., None, :]) for v in (x, y))
+    return np.asarray(add(first * second) / np.sqrt(add(first**2) * add(second**2)))
 
 
 def show(values: np.ndarray) -> str:
@@ -165,16 +170,17 @@ own terms (each layer, L1 and cosine), `mean` with L1 and cosine of the last sta
 two thirds. Of each the same subnets: {bands} bands of parameters (±7 %), {each} subnets each, one after another of
 every depth from 6 to 2, drawn uniformly within band and kept path. Scores hear {scored} utterances of `search`. What
 they are held against hears others: probes fitted on `train` and scored on `dev`. There are two truths: the proxy (mean
-error of phones, keywords and verification of voices) and phones alone. Kendall's τ is the mean over bands and runs;
-intervals are 95 %, by bootstrap over the subnets of a band (the same in both runs), so that two candidates compare on
-the same draws. Synthesised speech, never SUPERB.
+error of phones, keywords and verification of voices) and phones alone. Kendall's τ (τ-b, where there are ties) is the
+mean over bands and runs; intervals are 95 %, by bootstrap over the subnets of a band (the same in both runs), so that
+two candidates compare on the same draws. Synthesised speech, never SUPERB.
 
 - **trained heads**: the score until November 2026, the training loss with its heads, mean over the kept layers.
 - **trained heads, identity**: a dropped layer is the identity, so that all heads are asked; in `mean` as above.
 - **x → y**: ridge regression in closed form from the last state, the last and the middle one, all (every) or their best
   weighted sum, to all of the teacher's layers, its upper two thirds, or the mean of these; the unexplained share of
   their variance. Fitted on half of the utterances and scored on the others (half), that and the other way round
-  (cross), or fitted on as many utterances of `train`, which costs a second forward pass (train).
+  (cross), or fitted on as many utterances of `train`, which costs a second forward pass (train). The weights of the
+  sum, one for each state, are fitted on the first half in all three, so that cross and train score what these heard.
 - **bias**: how far the score of shallow subnets (3 layers at most) lies above what their probes predict, less the same
   of deep ones (5 or more), in standard deviations within a band; positive is unfair to shallow ones. The line from
   probes to score is corrected for the noise of the probes (covariance of two halves of the clips).
@@ -250,9 +256,8 @@ def show_sizes(table: Table, chosen: str) -> None:
     }
     print("## Size\n\nAgainst the proxy.\n\n| | τ within bands | τ over all sizes |\n|---|---:|---:|")
     for name, values in predictors.items():
-        flat = [v.reshape(len(OBJECTIVES), -1) for v in (values, truth)]
-        agree = np.prod([np.sign(v[:, :, None] - v[:, None, :]) for v in flat], axis=0)
-        print(f"| {name} | {show(table.tau(values, truth))} | {agree.sum() / (agree**2).sum():+.2f} |")
+        overall = tau_b(*(v.reshape(len(OBJECTIVES), -1) for v in (values, truth)), np.sum)
+        print(f"| {name} | {show(table.tau(values, truth))} | {overall:+.2f} |")
 
 
 def main() -> None:

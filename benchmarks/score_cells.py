@@ -18,6 +18,7 @@ from torch import Tensor
 
 from checkpoints.run_folder import RunFolder
 from checkpoints.teachers import load_teacher
+from distillation.sources.statistics import ChannelStatistics
 from distillation.sources.teacher import TeacherSource
 from distillation.views import View
 from nas.ridge import fit_ridge
@@ -184,11 +185,8 @@ class Scores:
         self.heads: dict[str, Tensor] = state["heads"]
         source = TeacherSource(load_teacher("demo").encoder, ["hidden"], "none")
         self.search, self.train = (listen(corpus, split, self.supernet, source) for split in ("search", "train"))
-        saved = state["sources"]["teacher"]
-        mean = torch.stack([x / saved["count"] for x in saved["sums"]])  # (L, K)
-        square = torch.stack([x / saved["count"] for x in saved["squares"]])
-        deviation = (square - mean.square()).clamp_min(1e-10).sqrt()
-        self.trained = [((y - mean.float()) / deviation.float()) for y in self.search.targets]
+        measured = ChannelStatistics(state["sources"]["teacher"]["hidden"])
+        self.trained = [torch.stack(measured.standardize(y.unbind(1)), 1) for y in self.search.targets]
         # For read-outs: unit variance of every channel over the scored utterances.
         every = torch.cat(self.search.targets).double()
         self.centre, self.scale = every.mean(0).float(), every.std(0).float()
