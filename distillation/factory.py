@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from distillation.sources.codes import CodesSpec
+from distillation.sources.codes import FIT_UTTERANCES, CodesSpec
+from distillation.sources.labels import LabelsSpec, read_inventory
 from distillation.sources.source import Givens, Source, Store
 from distillation.sources.teacher import FrozenNetwork
 from distillation.stages import Recipe, Stage
 from search_spaces.errors import NestlingError
 from search_spaces.subnet import SAMPLE_RATE_HZ
+from speech_data.batching import draw_utterances
 from speech_data.corpus import SpeechCorpus
 from supernet.encoder import TAPS, Encoder
 from supernet.encoder_config import EncoderConfig
-from supernet.model import Supernet
+from supernet.model import Supernet, shape_of
 
 
 class SourceFactory:
@@ -67,20 +69,31 @@ class SourceFactory:
         }
 
 
-def check_sources(recipe: Recipe, teacher: Encoder | FrozenNetwork | None, student: EncoderConfig) -> None:
-    """Refuses, before anything is spent, a recipe that wants what a teacher or the student does not give.
+def check_sources(
+    recipe: Recipe,
+    teacher: Encoder | FrozenNetwork | None,
+    student: EncoderConfig,
+    corpus: SpeechCorpus | None = None,
+) -> None:
+    """Refuses, before anything is spent, a recipe that wants what a teacher, the student or the audio does not give.
+
+    Args:
+        recipe: What would be trained.
+        teacher: What there is to learn from.
+        student: The shape of the container.
+        corpus: The audio; None where it is not opened.
 
     Raises:
-        NestlingError: A teacher where there is none, a tap that it lacks, frames at another rate than the student's, or
-            codes of a layer that the student has not.
+        NestlingError: A teacher where there is none, a tap that it lacks, frames at another rate than the student's,
+            codes of a layer that the student has not, more codes than frames, or labels of audio without.
     """
     for stage in recipe.stages:
         for name, spec in stage.sources.items():
-            if isinstance(spec, CodesSpec) and spec.layer is not None and not 0 <= spec.layer <= len(student.heads):
-                raise NestlingError(
-                    f"{stage.name}.sources.{name}.layer must be from 0, the input of the first layer, to "
-                    f"{len(student.heads)}, the output of the last; got {spec.layer}"
-                )
+            place = f"{stage.name}.sources.{name}"
+            if isinstance(spec, CodesSpec):
+                _check_codes(spec, place, student, corpus)
+            elif isinstance(spec, LabelsSpec) and corpus is not None:
+                read_inventory(corpus, place)
     wanted_taps = recipe.teacher_taps
     if not wanted_taps:
         return
@@ -104,3 +117,21 @@ def check_sources(recipe: Recipe, teacher: Encoder | FrozenNetwork | None, stude
             f"the teacher makes {found} frames of 1 s, and encoders of this space {wanted}; take a space whose "
             "conv_kernels and conv_strides are the teacher's"
         )
+
+
+def _check_codes(spec: CodesSpec, place: str, student: EncoderConfig, corpus: SpeechCorpus | None) -> None:
+    depth = len(student.heads)
+    if spec.layer is not None and not 0 <= spec.layer <= depth:
+        raise NestlingError(
+            f"{place}.layer must be from 0, the input of the first layer, to {depth}, the output of the last; got "
+            f"{spec.layer}"
+        )
+    if corpus is not None:
+        grid = shape_of(student)[0].grid
+        utterances = draw_utterances(corpus, "train", FIT_UTTERANCES)
+        frames = sum(grid.count(utterance.num_samples) for utterance in utterances)
+        if frames < spec.num_codes:
+            raise NestlingError(
+                f"{place}.num_codes is {spec.num_codes}, and the audio that is trained on has {frames} frames; give "
+                "more audio, or take fewer codes"
+            )

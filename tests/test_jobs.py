@@ -299,6 +299,39 @@ def test_a_trainer_needs_a_teacher_where_its_recipe_wants_one(folder: Path, tmp_
     assert "is a teacher, and none was given" in said
 
 
+@pytest.mark.parametrize(
+    ("source", "term", "problem"),
+    [
+        (
+            {"kind": "labels"},
+            {"matching": "labels", "distance": "ctc"},
+            " reads labels, and tones has no timed phones; take audio that has",
+        ),
+        (
+            {"kind": "codes", "num_codes": 73},
+            {"matching": "codes", "distance": "cross_entropy"},
+            ".num_codes is 73, and the audio that is trained on has 72 frames; give more audio, or take fewer codes",
+        ),
+        ({"kind": "codes", "num_codes": 72}, {"matching": "codes", "distance": "cross_entropy"}, None),
+    ],
+)
+def test_what_the_audio_does_not_give_is_refused_before_any_stage(
+    folder: Path, tmp_path: Path, source: dict[str, Any], term: dict[str, Any], problem: str | None
+) -> None:
+    """The last stage would only find out when it starts, hours into a run."""
+    job = describe(folder, recipe="alone", teacher=None)
+    first = job["recipe"]["stages"][0]
+    last = first | {"name": "last", "sources": {"x": source}, "objective": [{"source": "x", **term}]}
+    job = job | {"recipe": {"stages": [first, last]}}
+    try:
+        build_trainer(RunFolder(tmp_path), job, Recorded(), ignore)
+    except NestlingError as error:
+        said = str(error)
+    else:
+        said = None
+    assert said == (problem and f"last.sources.x{problem}")
+
+
 def test_a_checkpoint_that_does_not_fit_is_blamed_on_its_folder(tmp_path: Path) -> None:
     def resume(state: Any) -> None:
         if state:

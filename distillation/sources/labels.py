@@ -15,7 +15,7 @@ from search_spaces.errors import NestlingError
 from search_spaces.identity import fingerprint, hash_code
 from search_spaces.subnet import SAMPLE_RATE_HZ, FrameGrid
 from speech_data.batching import Batch
-from speech_data.corpus import Utterance
+from speech_data.corpus import SpeechCorpus, Utterance
 
 NONE = -1
 """Beyond a transcript's end."""
@@ -34,12 +34,19 @@ class LabelsSpec(Spec):
 
     def open(self, givens: Givens) -> Source:
         """See `Spec`."""
-        inventory = getattr(givens.corpus, "phones", ())
-        if not inventory:
-            raise NestlingError(
-                f"{givens.name} reads labels, and {givens.corpus.name} has no timed phones; take audio that has"
-            )
-        return LabelSource(inventory, givens.grid)
+        return LabelSource(read_inventory(givens.corpus, givens.name), givens.grid)
+
+
+def read_inventory(corpus: SpeechCorpus, name: str) -> Sequence[str]:
+    """The phones of a corpus, for the source `name`.
+
+    Raises:
+        NestlingError: It has none.
+    """
+    inventory: Sequence[str] = getattr(corpus, "phones", ())
+    if not inventory:
+        raise NestlingError(f"{name} reads labels, and {corpus.name} has no timed phones; take audio that has")
+    return inventory
 
 
 class LabelSource:

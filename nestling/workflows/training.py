@@ -57,7 +57,7 @@ def build_trainer(
     supernet = Supernet(SearchSpace.from_dict(job["space"]), generator(recipe.seed, "weights"))
     teacher = open_teacher(run, job, say) if job["teacher"] else None
     network = teacher.network if teacher else None
-    check_sources(recipe, network, supernet.container.config)
+    check_sources(recipe, network, supernet.container.config, corpus)
     if teacher:
         _lend_weights(teacher, supernet, recipe, say)
     trainer = Trainer(
