@@ -87,8 +87,8 @@ class Stage(BaseModel):
         terms = values.get("objective")
         if isinstance(terms, list | tuple):
             terms = tuple(
-                {"tap": moved[str(term["source"])], **term}
-                if isinstance(term, dict) and str(term.get("source")) in moved
+                {**term, "tap": moved[str(term["source"])]}
+                if isinstance(term, dict) and str(term.get("source")) in moved and term.get("tap") is None
                 else term
                 for term in terms
             )

@@ -30,8 +30,9 @@ class Term(BaseModel):
 
     @property
     def heads(self) -> str:
-        """The name of the heads that it shares with terms which predict the same."""
-        return ":".join([self.source, self.matching, *([self.tap] if self.tap else [])])
+        """The name of the heads that it shares with terms which predict the same, whether they name the tap or not."""
+        other = self.tap not in (None, MATCHINGS[self.matching].tap)
+        return ":".join([self.source, self.matching, *([str(self.tap)] if other else [])])
 
     @property
     def name(self) -> str:

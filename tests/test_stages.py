@@ -356,12 +356,22 @@ def test_a_tap_that_was_a_sources_is_its_terms(recipe):
     assert make_stage(sources={"t": {"kind": "teacher", "tap": "hidden"}}) == make_stage()
     changed = load_recipe(recipe, ["stage-1.sources.teacher.tap=ffn"])
     assert [stage.taps_of("teacher") for stage in changed.stages] == [("ffn",), ("hidden",)]
+    assert (
+        change_recipe(load_recipe(recipe), ["stage-1.sources.teacher.tap=ffn"]) == changed
+    )  # terms as a run keeps them
+    named = make_stage(
+        sources={"t": {"kind": "teacher", "tap": "ffn"}},
+        objective=[{"source": "t", "tap": "front_end", "matching": "mean", "distance": "l1"}],
+    )
+    assert named.taps_of("t") == ("front_end",)
 
 
 def test_the_same_term_twice_is_one_of_twice_the_weight():
     term = {"source": "t", "matching": "mean", "distance": "l1"}
     with pytest.raises(ValueError, match=r"objective\.1 is there already; give that one the weight of both"):
         make_stage(objective=[term, term | {"weight": 2.0}])
+    with pytest.raises(ValueError, match=r"objective\.1 is there already"):
+        make_stage(objective=[term, term | {"tap": "hidden"}])  # which it meets anyway
     make_stage(objective=[term, term | {"distance": "mse"}, term | {"tap": "ffn"}])
 
 

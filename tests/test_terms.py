@@ -237,6 +237,8 @@ def test_a_term_may_name_another_tap():
         "teacher:layers": 5,
         "teacher:layers:ffn": 6,
     }
+    named = term("layers", "cosine", tap="hidden")  # the matching's own: as if it were not named
+    assert (named.heads, named.name) == ("teacher:layers", "teacher:layers:cosine")
     met = Targets({"hidden": [randn(B, T, 5)] * 2, "ffn": [randn(B, T, 6)] * 2}, 50.0, None)
     assert list(objective(trace(), {"teacher": met}, CONTAINER, None)) == ["teacher:layers:l1", "teacher:layers:ffn:l1"]
 
