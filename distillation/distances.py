@@ -44,8 +44,11 @@ def gram(student: Tensor, target: Tensor, frames: Tensor | None) -> Part:
     """Squared difference of the cosines between frames, (B, T, K), (B, T, L); over pairs of frames.
 
     The channels of the two need not be alike, so no head is needed: what is compared is which moments resemble which.
+    In fp32 under autocast too, whose bf16 tells cosines near 1 apart in steps of 1 / 256.
     """
-    ours, theirs = (unit @ unit.transpose(1, 2) for unit in (F.normalize(student, dim=-1), F.normalize(target, dim=-1)))
+    with torch.autocast(student.device.type, enabled=False):
+        units = (F.normalize(x.float(), dim=-1) for x in (student, target))
+        ours, theirs = (unit @ unit.transpose(1, 2) for unit in units)
     pairs = None if frames is None else frames.unsqueeze(1) & frames.unsqueeze(2)
     return _sum((ours - theirs).square(), pairs)  # (B, T, T)
 

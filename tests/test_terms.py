@@ -88,6 +88,18 @@ def test_gram_compares_which_frames_resemble_which():
     assert mean(gram, student, target).item() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("distance", [l1, mse, cosine, gram, kl, cross_entropy, ctc])
+def test_sums_are_as_exact_under_autocast(distance):
+    """Which multiplied cosines in bf16, and gave their sum in it."""
+    student, target = (randn(2, 40, 8, seed=i).softmax(-1) for i in (1, 2))
+    target = {cross_entropy: target.argmax(-1), ctc: torch.tensor([[1, 2, -1], [3, 4, 5]])}.get(distance, target)
+    expected, _ = distance(student, target, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        got, _ = distance(student, target, None)
+    assert got.dtype == torch.float32
+    assert got.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
 def test_kl_is_torchs_own():
     ours, theirs = (randn(B, T, T, seed=i).softmax(-1) for i in (1, 2))
     theirs[0, 0] = torch.tensor([1.0, 0.0, 0.0])
