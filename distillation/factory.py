@@ -11,7 +11,6 @@ from distillation.sources.source import Givens, Source, Store
 from distillation.sources.teacher import FrozenNetwork
 from distillation.stages import Recipe, Stage
 from search_spaces.errors import NestlingError
-from search_spaces.subnet import SAMPLE_RATE_HZ
 from speech_data.batching import draw_utterances
 from speech_data.corpus import SpeechCorpus
 from supernet.encoder import TAPS, Encoder
@@ -84,7 +83,7 @@ def check_sources(
         corpus: The audio; None where it is not opened.
 
     Raises:
-        NestlingError: A teacher where there is none, a tap that it lacks, frames at another rate than the student's,
+        NestlingError: A teacher where there is none, a tap that it lacks, frames that are not where the student's are,
             codes of a layer that the student has not, more codes than frames, or labels of audio without.
     """
     for stage in recipe.stages:
@@ -111,11 +110,11 @@ def check_sources(
             f"this teacher gives {', '.join(taps)} alone, and the recipe wants {', '.join(lacking)}; take --config "
             f"two-stage or demo, or --set each of these to {taps[0]}"
         )
-    found, wanted = (config.count_frames(SAMPLE_RATE_HZ) for config in (teacher.config, student))
-    if found != wanted:
+    theirs, ours = (shape_of(config)[0].grid for config in (teacher.config, student))
+    if theirs != ours:
         raise NestlingError(
-            f"the teacher makes {found} frames of 1 s, and encoders of this space {wanted}; take a space whose "
-            "conv_kernels and conv_strides are the teacher's"
+            f"the teacher's frames are {theirs.window} samples, {theirs.hop} apart, and those of this space "
+            f"{ours.window}, {ours.hop} apart; take a space whose conv_kernels and conv_strides are the teacher's"
         )
 
 

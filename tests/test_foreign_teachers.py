@@ -138,7 +138,7 @@ def test_other_taps_are_refused_before_anything_is_spent(tmp_path: Path) -> None
 
 def test_frames_at_another_rate_are_refused() -> None:
     two_stage = load_recipe("two-stage")
-    message = "the teacher makes 200 frames of 1 s, and encoders of this space 49; take a space whose conv_kernels"
+    message = "the teacher's frames are 40 samples, 80 apart, and those of this space 400, 320 apart; take a space"
     with pytest.raises(ValueError, match=message):
         check_sources(two_stage, make_encoder(), STUDENT)
     check_sources(load_recipe("hubert"), make_encoder(), STUDENT)  # it only starts from the teacher

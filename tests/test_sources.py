@@ -398,9 +398,24 @@ def test_a_teacher_must_be_there_with_its_taps_and_frames():
     ):
         check_sources(recipe, others, student)
     check_sources(recipe_with({"kind": "teacher"}), others, student)
-    slower = replace(student, conv_strides=(5, 2, 2, 2, 2, 2, 4))
-    with pytest.raises(NestlingError, match=r"^the teacher makes 49 frames of 1 s, and encoders of this space 25; "):
-        check_sources(recipe, make_teacher(), slower)
+
+
+@pytest.mark.parametrize(
+    ("change", "frames"),
+    [
+        ({"conv_strides": (5, 2, 2, 2, 2, 2, 4)}, "400, 640 apart"),
+        ({"conv_kernels": (10, 3, 3, 3, 3, 2, 3)}, "560, 320 apart"),  # as many of 1 s, and not of every utterance
+    ],
+)
+def test_a_teachers_frames_lie_where_the_students_do(change, frames):
+    recipe, student = recipe_with({"kind": "teacher"}), make_teacher().config
+    check_sources(recipe, make_teacher(), student)
+    message = (
+        f"the teacher's frames are 400 samples, 320 apart, and those of this space {frames}; take a space whose "
+        "conv_kernels and conv_strides are the teacher's"
+    )
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        check_sources(recipe, make_teacher(), replace(student, **change))
 
 
 def test_another_network_gives_hidden_states_of_whole_waveforms_alone():
