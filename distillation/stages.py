@@ -35,7 +35,9 @@ DONE = "done"
 KEPT = {"teacher": ("tap", "normalization"), "signal": (), "codes": ("num_codes", "layer")}
 KEPT_OF_ALL = {"kind", *(key for keys in KEPT.values() for key in keys)}
 """Of an older run's source: the keys of its kind, and all that were written whatever the kind."""
-RELATIONS = {"codes", "labels", *TAPS} - {"hidden", "ffn", "front_end"}
+LAYERS = ("hidden", "ffn")
+"""Taps that have channels of frames from every layer."""
+RELATIONS = {"codes", "labels", *TAPS} - {*LAYERS, "front_end"}
 """Taps that are no channels of frames, so each is met by a matching of its own."""
 OF_SANDWICH = ("num_random", "draws")
 """Keys of a stage that only the sandwich reads."""
@@ -133,8 +135,12 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _check_names(self) -> Self:
         names = [stage.name for stage in self.stages]
-        if len({*names, DONE}) <= len(names):
-            raise NestlingError(f"stages need names of their own, and none may be `{DONE}`; got {', '.join(names)}")
+        taken = {DONE, *Recipe.model_fields}
+        if len({*names, *taken}) < len(names) + len(taken):
+            raise NestlingError(
+                f"stages need names of their own, and none may be `{DONE}` or a key of the recipe; got "
+                f"{', '.join(names)}"
+            )
         return self
 
     @property
@@ -161,7 +167,9 @@ def _find_problems(stage: Stage) -> Iterator[str]:
             yield f"objective.{number} wants the source `{term.source}`; there is only {', '.join(stage.sources)}"
         elif (tap := term.tap_in(source.taps)) not in source.taps:
             yield f"objective.{number} meets the tap `{tap}`, and `{term.source}` gives {', '.join(source.taps)}"
-        elif tap != matching.tap and {tap, matching.tap} & RELATIONS:
+        elif tap != matching.tap and (
+            {tap, matching.tap} & RELATIONS or (matching.of_front_end and tap in LAYERS)  # a front-end is one layer
+        ):
             yield f"objective.{number}: the matching `{term.matching}` meets `{matching.tap}`, not `{tap}`"
         elif term.distance not in matching.distances:
             yield (
@@ -176,6 +184,11 @@ def _find_problems(stage: Stage) -> Iterator[str]:
             yield f"objective.{number}: `ctc` reads whole utterances; leave out `frames`"
         if term.name in {other.name for other in stage.objective[:number]}:
             yield f"objective.{number} is there already; give that one the weight of both"
+    yield from (
+        f"sources.{name} must have no `.` and no `:` in its name, which keep names in records apart"
+        for name in stage.sources
+        if set(name) & set(".:")
+    )
     for name in stage.sources.keys() - {term.source for term in stage.objective}:
         yield f"sources.{name} is met by no term of the objective; leave it out"
 

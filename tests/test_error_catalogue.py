@@ -283,7 +283,7 @@ USERS = [
     ),
     (
         "train supernet --config doubled.yaml",
-        "doubled.yaml: stages need names of their own, and none may be `done`; got stage-1, stage-1",
+        "doubled.yaml: stages need names of their own, and none may be `done` or a key of the recipe; got stage-1,",
     ),
     ("train supernet --config sourceless.yaml", "sourceless.yaml:"),
     ("train supernet --config kinds.yaml", "kinds.yaml:"),

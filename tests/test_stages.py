@@ -246,6 +246,7 @@ def test_values_are_changed_by_name(recipe):
         ("stage-1.steps=[1", "--set stage-1.steps="),
         ("stage-2.name=stage-1", "stages need names of their own"),
         ("stage-2.name=done", "none may be `done`"),
+        ("stage-2.name=seed", "none may be `done` or a key of the recipe; got stage-1, seed"),  # which it would hide
         ("stages.0.objective.0.source=teecher", "objective.0 wants the source `teecher`; there is only teacher"),
         (
             "stages.1.objective.1.distance=l1",
@@ -373,6 +374,27 @@ def test_the_same_term_twice_is_one_of_twice_the_weight():
     with pytest.raises(ValueError, match=r"objective\.1 is there already"):
         make_stage(objective=[term, term | {"tap": "hidden"}])  # which it meets anyway
     make_stage(objective=[term, term | {"distance": "mse"}, term | {"tap": "ffn"}])
+
+
+@pytest.mark.parametrize(("tap", "fits"), [("front_end", True), ("ffn", False), ("hidden", False)])
+def test_a_front_end_meets_a_single_layer(tap, fits):
+    """Of a tap with many it took the first."""
+    term = {"source": "t", "matching": "front_end", "distance": "l1", "tap": tap}
+    if fits:
+        make_stage(objective=[term])
+        make_stage(objective=[term | {"matching": "mean"}])  # that meets one layer as well as many
+        return
+    with pytest.raises(ValueError, match=rf"the matching `front_end` meets `front_end`, not `{tap}`"):
+        make_stage(objective=[term])
+
+
+@pytest.mark.parametrize("name", ["my.teacher", "my:teacher"])
+def test_names_of_sources_are_parts_of_others(name):
+    """Of weights of heads, whose parts a dot keeps apart, and of terms."""
+    term = {"source": name, "matching": "mean", "distance": "l1"}
+    with pytest.raises(ValueError, match=rf"sources\.{name} must have no `\.` and no `:` in its name"):
+        make_stage(sources={name: {"kind": "teacher"}}, objective=[term])
+    make_stage(sources={"my-teacher": {"kind": "teacher"}}, objective=[term | {"source": "my-teacher"}])
 
 
 def test_a_transcript_is_read_whole():
