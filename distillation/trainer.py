@@ -312,8 +312,9 @@ class Trainer:
     @contextmanager
     def _randomness(self, *key: int | str) -> Iterator[None]:
         """PyTorch's own randomness keyed by the recipe's seed and `key`; the process's goes on after as before."""
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed_of(self.recipe.seed, *key))
+        seed = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed  # of all devices
+        with torch.random.fork_rng(range(torch.cuda.device_count()) if self.device.type == "cuda" else []):
+            seed(seed_of(self.recipe.seed, *key))
             yield
 
     def _look(

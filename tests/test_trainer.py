@@ -1,6 +1,7 @@
 """The loop: what a step draws, what it learns, and that stopping it changes nothing."""
 
 import random
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
@@ -420,9 +421,24 @@ def test_training_leaves_the_callers_randomness_alone(recipe):
     assert equal(runs[0].weights, runs[1].weights)
 
 
+def test_training_on_a_cpu_leaves_the_randomness_of_gpus_alone(recipe, monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    Run(recipe("stage-1.dropout=0.5", "stage-1.steps=1", "stage-2.steps=1")).go()
+    assert not seeded
+
+
 def test_dropout_is_keyed_by_what_is_heard(recipe, monkeypatch):
     """Ranks hear rows of their own at the same step, and must not drop the same channels."""
     drawn = []
+    fork = torch.random.fork_rng
+
+    @contextmanager
+    def watch(devices):
+        with fork(devices):
+            yield
+            drawn.append(torch.random.initial_seed())
+
     made = recipe("stage-1.steps=1", "stage-2.steps=1", "stage-1.dropout=0.5")
     for name in "ab":
 
@@ -430,7 +446,7 @@ def test_dropout_is_keyed_by_what_is_heard(recipe, monkeypatch):
             for batch in tones(stage, first, stop):
                 yield replace(batch, utterances=tuple(replace(u, id=name + u.id) for u in batch.utterances))
 
-        monkeypatch.setattr(torch, "manual_seed", drawn.append)
+        monkeypatch.setattr(torch.random, "fork_rng", watch)
         with pytest.raises(ValueError, match="has no codes"):
             Run(made, batches).go()
     assert len(set(drawn)) == 2
