@@ -525,3 +525,15 @@ def test_stages_hear_crops_of_their_own() -> None:
         batches = list(training.training_batches(Recorded(), seed=0)(stage, 0, 3))
         heard[name] = [(u.id, o) for b in batches for u, o in zip(b.utterances, b.offsets.tolist(), strict=True)]
     assert heard["stage-1"] == heard["stage-1 again"] != heard["stage-2"]
+
+
+def test_crops_start_at_the_frames_of_the_space(folder: Path, tmp_path: Path) -> None:
+    """So that codes of whole utterances fit them."""
+    fine = replace(SPACE, backbone=replace(SPACE.backbone, conv_strides=(5, 2, 2, 2, 2, 2, 1)))
+    (tmp_path / "fine.yaml").write_text(json.dumps(fine.to_dict()))
+    job = describe(folder, recipe="alone", teacher=None, space=str(tmp_path / "fine.yaml"))
+    trainer, _ = build_trainer(RunFolder(tmp_path), job, Recorded(), ignore)
+    stage: Any = SimpleNamespace(name="any", batch_size=4, crop_seconds=0.2)
+    offsets = {int(offset) for batch in trainer.batches(stage, 0, 3) for offset in batch.offsets}
+    assert {offset % 160 for offset in offsets} == {0}
+    assert {offset % 320 for offset in offsets} == {0, 160}

@@ -284,6 +284,25 @@ def test_clusters_and_nearest():
     assert nearest(torch.tensor([[9.0, 1.0]]), centroids).item() == codes[50].item()
 
 
+@pytest.mark.parametrize("kind", ["hidden", "group", "signal", "codes", "labels"])
+@pytest.mark.parametrize("padded", [True, False])
+def test_padding_is_told_from_audio(kind, padded):
+    """And where there is none, nothing is told."""
+    batch = make_batch(LENGTHS if padded else (4000, 4000))
+    said = replace(batch, utterances=tuple(replace(u, phones=(("a", 0.0, 0.1),)) for u in batch.utterances))
+    rows = {u.id: torch.zeros(50, dtype=torch.int16) for u in batch.utterances}
+    made = {"codes": lambda: CodeSource(rows, 2, GRID), "labels": lambda: LabelSource(("a",), GRID)}
+    source = made.get(kind, lambda: make_source(kind))()
+    source.calibrate(seen(batch))
+    targets = source(said, seen(batch, padded=padded))
+    assert targets.frame_rate_hz == 50.0
+    if not padded:
+        assert targets.valid is None
+        return
+    counts = count_frames(torch.tensor(LENGTHS)).unsqueeze(1)
+    assert torch.equal(targets.valid, torch.arange(int(counts.max())) < counts)
+
+
 # The factory
 
 
