@@ -133,7 +133,8 @@ class Supernet(nn.Module):
         of a shallower encoder are taken more than once. Along an axis where the encoder is larger its first entries are
         taken, group by group for the residual stream; where it is smaller its entries fill the first places and the
         rest keep the values they have. A parameter is left alone when it is missing in `weights`, when an axis that
-        never varies differs, or when it is of a part that computes otherwise; see `find_misfits`.
+        never varies differs, when its residual stream does not divide into the container's groups, or when it is of a
+        part that computes otherwise; see `find_misfits`.
 
         Args:
             weights: By the names of `Encoder`.
@@ -154,9 +155,11 @@ class Supernet(nn.Module):
             weight = weights.get(source)
             kinds = axes(name, self._num_convs)
             fixed = [dim for dim, axis in enumerate(kinds) if axis.kind == "fixed"]
+            stream = [dim for dim, axis in enumerate(kinds) if axis.kind in ("width", "grouped")]
             if (
                 weight is None
                 or any(weight.shape[dim] != target.shape[dim] for dim in fixed)
+                or any(weight.shape[dim] % groups for dim in stream)
                 or any(re.match(misfit.names, name) for misfit in misfits)
             ):
                 skipped.append(name)

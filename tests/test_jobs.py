@@ -368,6 +368,14 @@ def test_what_a_teacher_cannot_lend_is_said(folder: Path, tmp_path: Path) -> Non
         "the teacher's head_dim is 16, and that of the space handful 8: attention starts from noise",
         "the teacher's norm_first is False, and that of the space handful True: every layer starts from noise",
     ]
+    said.clear()
+    shorter = replace(SPACE, backbone=replace(SPACE.backbone, pos_conv_kernel=8))
+    (tmp_path / "shorter.yaml").write_text(json.dumps(shorter.to_dict()))
+    build_trainer(
+        RunFolder(tmp_path), describe(folder, space=str(tmp_path / "shorter.yaml")), Recorded(), ignore, said.append
+    )
+    kernel = "encoder.pos_conv_embed.conv.parametrizations.weight.original0"
+    assert said == [f"nothing of the teacher fits {kernel} and 1 more: it starts from noise"]
 
 
 @pytest.fixture

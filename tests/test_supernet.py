@@ -21,7 +21,7 @@ from supernet.blocks import deinterleave, drop, interleave
 from supernet.encoder import Encoder, Trace
 from supernet.importance import WIDTH, reorder, taylor_importance
 from supernet.model import Supernet, encoder_config
-from supernet.slicing import Axis, layer_at_depth
+from supernet.slicing import Axis, axes, layer_at_depth
 from supernet.weight_decay import split_by_decay
 from tests.spaces import GATED, NAMES, RELEASED, VARIANTS, small
 
@@ -461,6 +461,25 @@ def test_weights_of_a_part_that_computes_otherwise_are_left_alone(change: dict[s
     before = {name: weight.clone() for name, weight in supernet.container.named_parameters()}
     names = supernet.load_encoder(teacher.state_dict(), replace(teacher.config, **change))
     assert names == [name for name in before if skipped and re.fullmatch(skipped, name)]
+    for name, weight in supernet.container.named_parameters():
+        assert torch.equal(weight, before[name]) == (name in names), name
+
+
+def test_a_residual_stream_that_the_groups_do_not_divide_is_left_alone() -> None:
+    space = small("tiny")
+    shape = encoder_config(space.backbone, space.container)
+    teacher = Encoder(replace(shape, embed_dim=40, pos_conv_groups=8))
+    randomize(teacher, 3)
+    supernet = make(space)
+    before = {name: weight.clone() for name, weight in supernet.container.named_parameters()}
+    names = supernet.load_encoder(teacher.state_dict(), teacher.config)
+    of_stream = {"width", "grouped", "in_group"}
+    assert names == [
+        name
+        for name in before
+        if name.startswith("encoder.pos_conv_embed")
+        or of_stream & {axis.kind for axis in axes(name, len(space.conv_dims))}
+    ]
     for name, weight in supernet.container.named_parameters():
         assert torch.equal(weight, before[name]) == (name in names), name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -79,13 +80,17 @@ def build_trainer(
 def _lend_weights(teacher: Teacher, supernet: Supernet, recipe: Recipe, say: Callable[[str], None]) -> None:
     """Lets a supernet start from its teacher's weights, or says why it starts from fresh ones."""
     if not recipe.teacher_taps or isinstance(teacher.network, Encoder):
-        supernet.load_encoder(teacher.encoder.state_dict(), teacher.encoder.config)
+        left = supernet.load_encoder(teacher.encoder.state_dict(), teacher.encoder.config)
         _compare_gates(teacher.encoder, supernet, say)
         for misfit in find_misfits(teacher.encoder.config, supernet.space.backbone):
+            left = [name for name in left if not re.match(misfit.names, name)]
             say(
                 f"the teacher's {misfit.setting} is {misfit.theirs}, and that of the space {supernet.space.name} "
                 f"{misfit.ours}: {misfit.part} starts from noise"
             )
+        if left:
+            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+            say(f"nothing of the teacher fits {left[0]}{more}: it starts from noise")
     else:
         say(f"{teacher.name} lends no weights, so the supernet starts from fresh ones: {teacher.reason}")
 
