@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import checkpoints.formats.lighthubert
 from checkpoints import load_supernet
@@ -73,9 +73,29 @@ def config(kind: str) -> dict[str, Any]:
     return {"model": {"_name": "hubert_pruner", "pruner_supernet": f"/data/exp/Supernet_{kind}.yaml".replace("_", "/")}}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_is_drawn() -> Iterator[None]:
+    """Networks begin as ones: a released file fills them, and drawing 94 M numbers first is most of the time."""
+
+    def start(encoder: Encoder, _: torch.Generator) -> None:
+        for parameter in encoder.parameters():
+            nn.init.ones_(parameter)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for layer in (nn.Linear, nn.Conv1d):
+            patch.setattr(layer, "reset_parameters", lambda _: None)
+        patch.setattr("supernet.model.initialize", start)
+        yield
+
+
 @pytest.fixture(scope="module")
 def tensors() -> dict[str, Tensor]:
     return official_tensors()
+
+
+def read_as(monkeypatch: pytest.MonkeyPatch, values: Any) -> None:
+    """What the next file holds, without 380 MB on the disk: `file` is one that is read in earnest."""
+    monkeypatch.setattr(checkpoints.formats.lighthubert, "read_checkpoint", lambda _: values)
 
 
 @pytest.fixture(scope="module")
@@ -183,30 +203,28 @@ def test_contiguous_inner_units_are_another_network(supernet: Supernet, tensors:
     assert difference(supernet, subnet, wrong) > 0.1
 
 
-def test_which_supernet_it_is_shows_in_the_file(tensors: dict[str, Tensor], tmp_path: Path) -> None:
+def test_which_supernet_it_is_shows_in_the_file(tensors: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = {"base": ("lighthubert-base", 66_897_664), "stage1": ("lighthubert-stage1", 94_377_856)}
     for kind, (name, params) in wanted.items():
-        path = tmp_path / f"{kind}.pt"
-        torch.save({"cfg": config(kind), "model": tensors}, path)
-        space = load_supernet(path).space
+        read_as(monkeypatch, {"cfg": config(kind), "model": tensors})
+        space = load_supernet("any.pt").space
         assert (space.name, space.slicing) == (name, "lighthubert")
         subnet = uniform(640, 10, 2560, 12) if kind == "base" else space.container
         assert count_params(space.backbone, subnet) == params
         assert subnet in space
-        path.unlink()
 
 
 def test_wrapped_names_and_a_folded_weight_norm_are_read(
-    supernet: Supernet, tensors: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    supernet: Supernet, tensors: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pos = "encoder.pos_conv.0"
     gains, kernel = tensors[f"{pos}.weight_g"], tensors[f"{pos}.weight_v"]
     folded = {f"{pos}.weight": gains * kernel / kernel.norm(dim=(0, 1), keepdim=True)}
     kept = {name: weight for name, weight in tensors.items() if name not in (f"{pos}.weight_g", f"{pos}.weight_v")}
     stored = {"cfg": config("small"), "model": {f"module.{name}": weight for name, weight in (kept | folded).items()}}
-    monkeypatch.setattr(checkpoints.formats.lighthubert, "read_checkpoint", lambda _: stored)
+    read_as(monkeypatch, stored)
     try:
-        got: Supernet | str = load_supernet(tmp_path / "lighthubert_small.pt")
+        got: Supernet | str = load_supernet("lighthubert_small.pt")
     except ValueError as error:
         got = str(error)
     assert isinstance(got, Supernet), got
@@ -253,13 +271,14 @@ def test_an_imported_run_has_the_supernet(file: Path, supernet: Supernet, tmp_pa
         ),
     ],
 )
-def test_other_files_are_refused(tensors: dict[str, Tensor], tmp_path: Path, change: Any, message: str) -> None:
+def test_other_files_are_refused(
+    tensors: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch, change: Any, message: str
+) -> None:
     values = {"cfg": config("small"), "model": dict(tensors)}
     change(values)
-    torch.save(values, tmp_path / "file.pt")
+    read_as(monkeypatch, values)
     with pytest.raises(ValueError, match=message):
-        load_supernet(tmp_path / "file.pt")
-    (tmp_path / "file.pt").unlink()
+        load_supernet("file.pt")
 
 
 def test_a_run_that_is_there_is_refused_before_anything_is_read(tmp_path: Path) -> None:
