@@ -1,14 +1,20 @@
-"""A network that is small enough to write down, as an ONNX file with an export's inputs and outputs."""
+"""ONNX files that cost little: a network small enough to write down, and one export for all who want a real one."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import checkpoints.runtimes.onnx_export
 from checkpoints.manifest import extend_manifest
+from search_spaces.locks import take_lock
+from supernet.encoder import Encoder
+from tests.encoders import make_encoder
 
 KERNEL = np.random.default_rng(5).standard_normal((6, 1, 400)).astype(np.float32)
 """Of one convolution, (d, 1, K)."""
@@ -51,3 +57,21 @@ def run_by_hand(wave: np.ndarray) -> np.ndarray:
     """What it computes, (B, S) -> (B, T, 6)."""
     windows = np.lib.stride_tricks.sliding_window_view(wave, 400, axis=1)[:, ::STRIDE]
     return windows @ KERNEL[:, 0].T
+
+
+def export_once(factory: pytest.TempPathFactory) -> tuple[Encoder, Path]:
+    """An encoder of 50 frames a second and its file, to be copied.
+
+    Whichever test wants it first writes it, for all processes of pytest: an export takes seconds. The second layer's
+    values are fewer than 16, which int8 leaves alone.
+    """
+    encoder = make_encoder(heads=(4, 1), ffn_dims=(96, 64), conv_bias=True, conv_strides=(5, 8, 8)).eval()
+    root = factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "exported"
+    folder.mkdir(exist_ok=True)
+    path = folder / "model.onnx"
+    with (folder / "lock").open("w") as lock:
+        take_lock(lock, wait=True)
+        if not path.exists():
+            checkpoints.runtimes.onnx_export.write_onnx(encoder, path)
+    return encoder, path

@@ -16,7 +16,7 @@ import typer
 import benchmarks.librispeech
 import cli
 from checkpoints.export import write_encoder
-from checkpoints.runtimes.onnx_export import write_onnx
+from checkpoints.manifest import extend_manifest
 from checkpoints.runtimes.s3prl_upstream import write_s3prl
 from checkpoints.saving import save_encoder
 from checkpoints.teachers import load_encoder
@@ -26,7 +26,8 @@ from search_spaces.budget import Budget
 from search_spaces.space import SearchSpace
 from search_spaces.strict_yaml import dump_yaml
 from speech_data.folder import open_folder
-from tests.encoders import TOLERANCE, make_encoder
+from tests.encoders import TOLERANCE
+from tests.onnx_cases import export_once
 from tests.test_librispeech import write_chapter
 from tests.training_cases import RECIPE, SPACE, make_teacher, write_audio
 
@@ -111,10 +112,11 @@ def test_a_wrong_command_would_be_seen() -> None:
 def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An export in every format."""
     folder = tmp_path_factory.mktemp("export") / "my-encoder"
-    encoder = make_encoder(heads=(4, 2), conv_strides=(5, 8, 8))
+    encoder, exported = export_once(tmp_path_factory)
     write_encoder(encoder, folder)
     write_s3prl(encoder, folder)
-    write_onnx(encoder, folder / "model.onnx")
+    shutil.copy(exported, folder)
+    extend_manifest(folder, [exported.name])
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,11 +16,11 @@ from torch import Tensor, nn
 
 import checkpoints.runtimes.quantize
 from checkpoints.proof import measure_error
-from checkpoints.runtimes.onnx_export import OnnxError, OnnxRunner, open_onnx, write_onnx
+from checkpoints.runtimes.onnx_export import OnnxError, OnnxRunner, open_onnx
 from checkpoints.runtimes.quantize import QUANTIZED, write_int8
 from supernet.encoder import Encoder
 from supernet.front_end import ConvLayer
-from tests.encoders import make_encoder
+from tests.onnx_cases import export_once
 
 LEVELS = 64
 
@@ -27,9 +28,9 @@ LEVELS = 64
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Encoder, Path, Path]:
     """The file in fp32 and in int8. Maps to fewer than 16 channels stay: the second layer's values."""
-    encoder = make_encoder(heads=(4, 1), ffn_dims=(96, 64), conv_bias=True).eval()
+    encoder, exported = export_once(tmp_path_factory)
     folder = tmp_path_factory.mktemp("int8")
-    write_onnx(encoder, folder / "model.onnx")
+    shutil.copy(exported, folder)
     write_int8(folder / "model.onnx", folder / "int8.onnx")
     return encoder, folder / "model.onnx", folder / "int8.onnx"
 
