@@ -93,6 +93,8 @@ def check_sources(
                 _check_codes(spec, place, student, corpus)
             elif isinstance(spec, LabelsSpec) and corpus is not None:
                 read_inventory(corpus, place)
+                if silent := [utterance.id for utterance in corpus.utterances("train") if not utterance.phones]:
+                    raise NestlingError(f"{place} reads labels, and {silent[0]} has none; leave it out")
     wanted_taps = recipe.teacher_taps
     if not wanted_taps:
         return

@@ -332,6 +332,31 @@ def test_what_the_audio_does_not_give_is_refused_before_any_stage(
     assert said == (problem and f"last.sources.x{problem}")
 
 
+def test_an_utterance_without_labels_among_others_is_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = describe(folder, recipe="alone", teacher=None)
+    term = {"source": "x", "matching": "labels", "distance": "ctc"}
+    stage = job["recipe"]["stages"][0] | {"sources": {"x": {"kind": "labels"}}, "objective": [term]}
+    job |= {"recipe": {"stages": [stage]}}
+    build_trainer(RunFolder(tmp_path), job, Spoken(), ignore)
+    monkeypatch.setattr(
+        Spoken,
+        "utterances",
+        lambda self, split: [
+            replace(utterance, phones=(("a", 0.0, 9.0),) if utterance.id != "2" else ())
+            for utterance in Recorded.utterances(self, split)
+        ],
+    )
+    try:
+        build_trainer(RunFolder(tmp_path), job, Spoken(), ignore)
+    except NestlingError as error:
+        said = str(error)
+    else:
+        said = "nothing"
+    assert said == "warm-up.sources.x reads labels, and 2 has none; leave it out"
+
+
 def test_a_checkpoint_that_does_not_fit_is_blamed_on_its_folder(tmp_path: Path) -> None:
     def resume(state: Any) -> None:
         if state:
