@@ -248,6 +248,21 @@ def test_heads_of_new_codes_start_over(recipe):
     assert equal(rest.go().weights, run.weights)
 
 
+def test_heads_of_targets_that_are_made_otherwise_start_over(recipe):
+    teacher = {"kind": "teacher"}
+    made = two_stages(
+        recipe,
+        ({"t": teacher}, [TAUGHT | {"source": "t"}]),
+        ({"t": teacher | {"normalization": "instance"}}, [TAUGHT | {"source": "t"}]),
+    )
+    run = Run(made)
+    begun = spied_heads(run)
+    kept = next(state["heads"] for state in run.go().states if state["step"] == 2)
+    assert begun[1].keys() == kept.keys()
+    assert not torch.equal(begun[1]["heads.t:mean.0.weight"], kept["heads.t:mean.0.weight"])
+    assert not torch.equal(begun[1]["heads.t:mean.0.weight"], begun[0]["heads.t:mean.0.weight"])
+
+
 def test_one_more_term_leaves_the_heads_of_others(recipe):
     made = two_stages(
         recipe,
@@ -408,6 +423,17 @@ def test_the_norm_of_the_gradient_is_that_before_clipping(recipe):
     one = ("stage-1.steps=1", "stage-2.steps=1")
     loose, tight = (Run(recipe(*one, f"stage-1.clip_norm={norm}")).go() for norm in (100, 0.001))
     assert loose.steps[0].gradient_norm == tight.steps[0].gradient_norm > 0.001
+
+
+def test_a_sandwichs_gradient_is_the_mean_of_its_subnets(recipe):
+    """Where all are one, it is that of the one."""
+    single = {"conv_dims": ((8,),) * 7, "embed_dim": (32,), "heads": (2,), "ffn_dim": (48,), "depth": {2: ((0, 1),)}}
+    once = ("stage-1.steps=1", "stage-1.dropout=0", "stage-2.steps=1")
+    norms = [
+        Run(recipe(*once, f"stage-1.subnets={which}"), space=replace(SPACE, **single)).go().steps[0].gradient_norm
+        for which in ("container", "sandwich")
+    ]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 
 
 def test_training_leaves_the_callers_randomness_alone(recipe):
