@@ -105,8 +105,8 @@ def _download(name: str, revision: str | None) -> Found:
     safe = ["model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"]
     found = fetch([*small, *safe], revision)
     if not any((found.path / file).exists() for file in safe[:2]):
-        pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"]
-        found = fetch([*small, *pickled], found.revision)
+        others = ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin", "model.bin"]
+        found = fetch([*small, *others], found.revision)
     if absent := [file for file in list_manifest(found.path) if not (found.path / file).exists()]:
         found = fetch(absent, found.revision)
     return found

@@ -5,10 +5,9 @@ B batch, S samples, T frames, d channels of a frame.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +16,12 @@ from torch import Tensor
 from checkpoints.formats.config_json import normalizes_waveform, read_config, read_json
 from checkpoints.formats.hugging_face import OtherNetworkError, TeacherError
 from checkpoints.formats.transformers_models import open_network
+from checkpoints.formats.whisper import is_whisper, open_whisper
 from checkpoints.locations import find_model
 from checkpoints.manifest import check_manifest
 from checkpoints.runtimes.onnx_export import open_onnx
 from checkpoints.teachers import load_encoder
-from distillation.sources.teacher import hash_network
+from distillation.sources.teacher import FrozenNetwork, hash_network
 from search_spaces.costs import count_macs
 from search_spaces.files import hash_file
 from search_spaces.identity import fingerprint, hash_code
@@ -39,9 +39,9 @@ UNTRAINED = "untrained:"
 SEED = 0
 """Of those weights."""
 ACCEPTED = (
-    "what can be evaluated: an export or its .onnx, a HuBERT, wav2vec 2.0, WavLM or the like in Hugging Face format (a "
-    "folder, or a name on the hub), a file of fairseq, unilm or s3prl, demo, log-mel, mfcc, and untrained:NAME for "
-    "fresh weights in the shape of NAME"
+    "what can be evaluated: an export or its .onnx, a HuBERT, wav2vec 2.0, WavLM, Whisper or the like in Hugging Face "
+    "format (a folder, or a name on the hub), a Whisper of CTranslate2, a file of fairseq, unilm or s3prl, demo, "
+    "log-mel, mfcc, and untrained:NAME for fresh weights in the shape of NAME"
 )
 
 
@@ -100,6 +100,9 @@ def open_representation(source: str) -> Representation:
 
 def _open_model(path: Path, name: str, source: str, trained: bool) -> Representation:
     """What a folder or a file holds, in PyTorch."""
+    if is_whisper(path):
+        network, macs = open_whisper(path, trained)
+        return _describe_other(network, macs, name, source, "whisper", "checkpoints.formats.whisper_encoder")
     if path.is_file():
         encoder = load_encoder(path)
         return _describe(path, encoder if trained else _make_fresh(encoder.config), name, source)
@@ -109,7 +112,8 @@ def _open_model(path: Path, name: str, source: str, trained: bool) -> Representa
     except OtherNetworkError:
         if trained:
             check_manifest(path)
-        return _open_transformers(path, values, name, source, trained)
+        network, macs = open_network(path, values, normalizes_waveform(path), ACCEPTED, trained)
+        return _describe_other(network, macs, name, source, "transformers", "checkpoints.formats.transformers_models")
     return _describe(path, load_encoder(path) if trained else _make_fresh(config), name, source)
 
 
@@ -156,16 +160,16 @@ def _open_onnx(path: Path, source: str) -> Representation:
     return Representation(f"{folder}/{path.name}", source, encode, run.params, None, key, code)
 
 
-def _open_transformers(
-    folder: Path, values: Mapping[str, Any], name: str, source: str, trained: bool
+def _describe_other(
+    network: FrozenNetwork, macs: int | None, name: str, source: str, kind: str, module: str
 ) -> Representation:
-    network, macs = open_network(folder, values, normalizes_waveform(folder), ACCEPTED, trained)
+    """A network that `Encoder` does not compute but a module does."""
 
     @torch.no_grad()
     def encode(wave: Tensor, lengths: Tensor | None) -> Sequence[Tensor]:
         return encode_alone(network.states_of, wave, lengths)
 
-    code = f"transformers {hash_code('speech_tasks.encoding', 'checkpoints.formats.transformers_models')}"
+    code = f"{kind} {hash_code('speech_tasks.encoding', module)}"
     return Representation(
         name,
         source,

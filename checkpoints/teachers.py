@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 
 from checkpoints.formats.config_json import NESTLING_TYPE, check_params, normalizes_waveform, read_config, read_json
+from checkpoints.formats.ctranslate2 import find_ctranslate2
 from checkpoints.formats.fairseq_layout import WANTED, from_fairseq, is_checkpoint, to_fairseq_name
 from checkpoints.formats.hugging_face import (
+    CLASSES,
     OtherNetworkError,
     TeacherError,
     bare_names,
+    list_misfits,
     refuse_weights,
     to_hugging_face,
 )
@@ -100,8 +103,12 @@ def load_encoder(path: Path) -> Encoder:
     try:
         if not path.is_file():
             check_manifest(path)
+        else:
+            check_file(path)
+        if find_ctranslate2(path):
+            raise OtherNetworkError(f"{path} is of CTranslate2; an encoder is one of {', '.join(CLASSES)}")
+        if not path.is_file():
             return _load_folder(path)
-        check_file(path)
         values = read_safetensors(path) if path.suffix == ".safetensors" else plain(read_checkpoint(path), str(path))
     except (ManifestError, WeightFileError) as error:
         raise TeacherError(str(error)) from error
@@ -145,18 +152,8 @@ def _fill(
     if not expected.keys() & weights.keys():
         names = f"{', '.join(sorted(weights)[:3])} …" if weights else "none"
         raise TeacherError(f"{source} has no tensor of an encoder, such as {min(expected)}; its tensors are {names}")
-    problems = [f"missing {name}" for name in expected if name not in weights]
-    problems += [f"unexpected {name}" for name in weights if name not in expected]
-    for name in expected.keys() & weights.keys():
-        found, wanted = weights[name], expected[name]
-        if found.shape != wanted.shape:
-            problems.append(f"{name} has shape {list(found.shape)}, not {list(wanted.shape)}")
-        elif not found.is_floating_point() or found.layout != torch.strided:
-            problems.append(f"{name} is {found.dtype}, not dense floating point")
-        elif not found.isfinite().all():
-            problems.append(f"{name} has numbers that are not finite")
-    if problems:
-        raise refuse_weights(source, sorted(problems), shape)
+    if problems := list_misfits(expected, weights):
+        raise refuse_weights(source, problems, shape)
     encoder.load_state_dict({name: weights[rename(name)].float() for name in encoder.state_dict()}, assign=True)
     return encoder.eval()
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.shell import Shell
 from tests.training_cases import RECIPE, SPACE, write_case
+from tests.whisper_cases import text as ct2_text
 
 JOB = "--space handful.yaml --config recipe.yaml --audio audio --precision fp32"
 TEXTS = {
@@ -62,8 +63,11 @@ def shell(tmp_path_factory):
     with zipfile.ZipFile(folder / "zip.pt", "w") as archive:
         archive.writestr("a/b", "c")
     (folder / "loop").symlink_to("loop")
-    for name in ("empty", "other", "weightless"):
+    for name in ("empty", "other", "weightless", "translator", "cut"):
         (folder / name).mkdir()
+    of_ctranslate2 = [b"\6\0\0\0" + ct2_text(name) for name in ("TransformerSpec", "WhisperSpec")]
+    (folder / "translator/model.bin").write_bytes(of_ctranslate2[0])
+    (folder / "cut/model.bin").write_bytes(of_ctranslate2[1] + b"\3\0\0\0\x94\0\0\0")
     shutil.copy(folder / "audio/take-01.wav", folder / "other/x.wav")
     for name in ("weightless", "garbled"):
         shutil.copy(folder / "teacher/config.json", folder / name)
@@ -557,6 +561,9 @@ USERS = [
     ("evaluate empty", "empty has no config.json; a model in Hugging Face format is wanted"),
     ("evaluate text.txt", "text.txt is no file of weights"),
     ("evaluate binary.bin", "binary.bin is no checkpoint that torch.save writes"),
+    ("evaluate translator", "translator/model.bin is a TransformerSpec of CTranslate2; WhisperSpec is wanted"),
+    ("evaluate cut", "cut/model.bin is truncated: 26 bytes are left of it"),
+    ("evaluate untrained:cut/model.bin", "cut/model.bin is truncated: 26 bytes are left of it"),
     (
         "evaluate encoder --task phone",
         "no task `phone`; did you mean `phones`? there are phones, keywords, intent, verificati",
@@ -597,6 +604,8 @@ USERS = [
     ("measure nowhere", "there is no folder nowhere,"),
     ("measure empty", "empty has no config.json; a model in Hugging Face format is wanted"),
     ("measure text.txt", "text.txt is no file of weights"),
+    ("measure translator", "translator/model.bin is a TransformerSpec of CTranslate2; WhisperSpec is wanted"),
+    ("measure cut", "cut/model.bin is truncated: 26 bytes are left of it"),
     ("measure encoder --runtime tensorflow", "--runtime tensorflow: no runtime `tensorflow`"),
     (
         "measure encoder --runtime onnx",

@@ -164,20 +164,11 @@ def test_what_cannot_be_written_at_last_is_shown_all_the_same(nestling, monkeypa
 
 
 def test_a_folder_whose_encoder_wants_no_waveform(nestling, tmp_path):
-    from transformers import WhisperConfig, WhisperModel
+    from transformers import BertConfig, BertModel
 
-    config = WhisperConfig(
-        d_model=16,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=16,
-        decoder_ffn_dim=16,
-        vocab_size=60000,
-    )
-    WhisperModel(config).save_pretrained(tmp_path / "whisper")
-    said = nestling(f"measure {tmp_path}/whisper --seconds 0.1 --no-memory")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    BertModel(BertConfig(**sizes, vocab_size=9)).save_pretrained(tmp_path / "bert")
+    said = nestling(f"measure {tmp_path}/bert --seconds 0.1 --no-memory")
     assert said.code == 2
-    assert "whisper in torch does not encode 0.1 s of audio" in said.err
+    assert "bert in torch does not encode 0.1 s of audio" in said.err
     assert "Traceback" not in said.err

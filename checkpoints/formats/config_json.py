@@ -46,8 +46,12 @@ def read_json(path: Path, required: bool = False) -> dict[str, Any]:
     return values
 
 
-def normalizes_waveform(folder: Path) -> bool:
-    """Whether the folder's preprocessor normalises the waveform; without one nothing does."""
+def read_preprocessor(folder: Path) -> tuple[dict[str, Any], str]:
+    """What a folder says of its preprocessor, and in which file; nothing where there is none.
+
+    Raises:
+        TeacherError: It is damaged, or wants audio at another rate.
+    """
     name = "preprocessor_config.json"
     values = read_json(folder / name)
     if inner := read_json(folder / "processor_config.json").get("feature_extractor"):  # as transformers does
@@ -59,6 +63,12 @@ def normalizes_waveform(folder: Path) -> bool:
             f"{folder}: the model wants audio at {shorten(rate)} Hz; only {SAMPLE_RATE_HZ} Hz is supported "
             f"(sampling_rate of {name})"
         )
+    return values, name
+
+
+def normalizes_waveform(folder: Path) -> bool:
+    """Whether the folder's preprocessor normalises the waveform; without one nothing does."""
+    values, name = read_preprocessor(folder)
     if not isinstance(normalizes := values.get("do_normalize", True), bool):
         raise TeacherError(f"{folder}: do_normalize={shorten(normalizes)} of {name} is not true or false")
     return bool(values) and normalizes

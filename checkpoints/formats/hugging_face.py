@@ -228,6 +228,21 @@ def _is_like(value: Any, example: Any) -> bool:
     return isinstance(value, int | float if isinstance(example, float) else str)
 
 
+def list_misfits(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
+    """What keeps tensors from filling a network: those that it lacks, others, and those that are not as it has them."""
+    problems = [f"missing {name}" for name in expected if name not in weights]
+    problems += [f"unexpected {name}" for name in weights if name not in expected]
+    for name in expected.keys() & weights.keys():
+        found, wanted = weights[name], expected[name]
+        if found.shape != wanted.shape:
+            problems.append(f"{name} has shape {list(found.shape)}, not {list(wanted.shape)}")
+        elif not found.is_floating_point() or found.layout != torch.strided:
+            problems.append(f"{name} is {found.dtype}, not dense floating point")
+        elif not found.isfinite().all():
+            problems.append(f"{name} has numbers that are not finite")
+    return sorted(problems)
+
+
 def refuse_weights(source: str, problems: Sequence[str], shape: str = "config.json") -> TeacherError:
     """The error that names the tensors at fault, the first ones if they are many; `shape` says what they should fit."""
     shown, more = problems[:MAX_SHOWN], len(problems) - MAX_SHOWN

@@ -26,6 +26,8 @@ LIMITS: Mapping[str, int] = {
     "num_buckets": MAX_BUCKETS,
     "vocab_size": 10_000_000,
     "max_position_embeddings": 10_000_000,
+    # a Whisper
+    "num_mel_bins": 1_024,
     # an export of ours
     "embed_dim": 16_384,
     "heads": 1_024,

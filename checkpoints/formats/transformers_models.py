@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +21,7 @@ from search_spaces.errors import NestlingError
 from supernet.encoder_config import SAMPLE_RATE_HZ, EncoderConfig
 from supernet.front_end import normalize_waveform
 
-_HUBERT = EncoderConfig((512,) * 7, 768, (12,) * 12, (3072,) * 12)
+HUBERT = EncoderConfig((512,) * 7, 768, (12,) * 12, (3072,) * 12)
 """Whose front-end makes the frames that are wanted."""
 _BOOKKEEPING = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 """Keys of config.json that change no output."""
@@ -57,14 +57,11 @@ def open_network(
         return model(input_values=wave, output_hidden_states=True, return_dict=True).hidden_states  # type: ignore[no-any-return]
 
     kind = f"{folder}: {type(model).__name__}"
-    wave = 0.1 * torch.randn(1, SAMPLE_RATE_HZ, generator=torch.Generator().manual_seed(0))
-    counter = FlopCounterMode(display=False)
     model.eval().requires_grad_(False)
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:  # the counter does not see fused attention
-            states = states_of(wave)
+        states, macs = hear_a_second(states_of)
         shapes = {tuple(x.shape) for x in states}
-        found, wanted = min(shape[1] for shape in shapes), int(_HUBERT.count_frames(torch.tensor(SAMPLE_RATE_HZ)))
+        found, wanted = min(shape[1] for shape in shapes), int(HUBERT.count_frames(torch.tensor(SAMPLE_RATE_HZ)))
         if found != wanted:
             raise NestlingError(f"it makes {found} frames of 1 s; one every 20 ms is wanted, {wanted}")
     except Exception as error:
@@ -80,8 +77,18 @@ def open_network(
         "config": {key: value for key, value in values.items() if key not in _BOOKKEEPING},
         "normalize": normalize,
     }
-    network = FrozenNetwork(model, states_of, states[0].shape[2], _HUBERT, description)
-    return network, counter.get_total_flops() // 2 or None
+    network = FrozenNetwork(model, states_of, states[0].shape[2], HUBERT, description)
+    return network, macs
+
+
+@torch.no_grad()
+def hear_a_second(states_of: Callable[[Tensor], Sequence[Tensor]]) -> tuple[Sequence[Tensor], int | None]:
+    """What a network makes of 1 s of noise, and the multiply-accumulates for it; None if nothing was counted."""
+    wave = 0.1 * torch.randn(1, SAMPLE_RATE_HZ, generator=torch.Generator().manual_seed(0))
+    counter = FlopCounterMode(display=False)
+    with sdpa_kernel(SDPBackend.MATH), counter:  # the counter does not see fused attention
+        states = states_of(wave)
+    return states, counter.get_total_flops() // 2 or None
 
 
 def load_model(folder: Path, values: Mapping[str, Any], accepted: str, trained: bool = True) -> Any:

@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from checkpoints.formats.config_json import NESTLING_TYPE, normalizes_waveform, read_json
-from checkpoints.formats.hugging_face import OtherNetworkError
+from checkpoints.formats.hugging_face import OtherNetworkError, TeacherError
 from checkpoints.formats.transformers_models import load_model
+from checkpoints.formats.whisper import is_whisper, open_whisper
 from checkpoints.locations import ACCEPTED, find_model
 from checkpoints.runtimes.onnx_session import INSTALL, ONNX_FILES, open_session, runtime_version
 from checkpoints.teachers import load_encoder
@@ -111,6 +112,9 @@ def open_torch(folder: Path) -> tuple[Run, Run | None]:
     Raises:
         TeacherError: The folder holds no encoder.
     """
+    if is_whisper(folder):
+        whisper: Any = open_whisper(folder)[0].network
+        return lambda wave: whisper(wave)[-1], whisper.front_end
     try:
         encoder = load_encoder(folder).requires_grad_(False)
     except OtherNetworkError:
@@ -131,6 +135,8 @@ def open_transformers(folder: Path) -> Run:
     Raises:
         TeacherError: The folder holds no encoder.
     """
+    if is_whisper(folder):
+        raise TeacherError(f"{folder}: of a Whisper, transformers wants 30 s in one piece; take --runtime torch")
     values = read_json(folder / "config.json", required=True)
     normalizes = normalizes_waveform(folder)
     model: Any

@@ -98,6 +98,7 @@ def _import_torch(folder: Path, runtime: str) -> Callable[[float, int], Callable
 
     from checkpoints.formats.config_json import NESTLING_TYPE, read_config, read_json  # noqa: PLC0415
     from checkpoints.formats.hugging_face import OtherNetworkError  # noqa: PLC0415
+    from checkpoints.formats.whisper import is_whisper  # noqa: PLC0415
     from checkpoints.runtimes.opening import open_torch, open_transformers  # noqa: PLC0415
     from nas.measurement import make_wave  # noqa: PLC0415
     from supernet.encoder import Encoder  # noqa: PLC0415
@@ -105,10 +106,11 @@ def _import_torch(folder: Path, runtime: str) -> Callable[[float, int], Callable
 
     with torch.device("meta"):
         Encoder(EncoderConfig((16,), 16, (1,), (1,), 16, (1,), (1,)))  # takes no memory, but imports sympy and more
-    values = read_json(folder / "config.json", required=folder.is_dir())
+    whisper = is_whisper(folder)
+    values = read_json(folder / "config.json", required=folder.is_dir() and not whisper)
     needs_transformers = runtime == "transformers"
     try:
-        if values:
+        if values and not whisper:
             read_config(values, False, str(folder))
     except OtherNetworkError:
         needs_transformers = True
