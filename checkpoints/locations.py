@@ -20,8 +20,9 @@ SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 """What a disk answers that takes no files; a network has other numbers, or none."""
 ACCEPTED = (
-    "what can teach: demo, a folder or a name on the Hugging Face hub (HuBERT, wav2vec 2.0, WavLM, or another network "
-    "of `transformers` that makes a hidden state of a waveform every 20 ms), or a file of fairseq, unilm or s3prl"
+    "what can teach: demo, a folder or a name on the Hugging Face hub (HuBERT, wav2vec 2.0, WavLM, Whisper, or another "
+    "network of `transformers` that makes a hidden state of a waveform every 20 ms), a Whisper of CTranslate2, or a "
+    "file of fairseq, unilm or s3prl"
 )
 
 

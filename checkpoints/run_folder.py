@@ -63,6 +63,8 @@ class RunFolder:
         self.lock_path = path / "lock"
         self.kept_targets = TargetFiles(path / "codes")
         """Codes that sources found, written once and not into every checkpoint."""
+        self.kept_states = TargetFiles(path / "teacher_states")
+        """What a teacher makes of whole utterances, a file for each; of those that are gone it is computed again."""
 
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, Any], seed: int) -> RunFolder:

@@ -1,4 +1,4 @@
-"""What sources of targets found once for a whole corpus, a file for each."""
+"""What sources of targets found once, for a whole corpus or for an utterance, a file for each."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TargetFiles:
         self.folder = folder
 
     def get(self, name: str, /) -> dict[str, Tensor] | None:
-        """The tensors that were written under `stage/source`; None if none were.
+        """The tensors that were written under a name; None if none were.
 
         Raises:
             RunError: The file is damaged.
@@ -35,7 +35,7 @@ class TargetFiles:
         try:
             return load(path.read_bytes()) if path.exists() else None
         except SafetensorError as error:
-            raise RunError(f"{path} is damaged: {error}") from error
+            raise RunError(f"{path} is damaged: {error}; put a copy of it back, or delete it") from error
 
     def __setitem__(self, name: str, tensors: Mapping[str, Tensor], /) -> None:
         from safetensors.torch import save  # noqa: PLC0415

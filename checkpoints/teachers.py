@@ -26,6 +26,7 @@ from checkpoints.formats.hugging_face import (
 from checkpoints.formats.stand_ins import WeightFileError, plain
 from checkpoints.formats.transformers_models import open_network
 from checkpoints.formats.weight_files import read_checkpoint, read_folder_weights, read_safetensors
+from checkpoints.formats.whisper import is_whisper, open_whisper
 from checkpoints.locations import ACCEPTED, find_model
 from checkpoints.manifest import ManifestError, check_file, check_manifest
 from distillation.sources.teacher import FrozenNetwork, hash_network
@@ -74,7 +75,7 @@ def load_teacher(source: str | Path) -> Teacher:
     Args:
         source: `demo`, a folder in Hugging Face format, a name on the Hugging Face hub (`NAME` or `NAME@REVISION`: a
             branch, a tag or a commit), or a file: fairseq's, unilm's or s3prl's, or the weights in a folder of
-            Hugging Face.
+            Hugging Face. A Whisper may be in CTranslate2's format, too.
 
     Raises:
         TeacherError: It cannot be found, or is not a network that `Encoder` or `transformers` computes; says why.
@@ -85,10 +86,13 @@ def load_teacher(source: str | Path) -> Teacher:
     try:
         return Teacher(load_encoder(path).requires_grad_(False), found.name, path, found.revision, licensed)
     except OtherNetworkError as error:
-        if not path.is_dir():
+        if not path.is_dir() and not is_whisper(path):
             raise
         reason = str(error)
-    network, _ = open_network(path, read_json(path / "config.json"), normalizes_waveform(path), ACCEPTED)
+    if is_whisper(path):
+        network, _ = open_whisper(path)
+    else:
+        network, _ = open_network(path, read_json(path / "config.json"), normalizes_waveform(path), ACCEPTED)
     return Teacher(network, found.name, path, found.revision, licensed, reason)
 
 

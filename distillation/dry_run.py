@@ -47,7 +47,7 @@ def estimate_training(
         NestlingError: The teacher does not give what the recipe wants.
     """
     check_sources(recipe, teacher, encoder_config(space.backbone, space.container))
-    sources = SourceFactory(_Noise(), teacher, recipe.seed)
+    sources = SourceFactory(_Noise(), teacher, recipe.seed, states=_Forgetful())
     grid = space.backbone.grid
     times: list[float] = []
     for stage in recipe.stages:
@@ -77,7 +77,7 @@ def measure_peak_memory(device: str) -> int:
 
 
 class _Noise:
-    """A corpus of which nothing is read, in which everybody says one phone after another."""
+    """A corpus in which everybody says one phone after another, while there is nothing but noise."""
 
     name, hash, synthesised = "noise", "", False
     phones = tuple(map(str, range(NUM_PHONES)))
@@ -86,7 +86,17 @@ class _Noise:
         raise NotImplementedError
 
     def read(self, utterance: Utterance) -> Waveform:
-        raise NotImplementedError
+        return np.random.default_rng(0).standard_normal(utterance.num_samples, np.float32)
+
+
+class _Forgetful:
+    """Keeps no states, so that every step hears the teacher, as those of the first epoch do."""
+
+    def get(self, name: str, /) -> None:
+        """Nothing."""
+
+    def __setitem__(self, name: str, tensors: dict[str, torch.Tensor], /) -> None:
+        """Forgets it."""
 
 
 def _noise(stage: Stage, first: int, stop: int) -> Iterator[Batch]:

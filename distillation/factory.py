@@ -26,6 +26,7 @@ class SourceFactory:
         teacher: The frozen encoder or other network; None when a recipe has no such source.
         seed: Of the clustering.
         store: What sources keep once beside the run, by `stage/source`; in memory unless one is given.
+        states: The same, for what the teacher makes of whole utterances.
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class SourceFactory:
         teacher: Encoder | FrozenNetwork | None,
         seed: int,
         store: Store | None = None,
+        states: Store | None = None,
     ) -> None:
         self.corpus = corpus
         self.teacher = teacher
         self.seed = seed
         self.store: Store = {} if store is None else store
+        self.states: Store = {} if states is None else states
 
     def __call__(self, stage: Stage, supernet: Supernet, saved: Mapping[str, Any]) -> dict[str, Source]:
         """The sources of `stage` by name.
@@ -61,6 +64,7 @@ class SourceFactory:
                     teacher=self.teacher,
                     seed=self.seed,
                     store=self.store,
+                    states=self.states,
                     saved=saved.get(name),
                 )
             )
@@ -84,7 +88,8 @@ def check_sources(
 
     Raises:
         NestlingError: A teacher where there is none, a tap that it lacks, frames that are not where the student's are,
-            codes of a layer that the student has not, more codes than frames, or labels of audio without.
+            noise where it hears none, codes of a layer that the student has not, more codes than frames, or labels
+            of audio without.
     """
     for stage in recipe.stages:
         for name, spec in stage.sources.items():
@@ -112,6 +117,12 @@ def check_sources(
             f"this teacher gives {', '.join(taps)} alone, and the recipe wants {', '.join(lacking)}; take --config "
             f"two-stage or demo, or --set each of these to {taps[0]}"
         )
+    if isinstance(teacher, FrozenNetwork) and teacher.whole and corpus is not None and corpus.synthesised:
+        heard = [s for s in recipe.stages if any(spec.kind == "teacher" for spec in s.sources.values())]
+        if changes := " ".join(f"--set {s.name}.view.target=clean" for s in heard if s.view.target != "clean"):
+            raise NestlingError(
+                f"this teacher hears whole utterances, each once and without noise, and the recipe adds some; {changes}"
+            )
     theirs, ours = (shape_of(config)[0].grid for config in (teacher.config, student))
     if theirs != ours:
         raise NestlingError(

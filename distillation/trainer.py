@@ -256,7 +256,7 @@ class Trainer:
             with torch.no_grad(), self._autocast():
                 seen = stage.view.draw(batch, grid, self.device)
                 for source in fresh:
-                    source.calibrate(seen)
+                    source.calibrate(batch, seen)
         objective = Objective(
             stage.objective,
             sources,

@@ -30,6 +30,8 @@ class Seen:
     """Valid samples of each row, (B,); None when nothing is padded."""
     masked: Tensor | None = None
     """Frames that the student does not see, (B, T), bool; None when it sees all."""
+    clean: bool = True
+    """Whether what targets are computed from has no noise added."""
 
     def valid_frames(self, grid: FrameGrid) -> Tensor | None:
         """True where a frame comes from audio and not from padding, (B, T); None when every frame does."""
@@ -74,6 +76,7 @@ class View(BaseModel):
             self._hear(batch, self.target, device),
             torch.from_numpy(batch.lengths).to(device) if padded else None,
             masked,
+            clean=self.target == "clean" or batch.wave is batch.clean,
         )
 
     @staticmethod

@@ -57,8 +57,9 @@ Teacher = Annotated[
     str,
     typer.Option(
         "--teacher",
-        help="demo; a Hugging Face folder, NAME or NAME@REVISION of the hub (HuBERT, wav2vec 2.0, WavLM, or any "
-        "network of transformers that makes 50 hidden states a second); or a .pt file of fairseq, unilm or s3prl.",
+        help="demo; a Hugging Face folder, NAME or NAME@REVISION of the hub (HuBERT, wav2vec 2.0, WavLM, Whisper, or "
+        "any network of transformers that makes 50 hidden states a second); a Whisper of CTranslate2 (faster-whisper); "
+        "or a .pt file of fairseq, unilm or s3prl.",
     ),
 ]
 Config = Annotated[str, typer.Option("--config", autocompletion=RECIPES, help="A shipped recipe or a .yaml file.")]

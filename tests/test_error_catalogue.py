@@ -376,6 +376,8 @@ USERS = [
     ),
     ("train supernet --teacher text.txt {job}", "{here}/text.txt is no file of weights"),
     ("train supernet --teacher binary.bin {job}", "{here}/binary.bin is no checkpoint that torch.save writes"),
+    ("train supernet --teacher cut {job}", "{here}/cut/model.bin is truncated: 26 bytes are left of it"),
+    ("train supernet --teacher translator {job}", "{here}/translator/model.bin is a TransformerSpec of CTranslate2;"),
     ("train supernet --teacher no/such-model {job}", "there is no folder no/such-model,"),
     ("train supernet --teacher weightless {job}", "{here}/weightless has no weights"),
     ("train supernet --teacher textmodel {job}", "{here}/textmodel: transformers cannot open it"),

@@ -94,7 +94,7 @@ def test_padding_does_not_count_in_statistics(tmp_path: Path) -> None:
     source = TeacherSource(load_teacher(tmp_path).network, ["hidden"], "channel")
     batch = make_batch()
     wave = torch.from_numpy(batch.wave)
-    source.calibrate(Seen(wave, wave, torch.tensor(LENGTHS)))
+    source.calibrate(batch, Seen(wave, wave, torch.tensor(LENGTHS)))
     targets = hear(source, batch, wave, torch.tensor(LENGTHS))
     for x in targets:
         frames = torch.cat([x[i, :count] for i, count in enumerate((12, 19, 7))])

@@ -78,7 +78,7 @@ class Made:
     def __init__(self, make, dim, grid=SPACE.backbone.grid):
         self.make, self.dims, self.grid, self.state = make, {"made": dim}, grid, {}
 
-    def calibrate(self, seen):
+    def calibrate(self, batch, seen):
         pass
 
     def __call__(self, batch, seen):

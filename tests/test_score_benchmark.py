@@ -41,8 +41,8 @@ def test_a_cell_has_the_score_of_a_search_and_that_of_training(subnet: Any) -> N
     teacher = TeacherSource(load_teacher("demo").encoder, ["hidden"], "channel")
     batches = list(evaluation_batches(corpus, "search", batch_size=1, augment=True))
     seen = [view.draw(batch, grid, torch.device("cpu")) for batch in batches]
-    for each in seen[:2]:
-        teacher.calibrate(each)
+    for batch, each in zip(batches[:2], seen, strict=False):
+        teacher.calibrate(batch, each)
     objective = Objective(stage.objective, {"teacher": teacher}, TINY.container, supernet.stream_groups, seeded(1))
     losses = []
     with torch.no_grad():

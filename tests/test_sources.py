@@ -88,7 +88,7 @@ def valid_frames(targets, lengths):
 
 def test_a_signal_is_what_describes_it_and_what_was_measured():
     measured = make_source("signal")
-    measured.calibrate(seen(make_batch()))
+    measured.calibrate(make_batch(), seen(make_batch()))
     sources = [make_source("signal"), measured, SignalSource(log_mel, SIGNAL_DIM, GRID)]
     sources.append(SignalSource(describe_signal, 13, GRID))
     sources.append(SignalSource(describe_signal, SIGNAL_DIM, FrameGrid(160)))
@@ -127,7 +127,7 @@ def test_nothing_measured_is_an_error():
 @pytest.mark.parametrize("kind", ["hidden", "ffn", "group", "signal"])
 def test_calibrated_targets_have_zero_mean_and_unit_variance(kind):
     source, batch = make_source(kind), make_batch()
-    source.calibrate(seen(batch))
+    source.calibrate(batch, seen(batch))
     targets = layers(source, batch)
     (dim,) = source.dims.values()
     assert len(targets) == (1 if kind == "signal" else 2)
@@ -143,9 +143,9 @@ def test_padding_never_counts(kind, normalization):
     """An utterance has the same targets alone as in a batch, and so have statistics."""
     together, apart = make_source(kind, normalization), make_source(kind, normalization)
     batch = make_batch()
-    together.calibrate(seen(batch))
+    together.calibrate(batch, seen(batch))
     for i in range(len(LENGTHS)):
-        apart.calibrate(alone(batch, i))
+        apart.calibrate(batch, alone(batch, i))
     targets = layers(together, batch)
     for i, length in enumerate(LENGTHS):
         count = int(count_frames(torch.tensor(length)))
@@ -155,9 +155,9 @@ def test_padding_never_counts(kind, normalization):
 
 def test_padding_never_counts_in_signals():
     together, apart, batch = make_source("signal"), make_source("signal"), make_batch()
-    together.calibrate(seen(batch))
+    together.calibrate(batch, seen(batch))
     for i in range(len(LENGTHS)):
-        apart.calibrate(alone(batch, i))
+        apart.calibrate(batch, alone(batch, i))
     (x,), (y,) = (layers(source, batch) for source in (together, apart))
     torch.testing.assert_close(x, y, atol=TOLERANCE, rtol=TOLERANCE)
 
@@ -293,7 +293,7 @@ def test_padding_is_told_from_audio(kind, padded):
     rows = {u.id: torch.zeros(50, dtype=torch.int16) for u in batch.utterances}
     made = {"codes": lambda: CodeSource(rows, 2, GRID), "labels": lambda: LabelSource(("a",), GRID)}
     source = made.get(kind, lambda: make_source(kind))()
-    source.calibrate(seen(batch))
+    source.calibrate(batch, seen(batch))
     targets = source(said, seen(batch, padded=padded))
     assert targets.frame_rate_hz == 50.0
     if not padded:
@@ -458,7 +458,7 @@ def test_a_fingerprint_is_of_all_that_decides_targets():
     networks.append(FrozenNetwork(torch.nn.Linear(2, 2), make_wave, 1, config, {"release": 1}))
     networks.append(FrozenNetwork(weights, replace, 1, config, {"release": 1}))  # code of another module
     measured = TeacherSource(make_teacher(), ["hidden"], "channel")
-    measured.calibrate(seen(make_batch()))
+    measured.calibrate(make_batch(), seen(make_batch()))
     others = [print_of(make_teacher(1)), print_of(tap="ffn"), print_of(normalization="instance")]
     kept = TeacherSource(make_teacher(), ["hidden"], "channel", measured.state)
     prints = [print_of(), *others, measured.fingerprint, *map(print_of, networks)]
@@ -555,7 +555,7 @@ def test_one_pass_gives_every_tap(kind):
 
 def test_statistics_of_an_older_checkpoint_are_read():
     source, batch = make_source("hidden"), make_batch()
-    source.calibrate(seen(batch))
+    source.calibrate(batch, seen(batch))
     older = source.state["hidden"]
     assert older.keys() == {"count", "sums", "squares"}
     assert TeacherSource(make_teacher(), ["hidden"], "channel", older).fingerprint == source.fingerprint

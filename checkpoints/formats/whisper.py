@@ -107,7 +107,7 @@ def open_whisper(path: Path, trained: bool = True) -> tuple[FrozenNetwork, int |
     if not all(x.isfinite().all() for x in states):
         raise TeacherError(f"{source} gives numbers that are not finite; its weights are damaged")
     description = {"network": MODEL_TYPE, "heads": shape.heads}
-    return FrozenNetwork(encoder, encoder.forward, shape.embed_dim, HUBERT, description), macs
+    return FrozenNetwork(encoder, encoder.forward, shape.embed_dim, HUBERT, description, whole=True), macs
 
 
 def _read_config(values: Mapping[str, Any], source: str) -> WhisperShape:

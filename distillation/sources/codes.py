@@ -130,7 +130,7 @@ class CodeSource:
         """Of the codes themselves: what made them is not asked again."""
         return fingerprint("codes", hash_code(__name__), self.dims, self.grid.hop, self.grid.window, self.state)
 
-    def calibrate(self, seen: Seen) -> None:
+    def calibrate(self, batch: Batch, seen: Seen) -> None:
         """Nothing to measure."""
 
     def __call__(self, batch: Batch, seen: Seen) -> Targets:

@@ -70,7 +70,7 @@ class LabelSource:
         """Of the inventory."""
         return fingerprint("labels", hash_code(__name__), self.classes)
 
-    def calibrate(self, seen: Seen) -> None:
+    def calibrate(self, batch: Batch, seen: Seen) -> None:
         """Nothing to measure."""
 
     def __call__(self, batch: Batch, seen: Seen) -> Targets:

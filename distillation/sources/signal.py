@@ -70,8 +70,9 @@ class SignalSource:
         settings = [self.describe.__qualname__, self.dims, self.grid.hop, self.grid.window]
         return fingerprint("signal", code, settings, self._statistics.fingerprint)
 
-    def calibrate(self, seen: Seen) -> None:
+    def calibrate(self, batch: Batch, seen: Seen) -> None:
         """Adds one batch to the statistics."""
+        del batch
         self._statistics.add(*self._layers(seen))
 
     def __call__(self, batch: Batch, seen: Seen) -> Targets:

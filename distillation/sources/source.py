@@ -44,7 +44,7 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """A hash of all that decides its targets but the audio: settings, teacher, code, and what it measured."""
 
-    def calibrate(self, seen: Seen) -> None:
+    def calibrate(self, batch: Batch, seen: Seen) -> None:
         """Measures what it needs on one of the stage's first batches; never called where `state` is kept."""
 
     def __call__(self, batch: Batch, seen: Seen) -> Targets:
@@ -76,6 +76,8 @@ class Givens:
     """The frozen network, an `Encoder` or a `FrozenNetwork`."""
     seed: int
     store: Store
+    states: Store
+    """For what a teacher makes of whole utterances, by what it is made of."""
     saved: Mapping[str, Any] | None
     """The source's `state` in a checkpoint."""
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from distillation.sources.source import Givens, Source, Spec, Targets
 from distillation.sources.statistics import ChannelStatistics
+from distillation.sources.whole_utterances import WholeUtterances
 from distillation.views import Seen
 from search_spaces.errors import NestlingError
 from search_spaces.identity import fingerprint, hash_code
@@ -42,8 +43,12 @@ class TeacherSpec(Spec):
         if givens.teacher is None:
             stage = givens.name.partition("/")[0]
             raise NestlingError(f"stage {stage} learns from a teacher, and none was given; add --teacher")
-        teacher = givens.teacher.to(givens.supernet.residual_order.device)
-        return TeacherSource(teacher, givens.taps, self.normalization, givens.saved)  # type: ignore[arg-type]
+        teacher: Any = givens.teacher.to(givens.supernet.residual_order.device)
+        whole = None
+        if isinstance(teacher, FrozenNetwork) and teacher.whole:
+            made_by = fingerprint(hash_code(teacher.states_of.__module__), hash_network(teacher))
+            whole = WholeUtterances(teacher.hear, givens.corpus, givens.states, givens.grid, made_by)
+        return TeacherSource(teacher, givens.taps, self.normalization, givens.saved, whole)
 
 
 class FrozenNetwork(nn.Module):
@@ -56,6 +61,7 @@ class FrozenNetwork(nn.Module):
         dim: d.
         front_end: A shape whose front-end makes the same frames.
         description: All that decides what it computes besides the weights, as plain JSON values.
+        whole: It hears where an utterance ends, so that what it makes of a crop is not what it makes of those frames.
     """
 
     taps = ("hidden",)
@@ -67,6 +73,7 @@ class FrozenNetwork(nn.Module):
         dim: int,
         front_end: EncoderConfig,
         description: Mapping[str, Any] = MappingProxyType({}),
+        whole: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
@@ -74,6 +81,11 @@ class FrozenNetwork(nn.Module):
         self.states_of = states_of
         self.dim = dim
         self.config = front_end
+        self.whole = whole
+
+    def hear(self, wave: Tensor) -> list[Tensor]:
+        """The output of each layer for waveforms of one length, (B, S) -> L of (B, T, d)."""
+        return self(wave, None, self.taps).hidden[1:]  # type: ignore[no-any-return]
 
     def forward(self, wave: Tensor, lengths: Tensor | None, taps: Collection[str]) -> Trace:
         """Encodes waveforms of one length, (B, S).
@@ -107,6 +119,7 @@ class TeacherSource:
         normalization: How each channel of each layer of `STANDARDIZED` is standardised: with statistics measured once
             by `calibrate` (`channel`), over the time of each utterance as data2vec does (`instance`), or not at all.
         state: What was kept of an earlier one's `state`; then nothing need be measured.
+        utterances: Whole ones, out of whose states those of crops are cut; None: what is seen is what is heard.
     """
 
     reads = frozenset({"audio"})
@@ -117,7 +130,9 @@ class TeacherSource:
         taps: Collection[str],
         normalization: Normalization,
         state: Mapping[str, Any] | None = None,
+        utterances: WholeUtterances | None = None,
     ) -> None:
+        self._utterances = utterances
         self.teacher = teacher.eval().requires_grad_(False)
         self.taps = tuple(taps)
         self.normalization = normalization
@@ -149,18 +164,17 @@ class TeacherSource:
         return fingerprint("teacher", code, [*self.taps], self.normalization, measured, hash_network(self.teacher))
 
     @torch.no_grad()
-    def calibrate(self, seen: Seen) -> None:
+    def calibrate(self, batch: Batch, seen: Seen) -> None:
         """Adds one batch to the statistics of `channel` normalisation; the others need none."""
         if self.normalization == "channel" and self._statistics:
-            taps, valid = self._hear(seen.target, seen.lengths)
+            taps, valid = self._hear(batch, seen)
             for tap, statistics in self._statistics.items():
                 statistics.add(taps[tap], valid)
 
     @torch.no_grad()
     def __call__(self, batch: Batch, seen: Seen) -> Targets:
         """The taps, standardised."""
-        del batch  # a teacher hears; it reads no labels
-        taps, valid = self._hear(seen.target, seen.lengths)
+        taps, valid = self._hear(batch, seen)
         for tap, statistics in self._statistics.items():
             match self.normalization:
                 case "channel":
@@ -169,7 +183,10 @@ class TeacherSource:
                     taps[tap] = [_instance_norm(x, valid) for x in taps[tap]]
         return Targets(taps, self.teacher.config.frame_rate_hz, valid)
 
-    def _hear(self, wave: Tensor, lengths: Tensor | None) -> tuple[dict[str, list[Tensor]], Tensor | None]:
+    def _hear(self, batch: Batch, seen: Seen) -> tuple[dict[str, list[Tensor]], Tensor | None]:
+        if self._utterances is not None:  # a network that gives hidden states alone
+            return {"hidden": self._utterances(batch, seen)}, seen.valid_frames(self._utterances.grid)
+        wave, lengths = seen.target, seen.lengths
         if lengths is not None and self._alone:
             return self._one_by_one(wave, lengths)
         trace = self.teacher(wave, lengths, self.taps)

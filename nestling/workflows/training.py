@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from checkpoints.formats.hugging_face import TeacherError
@@ -17,6 +18,7 @@ from checkpoints.run_folder import RunFolder
 from checkpoints.supernet_files import SupernetRecord
 from checkpoints.teachers import Teacher, load_teacher
 from distillation.factory import SourceFactory, check_sources
+from distillation.sources.teacher import FrozenNetwork
 from distillation.stages import Recipe, Stage
 from distillation.trainer import Step, Trainer, generator
 from nestling.workflows.jobs import Job
@@ -24,7 +26,7 @@ from search_spaces.errors import NestlingError
 from search_spaces.randomness import seed_of
 from search_spaces.space import SearchSpace
 from search_spaces.strict_yaml import parse_config
-from search_spaces.subnet import FrameGrid
+from search_spaces.subnet import SAMPLE_RATE_HZ, FrameGrid
 from speech_data.batching import Batch, batch_at, prefetch
 from speech_data.corpus import Corpus, SpeechCorpus
 from speech_data.features import HUBERT_GRID
@@ -61,11 +63,12 @@ def build_trainer(
     check_sources(recipe, network, supernet.container.config, corpus)
     if teacher:
         _lend_weights(teacher, supernet, recipe, say)
+        _tell_of_states(teacher, corpus, recipe, run.kept_states.folder, say)
     trainer = Trainer(
         supernet,
         recipe,
         training_batches(corpus, recipe.seed, supernet.space.backbone.grid.hop),
-        SourceFactory(corpus, network, recipe.seed, run.kept_targets),
+        SourceFactory(corpus, network, recipe.seed, run.kept_targets, run.kept_states),
         on_step=_keep_steps(run, on_progress),
         on_stage=_probe_stages(run, recipe, quick_probe(corpus, supernet.space.backbone.grid)),
         on_checkpoint=run.save_state,
@@ -93,6 +96,19 @@ def _lend_weights(teacher: Teacher, supernet: Supernet, recipe: Recipe, say: Cal
             say(f"nothing of the teacher fits {left[0]}{more}: it starts from noise")
     else:
         say(f"{teacher.name} lends no weights, so the supernet starts from fresh ones: {teacher.reason}")
+
+
+def _tell_of_states(
+    teacher: Teacher, corpus: SpeechCorpus, recipe: Recipe, folder: Path, say: Callable[[str], None]
+) -> None:
+    """Says how much of the disk will be taken by what a teacher makes of whole utterances."""
+    network = teacher.network
+    if not recipe.teacher_taps or not isinstance(network, FrozenNetwork) or not network.whole:
+        return
+    seconds = sum(utterance.seconds for utterance in corpus.utterances("train"))
+    num_layers = len(network.hear(torch.zeros(1, SAMPLE_RATE_HZ)))
+    gigabytes = seconds * network.config.frame_rate_hz * num_layers * network.dim * 2 / 1e9
+    say(f"{teacher.name} hears whole utterances, each once; its states take up to {gigabytes:.2g} GB in {folder}")
 
 
 def _keep_steps(run: RunFolder, on_progress: Callable[[str], None]) -> Callable[[Step], None]:
