@@ -17,7 +17,7 @@ check:
 
 .venv/demo .venv/dev: .venv/%: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(if $(filter dev,$*),demo$(comma)onnx$(comma)dev,demo)]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(if $(filter dev,$*),demo$(comma)onnx$(comma)recorded$(comma)dev,demo)]"
 	touch $@
 
 comma := ,

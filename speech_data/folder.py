@@ -36,6 +36,8 @@ SPLIT_SHARES = {"search": 5, "dev": 5, "train": 90}
 
 Progress = Callable[[int, int], None]
 """Called with the number of files looked at and the number of all."""
+SplitOf = Callable[[Utterance, str], str | None]
+"""The split of an utterance whose file has a content, a SHA-256; None leaves it out."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,8 @@ def open_listed(
     listed: Mapping[str, Sequence[ListedAudio]],
     skipped: Iterable[SkippedFile] = (),
     *,
+    split_of: SplitOf | None = None,
+    known: Mapping[Path, Sound] | None = None,
     allow_test: bool = False,
     on_progress: Progress | None = None,
 ) -> FolderCorpus:
@@ -175,8 +179,10 @@ def open_listed(
     Args:
         name: What reports call it.
         root: Where it is, for messages.
-        listed: The recordings of each split.
+        listed: The recordings of each split; under "" those that `split_of` divides.
         skipped: What the reader itself has left out.
+        split_of: Gives the split of an utterance whose file has a content; None leaves it out.
+        known: What some files are known to hold, which need not be looked at.
         allow_test: Whether the test split may be read. Only evaluation passes True.
         on_progress: Called as files are looked at.
 
@@ -184,7 +190,7 @@ def open_listed(
         NestlingError: Nothing can be used.
     """
     skips = list(skipped)
-    return _open(name, str(root), listed, skips, True, allow_test=allow_test, on_progress=on_progress)
+    return _open(name, str(root), listed, skips, True, split_of, known, allow_test=allow_test, on_progress=on_progress)
 
 
 def _open(
@@ -193,12 +199,16 @@ def _open(
     listed: Mapping[str, Sequence[ListedAudio]],
     skipped: list[SkippedFile],
     whole: bool,
+    split_of: SplitOf | None = None,
+    known_sounds: Mapping[Path, Sound] | None = None,
     *,
     allow_test: bool,
     on_progress: Progress | None,
 ) -> FolderCorpus:
     """Looks at all files and keeps what can be used; the splits of what is listed under "" are made here."""
-    sounds = _examine_all({item.file for items in listed.values() for item in items}, on_progress)
+    given = known_sounds or {}
+    files = {item.file for items in listed.values() for item in items}
+    sounds = {**examine_all(files - given.keys(), on_progress), **given}
     kept: dict[str, list[_Piece]] = {split: [] for split in listed}
     known: dict[tuple[str, int, int], ListedAudio] = {}
     judged: dict[str, list[tuple[int, int, ListedAudio]]] = {}  # what the splits before hold, by content
@@ -222,7 +232,7 @@ def _open(
     if not any(kept.values()):
         raise NestlingError(*_nothing_left(places, skipped))
     if "" in kept:
-        kept = _divide_by_content(kept[""])
+        kept = _divide(kept[""], split_of) if split_of else _divide_by_content(kept[""])
     return FolderCorpus(
         name,
         _content_hash(kept),
@@ -236,8 +246,8 @@ def _open(
 # What a file holds
 
 
-def _examine_all(files: set[Path], on_progress: Progress | None) -> dict[Path, Sound | str]:
-    """For each file what it holds, or why it cannot be used."""
+def examine_all(files: set[Path], on_progress: Progress | None) -> dict[Path, Sound | str]:
+    """For each file what it holds, or why it cannot be used; `on_progress` is called as they are looked at."""
     ordered = sorted(files)
     sounds: dict[Path, Sound | str] = {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # libsndfile works outside Python's lock
@@ -299,6 +309,14 @@ def _cut(item: ListedAudio, sound: Sound, span: tuple[int, int], whole: bool) ->
         )
         for i, (start, stop) in enumerate(pairwise(edges))
     ]
+
+
+def _divide(pieces: list[_Piece], split_of: SplitOf) -> dict[str, list[_Piece]]:
+    divided: dict[str, list[_Piece]] = {split: [] for split in SPLITS}
+    for piece in pieces:
+        if split := split_of(piece.utterance, piece.content):
+            divided[split].append(piece)
+    return divided
 
 
 def _divide_by_content(pieces: list[_Piece]) -> dict[str, list[_Piece]]:

@@ -48,7 +48,7 @@ def record_silence(planned: PlannedUtterance) -> Recording:
         speaker=None,
         num_samples=num_samples,
         text="",
-        phones=_tile([], num_samples / SAMPLE_RATE_HZ),
+        phones=tile([], num_samples / SAMPLE_RATE_HZ),
         intent=planned.intent,
     )
     return np.round(noise.clip(-1, 1) * 32767).astype(np.int16), utterance
@@ -66,7 +66,7 @@ def _finish_wave(speech: Speech, sample_rate_hz: float, planned: PlannedUtteranc
 def _label(planned: PlannedUtterance, speech: Speech, sample_rate_hz: float, num_samples: int) -> Utterance:
     lead = planned.lead_ms / 1000
     end = num_samples / SAMPLE_RATE_HZ
-    phones = _tile([(name, lead + sample / sample_rate_hz) for name, sample in speech.phones], end)
+    phones = tile([(name, lead + sample / sample_rate_hz) for name, sample in speech.phones], end)
     starts = [(position, lead + sample / sample_rate_hz) for position, sample in speech.words]
     return Utterance(
         id=planned.id,
@@ -81,7 +81,7 @@ def _label(planned: PlannedUtterance, speech: Speech, sample_rate_hz: float, num
     )
 
 
-def _tile(starts: list[tuple[str, float]], end: float) -> tuple[Span, ...]:
+def tile(starts: list[tuple[str, float]], end: float) -> tuple[Span, ...]:
     """Phones that tile [0, end]: each lasts until the next; neighbouring silences are one."""
     spans: list[Span] = []
     for symbol, announced in [(SILENCE, 0.0), *starts]:
