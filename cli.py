@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer.core
 
-from nestling import options
+from nestling import data, options
 from nestling.ending import hinting, run_app
 from nestling.reports.terminal import Screen, command_line, next_command, note, show_json, tell
 
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from checkpoints.run_folder import RunFolder
     from supernet.model import Supernet
 
-ORDER = ["demo", "train", "import", "search", "export", "report", "evaluate", "measure", "space", "cost", "doctor"]
+ORDER = [
+    *("demo", "data", "train", "import", "search", "export", "report"),
+    *("evaluate", "measure", "space", "cost", "doctor"),
+]
 """Commands as work goes; to try all of it, and to look something up, stand around it."""
 
 
@@ -38,6 +41,7 @@ export_app = typer.Typer(help="Write a subnet as a checkpoint that stands alone.
 import_app = typer.Typer(help="Make somebody else's supernet a run.", no_args_is_help=True)
 for name, group in {"train": train_app, "search": search_app, "export": export_app, "import": import_app}.items():
     app.add_typer(group, name=name)
+app.add_typer(data.app, name="data")
 
 
 @app.callback()

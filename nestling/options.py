@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from nestling.reports.terminal import tell
+from speech_data.recorded.table import CORPORA
 
 
 def _show_version(asked: bool) -> None:
@@ -41,7 +42,12 @@ Run = Annotated[Path | None, typer.Option("--run", help="Run folder; default: th
 NewRun = Annotated[Path, typer.Option("--run", help="Run folder.")]
 Space = Annotated[str, typer.Option("--space", autocompletion=SPACES, help="A shipped space or a .yaml file.")]
 Audio = Annotated[
-    str, typer.Option("--audio", help="A folder of audio, a JSON-lines manifest, or demo, demo-small, demo-varied.")
+    str,
+    typer.Option(
+        "--audio",
+        autocompletion=lambda: list(CORPORA),
+        help="A folder of audio, a JSON-lines manifest, demo, demo-small, demo-varied, or what `nestling data` got.",
+    ),
 ]
 Budget = Annotated[
     list[str] | None,
@@ -151,6 +157,15 @@ Repeats = Annotated[
 FewRounds = Annotated[bool, typer.Option("--quick", help="Fewer rounds, in a quarter of a minute.")]
 Memory = Annotated[bool, typer.Option("--memory/--no-memory", help="Take peak memory too, in fresh processes.")]
 JsonOut = Annotated[Path | None, typer.Option("--out", help="A JSON file to write too.")]
+
+# data
+Recorded = Annotated[
+    str, typer.Argument(metavar="NAME", autocompletion=lambda: list(CORPORA), help="As `nestling data list` has it.")
+]
+Packages = Annotated[
+    Path | None,
+    typer.Option("--from", help="Its .deb, a folder of them, or one they are unpacked or installed into, such as /."),
+]
 
 # space, cost
 SpaceName = Annotated[str, typer.Argument(autocompletion=SPACES, help="A shipped space or a .yaml file.")]

@@ -32,6 +32,12 @@ BAD = [
         "pip install 'nestling[demo]'",
     ),
     (
+        "extra recorded",
+        "nestling.workflows.doctor.find_spec",
+        lambda n: None if n == "av" else n,
+        "pip install 'nestling[recorded]'",
+    ),
+    (
         "espeak-ng",
         "nestling.workflows.doctor.find_spec",
         lambda n: None if n[0] == "e" else n,

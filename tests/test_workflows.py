@@ -383,7 +383,7 @@ def test_a_run_goes_on_after_its_last_checkpoint_with_what_was_asked(
 def test_an_estimate_is_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "load_teacher", lambda name: SimpleNamespace(network=f"network of {name}"))
     monkeypatch.setattr(train, "estimate_training", lambda *job: job)
-    monkeypatch.setattr(train, "check_source", never)
+    monkeypatch.setattr(audio, "check_source", never)
     recipe, found = train.estimate({**JOB, "audio": "demo"})
     assert recipe.model_dump(mode="json") == JOB["recipe"]
     assert found == (SPACE, recipe, "network of org/teacher", "fp32", "cpu")

@@ -20,7 +20,7 @@ from checkpoints.supernet_files import SupernetRecord
 from distillation.stages import load_recipe
 from search_spaces.quoting import shell_command
 from search_spaces.space import SearchSpace
-from speech_data.synthesis import BY_NAME
+from speech_data.names import NAMES
 from supernet.model import Supernet
 
 PRUNED, STAGE_1 = "hubert_pruner", "student_hubert"
@@ -110,7 +110,7 @@ def import_supernet(path: str | Path, run: str | Path, audio: str, teacher: str 
             ["import", "supernet", Path(path).name, "--run", run, "--audio", audio, "--teacher", teacher]
         ),
         "teacher": locate(teacher, (DEMO,)),
-        "audio": locate(audio, BY_NAME),
+        "audio": locate(audio, NAMES),
         "device": "cpu",
         "precision": "fp32",
         "space": supernet.space.to_dict(),

@@ -1,4 +1,4 @@
-"""The audio of a run: synthesised, a folder or a manifest; where it is now, and samples of it."""
+"""The audio of a run: by its name, a folder or a manifest; where it is now, and samples of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from nestling.workflows.listening import SILENT, Listener, reporter
 from search_spaces.errors import NestlingError
 from speech_data.batching import evaluation_batches
 from speech_data.corpus import SpeechCorpus
-from speech_data.folder import open_folder
+from speech_data.folder import check_source, open_folder
+from speech_data.recorded.corpus import check_fetched, check_teaches, open_recorded, refuse_folder
+from speech_data.recorded.table import CORPORA
 from speech_data.synthesis import BY_NAME, synthesised_corpus
 
 MOST_SKIPPED = 20
@@ -17,21 +19,40 @@ MOST_SKIPPED = 20
 
 
 def open_audio(audio: str, listener: Listener = SILENT) -> SpeechCorpus:
-    """A synthesised corpus by its name, or the recordings of a folder or manifest; what was left out is said.
+    """A corpus by its name, synthesised or recorded, or a folder's or manifest's recordings; what was left out is said.
 
     Raises:
         NestlingError: There is no such audio, or none of it can be read.
     """
     if audio in BY_NAME:
         return synthesised_corpus(BY_NAME[audio], on_progress=reporter(listener, "synthesise speech"))
-    corpus = open_folder(audio, on_progress=reporter(listener, "check audio"))
+    refuse_folder(audio)
+    opening = open_recorded if audio in CORPORA else open_folder
+    corpus = opening(audio, on_progress=reporter(listener, "check audio"))
     for skipped in corpus.skipped[:MOST_SKIPPED]:
         listener.warn(f"skipped {skipped.path}: {skipped.reason}")
     if len(corpus.skipped) > MOST_SKIPPED:
         listener.warn(f"… and {len(corpus.skipped) - MOST_SKIPPED} more")
     files = "1 file" if len(corpus.skipped) == 1 else f"{len(corpus.skipped)} files"
     listener.note(f"{audio}: {corpus.hours_kept:.2f} hours kept, {files} skipped")
+    if audio in CORPORA and (held_out := CORPORA[audio].held_out):
+        listener.note(f"{audio}: nothing is trained on {', '.join(held_out)}, which are for evaluation alone")
     return corpus
+
+
+def check_teaching(audio: str) -> None:
+    """Raises NestlingError for audio that is for evaluation alone."""
+    if audio in CORPORA:
+        check_teaches(audio)
+
+
+def check_audio(audio: str) -> None:
+    """Raises NestlingError where `open_audio` would, as far as can be told without a look at any recording."""
+    if audio in CORPORA:
+        check_fetched(audio)
+    elif audio not in BY_NAME:
+        refuse_folder(audio)
+        check_source(audio)
 
 
 def open_audio_of(run: RunFolder, listener: Listener = SILENT, moved_to: str | None = None) -> SpeechCorpus:

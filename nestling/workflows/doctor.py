@@ -19,8 +19,10 @@ from nas.measurement import count_cores, name_processor
 from nestling.workflows.jobs import is_bf16_fast
 from speech_data import espeak, flite
 from speech_data.corpus import cache_folder
+from speech_data.recorded.corpus import SEAL, folder_of
+from speech_data.recorded.table import CORPORA
 
-EXTRAS = {"onnx": PACKAGES, "demo": ("espeakng_loader",)}
+EXTRAS = {"onnx": PACKAGES, "demo": ("espeakng_loader",), "recorded": ("av",)}
 """What pyproject.toml calls them -> the modules that they bring."""
 LITTLE_BYTES = 5 * 10**9
 """Free space below which a disk is told of: corpora take 3 GB, a run of HuBERT's size 2 GB."""
@@ -56,6 +58,7 @@ def examine(folder: Path = Path()) -> list[Finding]:
         *(_examine_extra(name, modules) for name, modules in EXTRAS.items()),
         _examine_synthesiser("espeak-ng", find_spec("espeakng_loader") is not None, espeak.INSTALL_HINT),
         _examine_synthesiser("flite", shutil.which("flite") is not None, flite.INSTALL_HINT),
+        _examine_recorded(),
         _examine_disk("cache", cache_folder(), "set NESTLING_CACHE to a folder on a disk that has more"),
         _examine_disk("runs", (folder / "runs").absolute(), "give --run a folder on a disk that has more"),
     ]
@@ -113,6 +116,11 @@ def _examine_extra(name: str, modules: Sequence[str]) -> Finding:
 
 def _examine_synthesiser(name: str, found: bool, hint: str) -> Finding:
     return Finding(name, found, "found" if found else "not found", "" if found else hint)
+
+
+def _examine_recorded() -> Finding:
+    names = [name for name in CORPORA if (folder_of(name) / SEAL).exists()]
+    return Finding("recorded", names, ", ".join(names) or "none in the cache; `nestling data list` has their names")
 
 
 def _examine_disk(name: str, folder: Path, remedy: str) -> Finding:

@@ -15,7 +15,7 @@ from distillation.trainer import open_device
 from search_spaces.errors import NestlingError
 from search_spaces.space import SearchSpace
 from search_spaces.strict_yaml import parse_config
-from speech_data.synthesis import BY_NAME
+from speech_data.names import NAMES
 
 Job = dict[str, Any]
 """All that a training run depends on, resolved, as plain JSON values: what config.yaml keeps."""
@@ -42,7 +42,7 @@ def describe_job(
     return {
         "command": command,
         "teacher": teacher and locate(teacher, (DEMO,)),
-        "audio": locate(audio, BY_NAME),
+        "audio": locate(audio, NAMES),
         "device": device,
         "precision": _choose_precision(precision, device),
         "space": SearchSpace.load(space).to_dict(),
@@ -91,7 +91,7 @@ def resume_job(kept: Job, asked: Mapping[str, Any], step: int) -> tuple[Job, dic
             f"run. What may change: --device, --precision, and by --set {', '.join(CHANGEABLE)}"
         )
     job = {**kept, "recipe": after.model_dump(mode="json"), "teacher": teacher}
-    job |= {"audio": locate(asked["audio"], BY_NAME)} if "audio" in asked else {}
+    job |= {"audio": locate(asked["audio"], NAMES)} if "audio" in asked else {}
     job |= {"device": asked["device"]} if "device" in asked else {}
     if "precision" in asked:
         job["precision"] = _choose_precision(asked["precision"], job["device"])

@@ -13,15 +13,13 @@ from checkpoints.teachers import load_teacher
 from distillation.dry_run import Estimate, estimate_training
 from distillation.stages import Recipe
 from distillation.trainer import Trainer
-from nestling.workflows.audio import open_audio, open_audio_of
+from nestling.workflows.audio import check_audio, check_teaching, open_audio, open_audio_of
 from nestling.workflows.jobs import Job, resume_job
 from nestling.workflows.listening import SILENT, Listener
 from nestling.workflows.training import build_trainer, resume_trainer
 from search_spaces.errors import NestlingError, OutOfMemoryError
 from search_spaces.space import SearchSpace
 from search_spaces.strict_yaml import parse_config
-from speech_data.folder import check_source
-from speech_data.synthesis import BY_NAME
 from supernet.model import Supernet
 
 
@@ -39,6 +37,7 @@ def train(path: Path, job: Job, command: str = "", listener: Listener = SILENT) 
         OutOfMemoryError: What was trained so far is kept, if anything was.
     """
     RunFolder(path).check_free()
+    check_teaching(job["audio"])
     corpus = open_audio(job["audio"], listener)
     if job["teacher"] == DEMO:
         listener.note("the teacher is the demo's, a small HuBERT that learnt from synthesised speech")
@@ -121,8 +120,8 @@ def estimate(job: Job) -> tuple[Recipe, Estimate]:
     Raises:
         NestlingError: There is no such audio or teacher.
     """
-    if job["audio"] not in BY_NAME:
-        check_source(job["audio"])
+    check_teaching(job["audio"])
+    check_audio(job["audio"])
     recipe: Recipe = parse_config(Recipe, job["recipe"])
     teacher = load_teacher(job["teacher"]).network if job["teacher"] else None
     space = SearchSpace.from_dict(job["space"])
