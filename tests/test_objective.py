@@ -9,7 +9,7 @@ from distillation.sources.source import Targets
 from distillation.sources.teacher import TeacherSource
 from distillation.views import View
 from nas.objective import ReadOutObjective
-from nas.ridge import PENALTY
+from nas.ridge import PENALTY, fit_ridge
 from search_spaces.subnet import FrameGrid
 from speech_data.batching import Batch
 from speech_data.corpus import Utterance
@@ -28,9 +28,9 @@ def generator(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def encoder(seed):
+def encoder(seed, subnet=SPACE.container):
     """A random encoder that tells frames apart."""
-    made = Encoder(encoder_config(SPACE.backbone, SPACE.container))
+    made = Encoder(encoder_config(SPACE.backbone, subnet))
     initialize(made, generator(seed))
     with torch.no_grad():
         for name, weight in made.named_parameters():
@@ -99,8 +99,12 @@ def states_of(supernet, subnet, batches):
 
 
 def test_equals_ridge_regression_by_the_book():
-    """Of two layers the last: least squares with a row for each weight, in numpy, on every second utterance."""
-    supernet, sources = setting()
+    """Of three layers the last two: least squares with a row for each weight, in numpy, on every second utterance."""
+    supernet, _ = setting()
+    teacher = encoder(2, replace(SPACE.container, layers=SPACE.container.layers[:1] * 3, kept=(0, 1, 2)))
+    with torch.no_grad():
+        teacher.encoder.layers[1].final_layer_norm.weight.mul_(3)  # that it is louder does not count
+    sources = {"teacher": TeacherSource(teacher, ["hidden"], "none")}
     batches = [*many(8), batch((3000, 2000), seed=7)]
     score = ReadOutObjective(supernet, sources, batches, VIEW)(SPACE.smallest())
     states = [x.double().numpy() for x in states_of(supernet, SPACE.smallest(), batches)]
@@ -158,6 +162,7 @@ def test_a_lone_utterance_is_read_in_two_halves():
     score = ReadOutObjective(*setting(), [batch((8000,))], VIEW)(SPACE.smallest())
     assert score.per_utterance.shape == (1,)
     assert np.isfinite(score.per_utterance).all()
+    assert not ReadOutObjective(*setting(), [batch((720,))], VIEW)(SPACE.smallest()).failed  # of a frame each
     with pytest.raises(ValueError, match="compared on two frames or more; the audio has 1"):
         ReadOutObjective(*setting(), [batch((400,))], VIEW)
 
@@ -168,6 +173,27 @@ def test_a_state_that_is_not_finite_is_a_failed_score():
     with torch.no_grad():
         supernet.container.encoder.layer_norm.bias.fill_(float("inf"))
     assert objective(SPACE.container).failed
+
+
+def test_a_channel_that_hardly_varies_says_nothing():
+    """Neither of targets, where rounding would have a part in the score, nor of states, where it would be read."""
+    supernet, _ = setting()
+
+    def score(*deviations):
+        noise = [generator(i) for i in range(len(deviations))]
+
+        def make(_, frames):
+            return torch.stack(
+                [x * torch.randn(frames, generator=g) for x, g in zip(deviations, noise, strict=True)], 1
+            )
+
+        return ReadOutObjective(supernet, {"made": Made(make, len(deviations))}, many(8), VIEW)(SPACE.container).mean
+
+    assert score(1.0, 5e-6) == score(1.0)
+    assert score(1.0, 5e-5) != score(1.0)
+    states = torch.randn(50, 3, generator=generator(0)) * torch.tensor([1.0, 1.0, 5e-6])
+    read = fit_ridge(states, states.sum(1, keepdim=True))
+    assert torch.equal(read(states), read(states + torch.tensor([0.0, 0.0, 1.0])))
 
 
 def test_codes_are_read_class_by_class():
@@ -282,10 +308,9 @@ def test_fingerprint_names_all_a_score_depends_on():
     changes = (shift_weights, shift_teacher, take_other_hidden_states, normalize_otherwise, normalize_waves_otherwise)
     others = [fingerprint(change) for change in changes]
     others += [fingerprint(batches=[batch(seed=1)]), fingerprint(batches=split(batch()))]
-    others += [
-        fingerprint(view=View(target="clean"), batches=[batch(noise=0.3)]),
-        fingerprint(batches=[batch(noise=1)]),
-    ]
+    views = [View(student=student, target=target) for student in ("noisy", "clean") for target in ("noisy", "clean")]
+    others += [fingerprint(view=view, batches=[batch(noise=0.3)]) for view in views]
+    others += [fingerprint(batches=[batch(noise=1)])]
     assert len({same, *others}) == 1 + len(others)
 
 

@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 
 from nas.record import Record, RecordFile
-from nestling.workflows.search_result import AGAIN, RECORD, RESULT, find_subnet, load_result, load_subnet, save_result
+from nestling.workflows.search_result import (
+    AGAIN,
+    RECORD,
+    RESULT,
+    describe_space,
+    find_subnet,
+    load_result,
+    load_subnet,
+    save_result,
+)
+from search_spaces.budget import Budget
 from search_spaces.errors import NestlingError
 from search_spaces.space import SearchSpace
 from search_spaces.subnet import Subnet
@@ -173,9 +183,35 @@ def test_a_subnet_has_at_most_a_mebibyte(tmp_path: Path) -> None:
     assert str(caught.value) == f"{path}: 1,048,577 bytes; a file may have at most 1,048,576"
 
 
-def test_best_is_the_first_finalist(folder: Path) -> None:
+def test_best_is_the_first_finalist(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_result(folder, result_of(finalists=[describe(SECOND), describe(BEST)]))
+    monkeypatch.chdir(folder)
+    (folder / "best").write_text(json.dumps(THIRD.to_dict()))  # a file of that name is ./best
     assert find_subnet(folder, "best", SPACE) == SECOND
+    assert find_subnet(folder, "./best", SPACE) == THIRD
+
+
+def test_the_ends_of_a_space_are_named_without_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, subnet in (("largest", SPACE.container), ("smallest", SPACE.smallest())):
+        (tmp_path / name).write_text(json.dumps(BEST.to_dict()))
+        assert find_subnet(None, name, SPACE) == subnet
+    for name in ("best", BEST.id):
+        with pytest.raises(NestlingError) as caught:
+            find_subnet(None, name, SPACE)
+        assert str(caught.value) == (
+            f"--subnet {name}: give largest, smallest or a subnet.json; best and ids are of a --run"
+        )
+
+
+@pytest.mark.parametrize(("text", "binds"), [("", False), (f"params<={params(SECOND)}", True)])
+def test_a_space_is_described_with_what_holds_the_budget(text: str, binds: bool) -> None:
+    budget = Budget.parse(text, SPACE)
+    described = describe_space(SPACE, budget, SPACE.profile(budget))
+    assert (described["space"], described["subnets"], described["binds"]) == ("test", SPACE.count(), binds)
+    assert described["fitting"] == SPACE.count(budget)
+    ends = (SPACE.smallest(budget), SPACE.largest(budget), SPACE.container)
+    assert [described[end]["id"] for end in ("smallest", "largest", "container")] == [subnet.id for subnet in ends]
 
 
 def test_an_id_or_its_beginning_names_what_was_scored(folder: Path) -> None:
