@@ -231,7 +231,8 @@ def describe(cells: Sequence[Cell]) -> str:
     ]
     if not cells:
         return "\n\n".join([*lines, "No cell is computed yet.\n"])
-    found = {name: compare(name, cells) for name in TRAININGS}
+    computed = {cell["training"] for cell in cells}
+    found = {name: compare(name, cells) for name in TRAININGS if name in computed}
     for name, compared in found.items():
         lines += [*describe_training(name, cells, compared)]
     lines.append(decide(found))
@@ -306,6 +307,8 @@ def decide(found: Mapping[str, Compared]) -> str:
         f"Rule: of those draws that in no training lose more than {MOST_LOST:g} point of the proxy at a size or a "
         "depth, and are better by more than the interval in every training, the best mean over the sizes."
     )
+    if missing := [name for name in TRAININGS if name not in found]:
+        rule += f" Not computed yet: {', '.join(missing)}."
     gains: dict[str, float] = {}
     for draws in DRAWS:
         by_place = [compared[draws]["proxy"] for compared in found.values() if draws in compared]
