@@ -293,7 +293,7 @@ USERS = [
     ("train supernet --config kinds.yaml", "kinds.yaml:"),
     (
         "train supernet --config done.yaml",
-        "done.yaml: stages need names of their own, and none may be `done`; got stage-1, done",
+        "done.yaml: stages need names of their own, and none may be `done` or a key of the recipe; got stage-1, done",
     ),
     ("train supernet --set", "Option '--set' requires an argument"),
     ("train supernet --set stage-1.stepps=3", "two-stage: unknown key `stage-1.stepps`; did you mean `steps`?"),
