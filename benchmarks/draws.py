@@ -101,6 +101,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PAGE)
     parser.add_argument("--page", action="store_true", help="Write the page of the cells there are.")
     arguments = parser.parse_args()
+    if (arguments.set or arguments.scale != 1) and arguments.results == RESULTS:
+        parser.error("--set and --scale make cells that stand beside no others: name a folder of their own, --results")
     torch.set_num_threads(arguments.threads)
     asked = [(t, d, s) for s in range(arguments.seeds) for t in arguments.trainings for d in arguments.draws]
     for training, draws, seed in asked if not arguments.page else ():
@@ -274,8 +276,8 @@ def average(differences: NDArray[np.float64]) -> Difference:
 
 def describe_training(name: str, cells: Sequence[Cell], compared: Compared) -> Iterator[str]:
     """Its cells, then the differences at every place."""
-    mine = [cell for cell in cells if cell["training"] == name]
     space = SearchSpace.load(TRAININGS[name].space)
+    mine = [cell for cell in cells if cell["training"] == name and cell["space"] == space.hash]
     subnets = choose_subnets(space)
     params = [count_params(space.backbone, subnet) for subnet in subnets]
     yield f"## {name}"
