@@ -109,6 +109,9 @@ def test_commands_are_these():
         "measure",
         "space",
         "cost",
+        "data list",
+        "data get",
+        "data remove",
         "demo",
         "doctor",
     }
@@ -118,7 +121,7 @@ def test_help_has_the_commands_in_the_order_of_the_work(empty):
     said = empty.done("--help").out
     names = re.findall(r"^│ (\w+) ", said.partition("Commands")[2], re.MULTILINE)
     work = ["train", "import", "search", "export", "report", "evaluate", "measure", "space", "cost"]
-    assert names == ["demo", *work, "doctor"]
+    assert names == ["demo", "data", *work, "doctor"]
 
 
 def test_the_version_is_said(empty):
@@ -1256,12 +1259,12 @@ def test_a_report_is_written_at_any_time(nestling):
     run = RunFolder(nestling.folder / "runs/a")
     rows = run.metrics_path.read_text()
     run.metrics_path.unlink()  # right after the start
-    assert "stage-1" not in read_report(nestling)
+    assert "<figcaption>stage-1" not in read_report(nestling)
     run.metrics_path.write_text("\n".join(rows.splitlines()[:3]) + '\n{"step": 3')  # in the middle
-    assert "stage-1" in (report := read_report(nestling))
-    assert "stage-2" not in report
+    assert "<figcaption>stage-1" in (report := read_report(nestling))
+    assert "<figcaption>stage-2" not in report
     run.metrics_path.write_text(rows)
-    assert "stage-2" in read_report(nestling)
+    assert "<figcaption>stage-2" in read_report(nestling)
     chosen = nestling.done("search subnet --budget 8k --trials 6 --format json").json["finalists"][0]
     assert f"{chosen['params']:,}" in read_report(nestling)
     with (run.search_path / "candidates.jsonl").open("a") as file:

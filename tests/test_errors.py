@@ -239,6 +239,15 @@ def test_what_no_encoding_holds_is_kept_too(explained, tmp_path, monkeypatch):
     assert log.read_text("utf-8").endswith("ValueError: \\udcff\n")
 
 
+@pytest.fixture
+def heard():
+    """Ctrl-C is heard, as it is not by what a script started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_what_is_stoppable_and_nothing_after_it(number):
     before = signal.getsignal(number)
@@ -248,6 +257,7 @@ def test_signals_end_what_is_stoppable_and_nothing_after_it(number):
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.usefixtures("heard")
 def test_a_signal_that_is_ignored_stays_so():
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
