@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import HubertConfig, HubertModel, WhisperFeatureExtractor
 
-from checkpoints.formats.hugging_face import TeacherError
 from checkpoints.formats.whisper_encoder import WhisperEncoder, WhisperShape, plan_windows
 from checkpoints.representations import Representation, open_representation
 from search_spaces.costs import count_frames
@@ -24,7 +23,7 @@ from search_spaces.subnet import Backbone
 from speech_data.whisper_features import log_mel_spectrogram, mel_filters
 from tests.encoders import TOLERANCE, error_of, randomize
 from tests.shell import Shell
-from tests.test_representations import assert_batch_is_nothing_but_its_utterances
+from tests.test_representations import assert_batch_is_nothing_but_its_utterances, refusal
 from tests.whisper_cases import (
     ct2_bytes,
     encoder_of,
@@ -251,16 +250,6 @@ def make_whisper_untouched() -> Any:
 
 
 # What is refused
-
-
-def refusal(source: Path | str) -> str:
-    with pytest.raises(TeacherError) as caught:
-        open_representation(str(source))
-    message = str(caught.value)
-    assert str(source) in message
-    assert len(message) < 700
-    assert len(message.splitlines()) <= 7
-    return message
 
 
 def damage(folder: Path, data: bytes) -> str:
